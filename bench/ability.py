@@ -188,7 +188,7 @@ def main() -> None:
     subprocess.run([*data, *(word for setting in own for word in ("--set", setting))], check=True)
     subprocess.run([*demur, "train", str(run)], check=True)
     file = read_model_file(run / "train" / "model")
-    engine = HfEngine(model=run / "train" / "model", tokens=file.fingerprint.to_core().tokens)
+    engine = HfEngine(model=run / "train" / "model", tokens=file.fingerprint.tokens)
     capability = rows(args.folder, "general_capability.jsonl", "test")
     tasks = {
         "gsm8k": items([e for e in capability if e.id.startswith("gsm8k")]),

@@ -329,9 +329,7 @@ def served(run: Path, folder: Path) -> Iterator[str]:
     """The run behind `demur serve`, left to its own natural decisions."""
     file = read_model_file(run / "train" / "model")
     policies = folder / "policies"
-    write_policy(
-        policies / "natural.json", natural(file.taxonomy.to_core(), file.fingerprint.to_core())
-    )
+    write_policy(policies / "natural.json", natural(file.taxonomy, file.fingerprint))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

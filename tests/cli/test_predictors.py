@@ -86,7 +86,7 @@ def test_a_guard_behind_an_endpoint_becomes_a_run_with_a_promise(demur, tmp_path
         == "predicted/guard-chat/float32"
     )
     read_policy(RunFolder(root).policy).require_model(
-        read_model_file(root / "train" / "model").fingerprint.to_core()
+        read_model_file(root / "train" / "model").fingerprint
     )
 
 

@@ -56,7 +56,7 @@ def test_a_model_that_is_there_is_not_trained_again_however_many_processes_are_a
     again = train.run(replace(tiny(), processes=2, save_every=7), coconot(), apprentice, folder)
     assert again == first
     assert len(apprentice.asked) == 1
-    assert read_model_file(folder.model).taxonomy.to_core() == coconot()
+    assert read_model_file(folder.model).taxonomy == coconot()
 
 
 @pytest.mark.parametrize("changed", ["settings", "taxonomy", "rows", "weights"])

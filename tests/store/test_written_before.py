@@ -141,7 +141,7 @@ def test_a_finished_run_is_finished(written):
 
 def test_the_rows_scores_branches_and_metrics_of_a_run_are_read(written):
     folder = RunFolder(written / "run")
-    fingerprint = read_model_file(folder.model).fingerprint.to_core()
+    fingerprint = read_model_file(folder.model).fingerprint
     for split in ("calibrate", "test"):
         table, scored_by = read_scores(folder.scores(split))
         assert scored_by == fingerprint
@@ -212,7 +212,7 @@ def test_a_cascade_is_read(written):
     folder.require("distil")
     folder.named("both").require("calibrate")
     policy = read_policy(folder.named("both").policy)
-    model = read_model_file(folder.model).fingerprint.to_core()
+    model = read_model_file(folder.model).fingerprint
     front, digest = front_of(folder, model, policy.fingerprint.front)
     assert digest == policy.fingerprint.front
     assert front.taught_by == read_front(front_file(folder)).taught_by == model

@@ -70,7 +70,7 @@ def make_backend(
 def _served(workspace: Workspace) -> ServedRun:
     """A run as backends see it."""
     folder, file = workspace.folder, brought_up_to_date(workspace.folder)
-    declared = file.fingerprint.to_core()
+    declared = file.fingerprint
     summary = BlackboxFolder(folder).summary
     fitted_on = read_summary(summary) if summary.exists() else None
 

@@ -41,9 +41,8 @@ from demur.core.settings import (
     ReportSettings,
     ScoreSettings,
 )
-from demur.core.taxonomy import Taxonomy, preset
+from demur.core.taxonomy import Category, Taxonomy, preset
 from demur.core.training.settings import TrainSettings, defaults
-from demur.store.policies.policy_file import CategoryRow, TaxonomyRow
 
 T = TypeVar("T")
 
@@ -74,7 +73,7 @@ class _Taxonomy(Strict):
     file: Path | None = None
     name: str | None = None
     respond_token: str | None = None
-    categories: tuple[CategoryRow, ...] | None = None
+    categories: tuple[Category, ...] | None = None
 
 
 class _Source(BaseModel):
@@ -123,7 +122,7 @@ class RunConfig:
         table = {
             "run": run,
             **engine,
-            "taxonomy": TaxonomyRow.from_core(self.taxonomy).model_dump(),
+            "taxonomy": asdict(self.taxonomy),
             **stages,
         }
         return {name: _plain(to_jsonable_python(section)) for name, section in table.items()}
@@ -300,7 +299,7 @@ def _taxonomy(section: _Taxonomy, where: str, base: Path) -> Taxonomy:
     try:
         if row is None:
             return preset(section.preset or DEFAULT_TAXONOMY)
-        return validated(TaxonomyRow, row, f"{where}: taxonomy", ConfigError).to_core()
+        return validated(Taxonomy, row, f"{where}: taxonomy", ConfigError)
     except ConfigError:
         raise
     except DemurError as e:

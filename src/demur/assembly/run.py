@@ -106,7 +106,7 @@ class RunEngine:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self._file = brought_up_to_date(workspace.folder)
-        self._fingerprint = self._file.fingerprint.to_core()
+        self._fingerprint = self._file.fingerprint
 
     @property
     def fingerprint(self) -> Fingerprint:

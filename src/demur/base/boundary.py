@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import GenericAlias
+from typing import Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from demur.base.errors import ArtifactError, ConfigError, DemurError
@@ -21,29 +23,52 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-Record = TypeVar("Record", bound=Strict)
+Record = TypeVar("Record")
+
+# how pydantic names a key that it does not know: in a Strict, in a dataclass
+_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 def validated(
     kind: type[Record], data: object, where: str, error: type[DemurError] = ArtifactError
 ) -> Record:
-    """`data` as a `kind`. Raises `error` naming `where`, the key, the value, and the nearest known
-    key.
+    """Read JSON or TOML data as a record. kind: a Strict, or a frozen dataclass of core.
 
-    The value stays out of the error where the model_config of `kind` says hide_input_in_errors: it
-    may be a secret.
+    Raises `error` naming `where`, the key, the value, and the nearest known key; and whatever the
+    record raises about its own values. The value stays out of the error where the model_config of
+    `kind` says hide_input_in_errors: it may be a secret.
     """
     try:
-        return kind.model_validate(data)
+        found: Record = _adapter(kind).validate_python((data,))[0]
     except ValidationError as e:
         faults = e.errors(include_url=False)
         # A misspelt key is two faults, one unknown and one missing: the unknown one says more.
-        first = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
-        hidden = kind.model_config.get("hide_input_in_errors")
+        first = next((f for f in faults if f["type"] in _UNKNOWN_KEY), faults[0])
+        first["loc"] = first["loc"][1:]  # without the place in the tuple of one: see _adapter
+        hidden = getattr(kind, "model_config", {}).get("hide_input_in_errors")
         key = ".".join(str(part) for part in first["loc"]) or "the whole file"
         raise error(
             f"{where}: {key}: {_message(first, hide=bool(hidden))}", _hint(kind, first)
         ) from None
+    return found
+
+
+def dumped(record: object) -> Any:
+    """The JSON value of a frozen dataclass, which `validated` reads back."""
+    return _adapter(type(record)).dump_python((record,), mode="json")[0]
+
+
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # making one takes longer than most uses of it
+
+
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    if kind not in _ADAPTERS:
+        # pydantic takes no configuration for a dataclass itself, and hands it down to one inside
+        # another type: hence the tuple of one. A Strict has its own.
+        one: Any = GenericAlias(tuple, (kind,))
+        config = ConfigDict(extra="forbid", allow_inf_nan=False)
+        _ADAPTERS[kind] = TypeAdapter(one, config=config)
+    return _ADAPTERS[kind]
 
 
 def read_json(path: Path, error: type[DemurError] = ArtifactError) -> Any:
@@ -91,7 +116,7 @@ def _no_number(text: str) -> None:
 
 
 def _message(first: ErrorDetails, *, hide: bool) -> str:
-    if first["type"] == "extra_forbidden":
+    if first["type"] in _UNKNOWN_KEY:
         return "unknown key"
     if hide:
         return first["msg"]
@@ -106,40 +131,37 @@ def _shown(value: object) -> str:
         return f"a {type(value).__name__} that is too deep or too long to show"
 
 
-def _hint(kind: type[BaseModel], first: ErrorDetails) -> str:
-    if first["type"] != "extra_forbidden":
+def _hint(kind: type, first: ErrorDetails) -> str:
+    if first["type"] not in _UNKNOWN_KEY:
         return "correct the value"
     known = _keys_at(kind, first["loc"][:-1])
     return suggest(str(first["loc"][-1]), known, f"known keys: {', '.join(known)}")
 
 
-def _keys_at(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+def _keys_at(kind: type, loc: tuple[int | str, ...]) -> list[str]:
     """The field names of the record nested at `loc`, or of the nearest enclosing one that can be
-    told.
-
-    In a union of records, `loc` names the one that was meant by its `kind`.
+    found.
     """
-    options = [kind]
     for part in loc:
-        tagged = [
-            o
-            for o in options
-            if "kind" in o.model_fields and o.model_fields["kind"].default == part
-        ]
-        field = options[0].model_fields.get(str(part))
-        inner = (
-            [
-                t
-                for t in _flatten(field.annotation)
-                if isinstance(t, type) and issubclass(t, BaseModel)
-            ]
-            if field
-            else []
-        )
-        options = tagged or inner or options
-    return [f.alias or name for name, f in options[0].model_fields.items()]
+        # the first record within the annotation: Inner of `Inner | None` or `tuple[Inner, ...]`
+        kind = next(filter(_is_record, _flatten(_annotations(kind).get(str(part)))), kind)
+    if issubclass(kind, BaseModel):
+        return [field.alias or name for name, field in kind.model_fields.items()]
+    return list(_annotations(kind))
 
 
-def _flatten(annotation: object) -> list[object]:
+def _annotations(kind: type) -> dict[str, Any]:
+    if issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    return get_type_hints(kind)
+
+
+def _is_record(annotation: object) -> bool:
+    return isinstance(annotation, type) and (
+        issubclass(annotation, BaseModel) or is_dataclass(annotation)
+    )
+
+
+def _flatten(annotation: object) -> list[Any]:
     inside = getattr(annotation, "__args__", ())
     return [annotation, *(t for a in inside for t in _flatten(a))]

@@ -51,7 +51,7 @@ def open_model(run: str | Path, policy: str = "calibrated") -> EvaluatedModel:
     folder.require("train")
     file = read_model_file(folder.model)
     chosen = _policy(folder, policy)
-    chosen.require_model(file.fingerprint.to_core())
+    chosen.require_model(file.fingerprint)
     engine = import_by_name("hf", ENGINES, "engine")(
         model=folder.model,
         tokens=chosen.taxonomy.tokens,
@@ -92,7 +92,7 @@ def _policy(folder: RunFolder, name: str) -> Policy:
         return read_policy(folder.policy)
     if name in ("natural", *FIXED):
         file = read_model_file(folder.model)
-        taxonomy, fingerprint = file.taxonomy.to_core(), file.fingerprint.to_core()
+        taxonomy, fingerprint = file.taxonomy, file.fingerprint
         if name == "natural":
             return natural(taxonomy, fingerprint)
         category = CategoryPolicy(threshold=FIXED[name])

@@ -39,7 +39,7 @@ from demur.store.models.front_file import (
     write_front,
 )
 from demur.store.models.seen_file import front_seen, seen_by_run, write_seen
-from demur.store.policies.policy_file import FingerprintRow, RateRow, policy_digest
+from demur.store.policies.policy_file import fingerprint_json, policy_digest
 from demur.store.prompts_file import PromptRow, Prompts
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
@@ -109,8 +109,8 @@ def run(config: Config, traffic: Traffic, policy: Policy, folder: RunFolder) -> 
         held=len(held),
         inside=len(inside),
         decided=decided,
-        answered=RateRow.from_core(chosen.answered),
-        refused=RateRow.from_core(chosen.refused),
+        answered=chosen.answered,
+        refused=chosen.refused,
         front_ms=front_ms,
         model_ms=traffic.model_ms,
     )
@@ -178,7 +178,7 @@ def _write(
         "traffic": digest_file(traffic.file),
         "scores": digest_json(traffic.scores.logp_NC.tolist()),
         "policy": policy_digest(policy),
-        "model": digest_json(FingerprintRow.from_core(traffic.model).model_dump(mode="json")),
+        "model": digest_json(fingerprint_json(traffic.model)),
     }
     files = [front_file(folder), front_seen(folder), metrics_file(folder)]
     folder.finish("distil", asdict(config), made_from, files)

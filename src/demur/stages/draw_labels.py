@@ -62,7 +62,7 @@ def run(config: Config, folder: RunFolder) -> tuple[Stratum, ...]:
     folder.require("evaluate")
     evaluation = read_metrics(folder.metrics)
     examples = {e.id: e for e in evenly_spaced(read_policy_rows(folder, "test"), evaluation.limit)}
-    tokens = evaluation.model.to_core().tokens
+    tokens = evaluation.model.tokens
     branches = [
         b
         for b in read_branches(folder.branches, tokens)

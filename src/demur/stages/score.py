@@ -25,7 +25,7 @@ from demur.core.rows.rewrites import RewriteName, rewrite_prompt
 from demur.core.score import ScoreTable
 from demur.core.settings import ScoreSettings
 from demur.store.models.seen_file import require_unseen_splits
-from demur.store.policies.policy_file import FingerprintRow
+from demur.store.policies.policy_file import fingerprint_json
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 from demur.store.scores.rewritten import rewritten_scores
@@ -48,9 +48,7 @@ def run(
     if folder.receipt("train") is not None:
         require_unseen_splits(folder, config.splits)
     made_from = {f"data/{s}": digest_file(folder.split(s)) for s in config.splits}
-    made_from["model"] = digest_json(
-        FingerprintRow.from_core(scorer.fingerprint).model_dump(mode="json")
-    )
+    made_from["model"] = digest_json(fingerprint_json(scorer.fingerprint))
     plain: dict[str, object] = {"splits": list(config.splits)}
     # No key without rewrites: runs scored before there were rewrites stay finished.
     if config.rewrites:

@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from demur.base.boundary import dumped
 from demur.base.files import digest_file, digest_json, make_readable
 from demur.core.ports import Origin, Progress, Scorer, TrainedModel, Trainer, no_progress
 from demur.core.taxonomy import Taxonomy
@@ -30,7 +31,7 @@ from demur.store.models.model_file import (
     write_model_file,
 )
 from demur.store.models.seen_file import SEEN, seen_by_base, seen_by_files, seen_by_run, write_seen
-from demur.store.policies.policy_file import FingerprintRow, TaxonomyRow
+from demur.store.policies.policy_file import fingerprint_json
 from demur.store.rows import read_examples
 from demur.store.run import Receipt, RunFolder
 
@@ -95,9 +96,9 @@ def adopt(
     folder.require("data")
     made_from = {
         "data/train": digest_file(folder.split("train")),
-        "model": digest_json(FingerprintRow.from_core(scorer.fingerprint).model_dump(mode="json")),
+        "model": digest_json(fingerprint_json(scorer.fingerprint)),
     }
-    plain: dict[str, object] = {"adopted": dict(options), "taxonomy": _taxonomy_row(taxonomy)}
+    plain: dict[str, object] = {"adopted": dict(options), "taxonomy": dumped(taxonomy)}
     if not folder.is_current("train", plain, made_from):
         # No steps and no history: demur did not train it.
         trained = TrainedModel(fingerprint=scorer.fingerprint, steps=0, history=(), row_change=())
@@ -163,7 +164,7 @@ def _origin(settings: Config, found: Origin | None) -> Origin | None:
 
 def _plain(settings: Config, taxonomy: Taxonomy) -> dict[str, object]:
     """The settings that change the weights, for the receipt."""
-    return learnt(settings) | {"taxonomy": _taxonomy_row(taxonomy)}
+    return learnt(settings) | {"taxonomy": dumped(taxonomy)}
 
 
 def _inputs(settings: Config, folder: RunFolder) -> dict[str, str]:
@@ -195,7 +196,3 @@ def _take_over(folder: RunFolder, made: Path) -> None:
 def _finish(folder: RunFolder, settings: dict[str, object], made_from: Mapping[str, str]) -> None:
     files = sorted(p for p in folder.model.rglob("*") if p.is_file())
     folder.finish("train", settings, made_from, files)
-
-
-def _taxonomy_row(taxonomy: Taxonomy) -> dict[str, Any]:
-    return TaxonomyRow.from_core(taxonomy).model_dump(mode="json")

@@ -13,7 +13,7 @@ from demur.base.boundary import Strict, validated
 from demur.base.errors import DataError, DemurError
 from demur.base.files import write_text
 from demur.base.rows import read_rows
-from demur.core.example import Example, Kind, Message, Role, Split
+from demur.core.example import Example, Kind, Message, Split
 from demur.store.run import RunFolder
 
 
@@ -29,20 +29,15 @@ def _id_text(value: object) -> object:
 RowId = Annotated[str, BeforeValidator(_id_text)]  # of a row that people or their programs wrote
 
 
-class MessageRow(Strict):
-    """One turn."""
-
-    role: Role
-    content: str
-
-
 class ExampleRow(Strict):
-    """One line of data/*.jsonl."""
+    """One line of data/*.jsonl: a core Example with what is expected of it spelt out. Its split is
+    the file's, and no field of the record that is read.
+    """
 
     id: str
     source: str
     split: Split
-    messages: tuple[MessageRow, ...]
+    messages: tuple[Message, ...]
     category: str | None
     expected: Literal["refuse", "respond"]
     kind: Kind
@@ -55,7 +50,7 @@ class ExampleRow(Strict):
             id=self.id,
             source=self.source,
             split=self.split,
-            messages=tuple(Message(role=m.role, content=m.content) for m in self.messages),
+            messages=self.messages,
             kind=self.kind,
             category=self.category,
             subcategory=self.subcategory,

@@ -5,6 +5,7 @@ import pytest
 from demur.base.errors import ArtifactError, DataError
 from demur.core.example import Message
 from demur.core.judging.outcome import Outcome
+from demur.core.rates import Rate
 from demur.store.answers.answers_file import read_answers
 from demur.store.answers.blackbox_file import (
     BlackboxFile,
@@ -16,7 +17,6 @@ from demur.store.answers.blackbox_file import (
     write_rows,
     write_summary,
 )
-from demur.store.policies.policy_file import RateRow
 from demur.store.prompts_file import PromptRow
 from demur.store.run import RunFolder
 
@@ -33,7 +33,7 @@ SUMMARY = BlackboxFile(
     judge="phrases/1",
     verdicts={"refusal": 1, "partial": 0, "compliance": 0, "unscored": 1},
     unscored={"the row has no answer": 1},
-    hand=HandRow(answers=40, declining=20, accuracy=RateRow(hits=38, of=40), unscored=0),
+    hand=HandRow(answers=40, declining=20, accuracy=Rate(hits=38, of=40), unscored=0),
 )
 
 

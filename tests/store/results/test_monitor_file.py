@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.base.errors import ArtifactError
-from demur.store.policies.policy_file import RateRow
+from demur.core.rates import Rate
 from demur.store.results.monitor_file import (
     AuditRow,
     MonitorFile,
@@ -27,7 +27,7 @@ audits = st.builds(
     AuditRow,
     risk=st.just("missed_refusal[safety]"),
     level=st.floats(0.001, 0.999),
-    rate=st.just(RateRow(hits=1, of=9)),
+    rate=st.just(Rate(hits=1, of=9)),
     highest_log_e=wealth.map(abs),
 )
 monitors = st.builds(

@@ -212,7 +212,7 @@ def _show(file: BlackboxFile) -> None:
     for reason, count in list(file.unscored.items())[:NAMED]:
         note(f"unscored: {count} x {reason}")
     if file.hand is not None:
-        right = file.hand.accuracy.to_core()
+        right = file.hand.accuracy
         low, high = right.interval()
         note(
             f"the judge was right on {right.hits} of {right.of} hand-labelled answers that it was "

@@ -104,7 +104,7 @@ def _declared(model: str, taxonomy: str) -> tuple[str, dict[str, Any], Origin | 
         file = require_whole(Path(model))
     else:
         return model, {"tokens": preset(taxonomy).tokens}, None
-    fingerprint = file.fingerprint.to_core()
+    fingerprint = file.fingerprint
     keep_history = bool(file.details.get("keep_history", True))
     declared = {
         "tokens": fingerprint.tokens,

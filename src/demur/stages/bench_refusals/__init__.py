@@ -31,7 +31,7 @@ from demur.stages.bench_refusals.counts import level_errors, text_errors
 from demur.stages.bench_refusals.scores import scores_of
 from demur.stages.bench_refusals.texts import Texts, item_of
 from demur.stats.sample import evenly_spaced
-from demur.store.policies.policy_file import FingerprintRow, policy_digest
+from demur.store.policies.policy_file import policy_digest
 from demur.store.results.bench_file import (
     BenchFile,
     BenchLevel,
@@ -98,7 +98,7 @@ def run(
         )
         start = part.stop
     bench = BenchFile(
-        model=FingerprintRow.from_core(candidate.scorer.fingerprint),
+        model=candidate.scorer.fingerprint,
         policy=candidate.policy.name,
         policy_digest=policy_digest(candidate.policy),
         judge=candidate.judge.version if candidate.judge else None,

@@ -15,7 +15,7 @@ from demur.core.judging.judge import JudgeInput, judge_all
 from demur.core.judging.outcome import Outcome
 from demur.core.ports import Judge, Progress
 from demur.stages.bench_refusals.candidate import Candidate
-from demur.store.policies.policy_file import FingerprintRow
+from demur.store.policies.policy_file import fingerprint_json
 from demur.store.scores.tables import Branch, branches_origin, read_branches, write_branches
 
 PART_PROMPTS = 256  # between two saves: a killed run loses at most so many
@@ -112,9 +112,7 @@ class Texts:
     def _origin(self) -> str:
         return digest_json(
             {
-                "model": FingerprintRow.from_core(self.candidate.generator.fingerprint).model_dump(
-                    mode="json"
-                ),
+                "model": fingerprint_json(self.candidate.generator.fingerprint),
                 "settings": self.candidate.settings,
                 "prompts": [
                     [r.id, r.expected, *(f"{m.role}:{m.content}" for m in r.prompt)]

@@ -110,7 +110,7 @@ def _hand(m: BlackboxRun) -> tuple[Table, ...]:
         ("hand-labelled answers", f"{hand.answers:,}"),
         ("that decline", f"{hand.declining:,}"),
         ("not scored", f"{hand.unscored:,}"),
-        ("right, of those scored", MeasuredRate.from_core(hand.accuracy.to_core())),
+        ("right, of those scored", MeasuredRate.from_core(hand.accuracy)),
     )
     caption = (
         "Each hand-labelled answer was held out once, with all others to its prompt; the "

@@ -14,11 +14,11 @@ from demur.base.errors import DataError
 from demur.core.classifiers.text import TextClassifier
 from demur.core.judging.outcome import Outcome, declines
 from demur.core.ports import Judge
+from demur.core.rates import Rate
 from demur.stats.text.fit import fit_text_classifier
 from demur.store.answers.answers_file import AnswerRow, read_answers
 from demur.store.answers.blackbox_file import HandRow
 from demur.store.models.text_model_file import write_text_classifier
-from demur.store.policies.policy_file import RateRow
 
 FOLDS = 5
 FEWEST = 20  # of either kind
@@ -55,7 +55,7 @@ def run(hand: Path, out: Path, make_judge: MakeJudge) -> HandRow:
     return HandRow(
         answers=len(rows),
         declining=declining,
-        accuracy=RateRow(hits=right, of=len(scored)),
+        accuracy=Rate(hits=right, of=len(scored)),
         unscored=len(rows) - len(scored),
     )
 

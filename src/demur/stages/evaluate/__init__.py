@@ -23,7 +23,7 @@ from demur.stats.labelled import label_scores
 from demur.store.answers.branch_cache import BranchCache
 from demur.store.answers.labels import NO_LABELS, labels_digest, read_labels
 from demur.store.models.seen_file import require_unseen_splits
-from demur.store.policies.policy_file import FingerprintRow, read_policy, write_policy
+from demur.store.policies.policy_file import fingerprint_json, read_policy, write_policy
 from demur.store.results.metrics_file import Evaluation, read_metrics, write_metrics
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
@@ -140,13 +140,13 @@ def _inputs(folder: RunFolder, model: Fingerprint) -> dict[str, str]:
         made_from["sources"] = digest_json(sources)
     return {
         **made_from,
-        "model": digest_json(FingerprintRow.from_core(model).model_dump(mode="json")),
+        "model": digest_json(fingerprint_json(model)),
     }
 
 
 def _cache(config: Config, folder: RunFolder, model: Fingerprint) -> BranchCache:
     origin = {
-        "model": FingerprintRow.from_core(model).model_dump(mode="json"),
+        "model": fingerprint_json(model),
         "max_new_tokens": config.max_new_tokens,
         "prompts": digest_file(folder.split("test")),
     }
@@ -161,7 +161,7 @@ def _evaluation(config: Config, case: Case, judged: Judged, model: Fingerprint) 
     )
     read = judged.case
     return Evaluation(
-        model=FingerprintRow.from_core(model),
+        model=model,
         judge=judged.judge.version,
         max_new_tokens=config.max_new_tokens,
         choices=case.policy.taxonomy.choices,

@@ -19,7 +19,7 @@ from demur.core.ports import Generator, Progress, Scorer, no_progress
 from demur.core.taxonomy import RESPOND, Taxonomy
 from demur.core.training.seen import seen_prompts
 from demur.store.models.seen_file import seen_by_run
-from demur.store.policies.policy_file import FingerprintRow, read_policy
+from demur.store.policies.policy_file import fingerprint_json, read_policy
 from demur.store.results.everyday_file import (
     REFUSE,
     Everyday,
@@ -49,7 +49,7 @@ def ask(
     policy.require_model(model.fingerprint)
     made_from = {
         "policy": digest_file(folder.policy),
-        "model": digest_json(FingerprintRow.from_core(model.fingerprint).model_dump(mode="json")),
+        "model": digest_json(fingerprint_json(model.fingerprint)),
         "prompts": digest_json([[e.text, e.category, e.subcategory] for e in examples]),
     }
     found = read_everyday(folder)

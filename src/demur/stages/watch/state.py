@@ -23,7 +23,6 @@ from demur.stats.drift.martingale import Martingale
 from demur.stats.drift.monitor import Monitor, observe_labels, observe_scores
 from demur.stats.labelled import LabelledScores, Traits, label_scores
 from demur.stats.thresholds.losses import board_as_it_is, losses_of, one_per_group
-from demur.store.policies.policy_file import RateRow
 from demur.store.results.monitor_file import AuditRow, FeedbackRow, MonitorRow, SeriesRow
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
@@ -55,7 +54,7 @@ def monitor_of(row: MonitorRow, fresh: Monitor, path: Path) -> Monitor:
             audits=tuple(
                 Audit(
                     goal=promised(stated_goal(a.risk, a.level)),
-                    rate=a.rate.to_core(),
+                    rate=a.rate,
                     highest_log_e=a.highest_log_e,
                 )
                 for a in row.audits
@@ -79,7 +78,7 @@ def row_of(monitor: Monitor) -> MonitorRow:
         AuditRow(
             risk=a.risk,
             level=a.level,
-            rate=RateRow.from_core(a.rate),
+            rate=a.rate,
             highest_log_e=a.highest_log_e,
         )
         for a in monitor.audits

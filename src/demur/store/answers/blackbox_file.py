@@ -16,8 +16,8 @@ from demur.base.boundary import Strict, read_json, validated
 from demur.base.files import write_json, write_text
 from demur.core.example import Example
 from demur.core.judging.outcome import Outcome, Verdict
+from demur.core.rates import Rate
 from demur.store.answers.answers_file import read_answers
-from demur.store.policies.policy_file import RateRow
 from demur.store.prompts_file import PromptRow
 from demur.store.run import RunFolder
 
@@ -74,7 +74,7 @@ class HandRow(Strict):
 
     answers: int  # with a label
     declining: int
-    accuracy: RateRow  # declines or not, of those it scored
+    accuracy: Rate  # declines or not, of those it scored
     unscored: int
 
 

@@ -10,19 +10,19 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import FiniteFloat
+from pydantic import ConfigDict
 
 from demur.base.boundary import Strict, read_json, validated
 from demur.base.errors import ArtifactError, DemurError
 from demur.base.files import digest_file, write_bytes
 from demur.core.cascade.front import Front, FrontEdges, Linear, TrafficRange
 from demur.core.fingerprint import Fingerprint
-from demur.store.policies.policy_file import FingerprintRow, RateRow
+from demur.core.rates import Rate
+from demur.store.policies.policy_file import StoredFingerprint
 from demur.store.run import RunFolder
 
 FRONT = "front.npz"
@@ -45,8 +45,8 @@ class FrontMetrics(Strict):
     held: int  # rows that chose range and edges
     inside: int  # of them within the range
     decided: int  # of them decided by the front
-    answered: RateRow  # of them answered by the front: decided otherwise by the model
-    refused: RateRow  # refused by the front: decided otherwise by the model
+    answered: Rate  # of them answered by the front: decided otherwise by the model
+    refused: Rate  # refused by the front: decided otherwise by the model
     front_ms: float  # CPU milliseconds of the front for one prompt
     # of the model, in the batches that it scored the traffic in; None: not measured
     model_ms: float | None
@@ -75,25 +75,20 @@ class FrontMetrics(Strict):
         )
 
 
-class EdgesRow(Strict):
-    """core Edges."""
-
-    answer: FiniteFloat | None
-    refuse: FiniteFloat | None
-
-
 class HeadRow(Strict):
-    """What the file says of itself, as JSON."""
+    """The part of front.npz that is JSON. Its numbers are finite."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     format: Literal["demur.front/1"] = "demur.front/1"
-    taught_by: FingerprintRow
-    edges: EdgesRow
+    taught_by: StoredFingerprint
+    edges: FrontEdges
     letters: str
     systems: tuple[str, ...]
     most_letters: int
     most_words: int
     most_unknown: int
-    least_known: FiniteFloat
+    least_known: float
 
 
 def front_file(folder: RunFolder) -> Path:
@@ -110,8 +105,8 @@ def write_front(path: Path, front: Front) -> str:
     """Write a front atomically; returns the file's digest. The same front gives the same bytes."""
     own = front.range
     head = HeadRow(
-        taught_by=FingerprintRow.from_core(front.taught_by),
-        edges=EdgesRow(**asdict(front.edges)),
+        taught_by=front.taught_by,
+        edges=front.edges,
         letters="".join(sorted(own.letters)),
         systems=tuple(sorted(own.systems)),
         most_letters=own.most_letters,
@@ -153,8 +148,7 @@ def read_front(path: Path) -> Front:
         most_unknown=head.most_unknown,
         least_known=head.least_known,
     )
-    edges = FrontEdges(answer=head.edges.answer, refuse=head.edges.refuse)
-    return Front(taught_by=head.taught_by.to_core(), linear=linear, range=own, edges=edges)
+    return Front(taught_by=head.taught_by, linear=linear, range=own, edges=head.edges)
 
 
 def front_of(folder: RunFolder, model: Fingerprint, digest: str | None = None) -> tuple[Front, str]:

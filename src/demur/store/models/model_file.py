@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from demur.base.boundary import Strict, read_json, validated
-from demur.base.errors import ArtifactError, DemurError
+from demur.base.errors import ArtifactError, TaxonomyError
 from demur.base.files import digest_file, is_part, write_json
 from demur.core.ports import Origin, TrainedModel
 from demur.core.taxonomy import Taxonomy
-from demur.store.policies.policy_file import FingerprintRow, TaxonomyRow
+from demur.store.policies.policy_file import StoredFingerprint
 
 FILE_NAME = "demur.json"
-
-
-class OriginRow(Strict):
-    """A core Origin, field by field."""
-
-    model: str
-    licence: str
-    source: str
-    digest: str
 
 
 class ModelFile(Strict):
     """demur.json."""
 
     format: Literal["demur.model/1"] = "demur.model/1"
-    taxonomy: TaxonomyRow
-    fingerprint: FingerprintRow
+    taxonomy: Taxonomy
+    fingerprint: StoredFingerprint
     data_digest: str  # of the training split
     steps: int
     row_change: tuple[float, ...]  # per control token, see core.ports.TrainedModel
@@ -41,17 +31,17 @@ class ModelFile(Strict):
     files: dict[str, str] = Field(
         default_factory=dict
     )  # every other file of the folder -> digest; older ones have none
-    base: OriginRow | None = None  # left out of the file where there is none
+    base: Origin | None = None  # left out of the file where there is none
 
     def to_core(self) -> TrainedModel:
         """What training left behind."""
         return TrainedModel(
-            fingerprint=self.fingerprint.to_core(),
+            fingerprint=self.fingerprint,
             steps=self.steps,
             history=self.history,
             row_change=self.row_change,
             details=self.details,
-            origin=Origin(**dict(self.base)) if self.base else None,
+            origin=self.base,
         )
 
 
@@ -62,14 +52,14 @@ def write_model_file(
     files there.
     """
     file = ModelFile(
-        taxonomy=TaxonomyRow.from_core(taxonomy),
-        fingerprint=FingerprintRow.from_core(trained.fingerprint),
+        taxonomy=taxonomy,
+        fingerprint=trained.fingerprint,
         data_digest=data_digest,
         steps=trained.steps,
         row_change=trained.row_change,
         details=trained.details,
         history=trained.history,
-        base=OriginRow(**asdict(trained.origin)) if trained.origin else None,
+        base=trained.origin,
     )
     _write(folder, file)
 
@@ -118,9 +108,7 @@ def _write(folder: Path, file: ModelFile) -> None:
 def read_model_file(folder: Path) -> ModelFile:
     """Read demur.json of a checkpoint folder. Raises ArtifactError if it is missing or damaged."""
     path = folder / FILE_NAME
-    file = validated(ModelFile, read_json(path), str(path))
     try:
-        file.taxonomy.to_core()
-    except DemurError as e:
+        return validated(ModelFile, read_json(path), str(path))
+    except TaxonomyError as e:  # the record says it of its own values, and knows no file
         raise ArtifactError(f"{path}: {e.message}", e.hint) from None
-    return file

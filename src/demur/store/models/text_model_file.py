@@ -7,7 +7,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,19 +20,11 @@ from demur.core.classifiers.text import FittedView, NgramView, TextClassifier
 PREDICTOR = "predictor.npz"  # in a run's train/model: what predicts a black-box model's refusals
 
 
-class ViewRow(Strict):
-    """demur.core.classifiers.text.NgramView"""
-
-    words: Literal["long", "all", "placed"]
-    most_words: int
-    damped: bool
-
-
 class HeadRow(Strict):
     """What the file says of itself, as JSON."""
 
     format: Literal["demur.text-classifier/1"]
-    views: tuple[ViewRow, ...]
+    views: tuple[NgramView, ...]
     intercept: float
     fewest_words: int
     most_words: int
@@ -44,7 +35,7 @@ def write_text_classifier(path: Path, classifier: TextClassifier) -> str:
     """Write a classifier atomically; returns the file's digest."""
     head = HeadRow(
         format="demur.text-classifier/1",
-        views=tuple(ViewRow(**asdict(v.view)) for v in classifier.views),
+        views=tuple(v.view for v in classifier.views),
         intercept=classifier.intercept,
         fewest_words=classifier.fewest_words,
         most_words=classifier.most_words,
@@ -75,9 +66,7 @@ def read_text_classifier(path: Path) -> tuple[TextClassifier, str]:
         with np.load(path, allow_pickle=False) as arrays:
             raw = _texts(arrays["head"])[0]
             head = validated(HeadRow, json.loads(raw), str(path))
-            views = tuple(
-                _view(NgramView(**row.model_dump()), n, arrays) for n, row in enumerate(head.views)
-            )
+            views = tuple(_view(view, n, arrays) for n, view in enumerate(head.views))
             words = frozenset(_texts(arrays["words"]))
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as e:
         raise ArtifactError(

@@ -11,6 +11,7 @@ Scores and policies of before name no settings; they are made again by score and
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from demur.base.boundary import read_json
 from demur.base.errors import ArtifactError
@@ -29,10 +30,8 @@ def brought_up_to_date(folder: RunFolder) -> ModelFile:
     receipt = folder.require("train")
     file = read_model_file(folder.model)
     fingerprint = file.fingerprint
-    if fingerprint.config_digest is None and not fingerprint.to_core().predicted:
-        fingerprint = fingerprint.model_copy(
-            update={"config_digest": _settings_of(folder, receipt.made)}
-        )
+    if fingerprint.config_digest is None and not fingerprint.predicted:
+        fingerprint = replace(fingerprint, config_digest=_settings_of(folder, receipt.made))
     record = (
         None
         if (folder.model / SEEN).exists()

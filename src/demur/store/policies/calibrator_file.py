@@ -1,266 +1,132 @@
 """Fitted calibrators as JSON: inside policy.json, or a correctness-aware one in a file of its own.
 
-Numbers are written with all their digits: what is read decides bit for bit as what was fitted.
+1. A record of demur.core.maps is an object of its fields, with its `kind` before them:
+   {"kind": "platt", "slope": 1.0, "offset": 0.0}. Pydantic reads and writes the record itself.
+2. Maps that hold other maps (`fitted`, `pair`, `one-vs-rest`) hold them behind a port, of which
+   pydantic knows no class. Here they are read from the outside in, by their kinds.
+3. Numbers are written with all their digits: what is read decides bit for bit as what was fitted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field
-
-from demur.base.boundary import Strict, read_json, validated
+from demur.base.boundary import Strict, dumped, read_json, validated
 from demur.base.errors import PolicyError
 from demur.base.files import write_json
-from demur.core.calibrator import IDENTITY, Calibrator, Fitted, Map
-from demur.core.maps import binary as binary_maps
-from demur.core.maps import multiclass as maps
-from demur.core.maps.binary import BinaryMap
+from demur.base.suggest import suggest
+from demur.core.calibrator import Calibrator, Fitted, Identity
+from demur.core.maps import binary, multiclass
 from demur.core.maps.correctness import CorrectnessAware
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Numbers = tuple[Number, ...]
+# kind in the file -> record in core, by what may stand in one place
+_CALIBRATORS: Mapping[str, type[Any]] = {"identity": Identity, "fitted": Fitted}
+_BINARY: Mapping[str, type[Any]] = {
+    "platt": binary.Platt,
+    "beta": binary.Beta,
+    "isotonic": binary.Isotonic,
+    "histogram": binary.Histogram,
+    "venn-abers": binary.VennAbers,
+}
+_MAPS: Mapping[str, type[Any]] = {
+    "temperature": multiclass.Temperature,
+    "vector": multiclass.Vector,
+    "matrix": multiclass.Matrix,
+    "beta-softmax": multiclass.BetaSoftmax,
+    "ensemble": multiclass.Ensemble,
+    "piecewise-linear": multiclass.PiecewiseLinear,
+    "umnn": multiclass.Umnn,
+    "pair": multiclass.Pair,
+    "one-vs-rest": multiclass.OneVsRest,
+}
+_KINDS = {record: kind for kind, record in {**_CALIBRATORS, **_BINARY, **_MAPS}.items()}
+
+_CORRECTNESS_FORMAT = "demur.correctness-aware/1"
 
 
-class PlattRow(Strict):
-    """A core Platt map, field by field; so are all rows below."""
+class _FittedRow(Strict):
+    """A core Fitted whose map is not read yet; so are the two below."""
 
-    kind: Literal["platt"] = "platt"
-    slope: Number
-    offset: Number
-
-
-class BetaRow(Strict):
-    """Beta."""
-
-    kind: Literal["beta"] = "beta"
-    a: Number
-    b: Number
-    c: Number
-
-
-class IsotonicRow(Strict):
-    """Isotonic."""
-
-    kind: Literal["isotonic"] = "isotonic"
-    score_J: Numbers
-    calibrated_J: Numbers
-
-
-class HistogramRow(Strict):
-    """Histogram."""
-
-    kind: Literal["histogram"] = "histogram"
-    edge_J: Numbers
-    value_B: Numbers
-
-
-class VennAbersRow(Strict):
-    """VennAbers."""
-
-    kind: Literal["venn-abers"] = "venn-abers"
-    score0_J: Numbers
-    p0_J: Numbers
-    score1_J: Numbers
-    p1_J: Numbers
-
-
-BinaryRow = Annotated[
-    PlattRow | BetaRow | IsotonicRow | HistogramRow | VennAbersRow, Field(discriminator="kind")
-]
-
-
-class TemperatureRow(Strict):
-    """Temperature."""
-
-    kind: Literal["temperature"] = "temperature"
-    temperature: Number
-
-
-class VectorRow(Strict):
-    """Vector."""
-
-    kind: Literal["vector"] = "vector"
-    weights: Numbers
-    offsets: Numbers
-
-
-class MatrixRow(Strict):
-    """Matrix."""
-
-    kind: Literal["matrix"] = "matrix"
-    weights: tuple[Numbers, ...]
-    offsets: Numbers
-
-
-class BetaSoftmaxRow(Strict):
-    """BetaSoftmax."""
-
-    kind: Literal["beta-softmax"] = "beta-softmax"
-    a: Numbers
-    b: Numbers
-    c: Numbers
-
-
-class EnsembleRow(Strict):
-    """Ensemble."""
-
-    kind: Literal["ensemble"] = "ensemble"
-    inverse_temperatures: Numbers
-    weights: Numbers
-
-
-class PiecewiseLinearRow(Strict):
-    """PiecewiseLinear."""
-
-    kind: Literal["piecewise-linear"] = "piecewise-linear"
-    width: Number
-    slopes: Numbers
-
-
-class UmnnRow(Strict):
-    """Umnn."""
-
-    kind: Literal["umnn"] = "umnn"
-    mean: Number
-    deviation: Number
-    weights: tuple[tuple[Numbers, ...], ...]
-    offsets: tuple[Numbers, ...]
-
-
-class PairRow(Strict):
-    """Pair."""
-
-    kind: Literal["pair"] = "pair"
-    map: BinaryRow
-
-
-class OneVsRestRow(Strict):
-    """OneVsRest."""
-
-    kind: Literal["one-vs-rest"] = "one-vs-rest"
-    maps: tuple[BinaryRow, ...]
-
-
-MapRow = Annotated[
-    TemperatureRow
-    | VectorRow
-    | MatrixRow
-    | BetaSoftmaxRow
-    | EnsembleRow
-    | PiecewiseLinearRow
-    | UmnnRow
-    | PairRow
-    | OneVsRestRow,
-    Field(discriminator="kind"),
-]
-
-
-class IdentityRow(Strict):
-    """No calibrator."""
-
-    kind: Literal["identity"] = "identity"
-
-
-class FittedRow(Strict):
-    """A map and the control tokens it was fitted on."""
-
-    kind: Literal["fitted"] = "fitted"
     tokens: tuple[str, ...]
-    map: MapRow
+    map: Any
 
 
-CalibratorRow = Annotated[IdentityRow | FittedRow, Field(discriminator="kind")]
+class _PairRow(Strict):
+    map: Any
 
 
-class CorrectnessAwareFile(Strict):
-    """A correctness-aware calibrator: no part of a policy, it needs scores of rewritten prompts."""
-
-    format: Literal["demur.correctness-aware/1"]
-    tokens: tuple[str, ...]
-    rewrites: tuple[str, ...]
-    own: bool
-    top: int
-    hidden_weights: tuple[Numbers, ...]
-    hidden_offsets: Numbers
-    output_weights: Numbers
-    output_offset: Number
+class _OneVsRestRow(Strict):
+    maps: tuple[Any, ...]
 
 
-_PLAIN: tuple[tuple[type[Strict], type[Any]], ...] = (
-    (PlattRow, binary_maps.Platt),
-    (BetaRow, binary_maps.Beta),
-    (IsotonicRow, binary_maps.Isotonic),
-    (HistogramRow, binary_maps.Histogram),
-    (VennAbersRow, binary_maps.VennAbers),
-    (TemperatureRow, maps.Temperature),
-    (VectorRow, maps.Vector),
-    (MatrixRow, maps.Matrix),
-    (BetaSoftmaxRow, maps.BetaSoftmax),
-    (EnsembleRow, maps.Ensemble),
-    (PiecewiseLinearRow, maps.PiecewiseLinear),
-    (UmnnRow, maps.Umnn),
-)
-_RECORDS = dict(_PLAIN)
-_ROWS = {record: row for row, record in _PLAIN}
-
-
-def calibrator_from_row(row: IdentityRow | FittedRow) -> Calibrator:
-    """The core record. Raises PolicyError if its parts contradict each other."""
-    return (
-        IDENTITY
-        if isinstance(row, IdentityRow)
-        else Fitted(tokens=row.tokens, map=_record(row.map))
-    )
-
-
-def row_of_calibrator(calibrator: Calibrator) -> IdentityRow | FittedRow:
-    """The row of a core record. Raises PolicyError on a calibrator of somebody's own making: it has
-    no format.
+def calibrator_from_json(value: object) -> Calibrator:
+    """The calibrator of a policy file. Raises PolicyError naming the key, or if the parts of the
+    calibrator contradict each other.
     """
-    if calibrator == IDENTITY:
-        return IdentityRow()
-    if not isinstance(calibrator, Fitted):
-        raise PolicyError(
-            f"a {type(calibrator).__name__} cannot be written to a policy",
-            "fit one of demur's families",
-        )
-    return FittedRow.model_validate({"tokens": calibrator.tokens, "map": _row(calibrator.map)})
+    found: Calibrator = _record(value, _CALIBRATORS, "calibrator")
+    return found
+
+
+def calibrator_to_json(calibrator: Calibrator) -> dict[str, Any]:
+    """The JSON value of a calibrator. Raises PolicyError on a calibrator or map of somebody's own
+    making: it has no format.
+    """
+    return _value(calibrator)
 
 
 def write_correctness_aware(path: Path, calibrator: CorrectnessAware) -> None:
-    """Write a correctness-aware calibrator atomically."""
-    fields = {f: getattr(calibrator, f) for f in CorrectnessAwareFile.model_fields if f != "format"}
-    write_json(
-        path,
-        CorrectnessAwareFile(format="demur.correctness-aware/1", **fields).model_dump(mode="json"),
-    )
+    """Write a correctness-aware calibrator atomically. It is no part of a policy: it needs scores
+    of rewritten prompts.
+    """
+    write_json(path, {"format": _CORRECTNESS_FORMAT, **dumped(calibrator)})
 
 
 def read_correctness_aware(path: Path) -> CorrectnessAware:
-    """Read one. Raises PolicyError naming the file, the key and the remedy."""
-    file = validated(CorrectnessAwareFile, read_json(path, PolicyError), str(path), PolicyError)
-    return CorrectnessAware(**{f: v for f, v in dict(file).items() if f != "format"})
+    """Read a correctness-aware calibrator. Raises PolicyError naming the file, the key and the
+    remedy.
+    """
+    value = read_json(path, PolicyError)
+    if not isinstance(value, dict) or value.pop("format", None) != _CORRECTNESS_FORMAT:
+        raise PolicyError(
+            f"{path}: format: it is not {_CORRECTNESS_FORMAT!r}",
+            "make it again: demur calibrate --calibrator correctness-aware",
+        )
+    return validated(CorrectnessAware, value, str(path), PolicyError)
 
 
-def _record(row: Strict) -> Any:
-    if isinstance(row, PairRow):
-        return maps.Pair(map=_record(row.map))
-    if isinstance(row, OneVsRestRow):
-        return maps.OneVsRest(maps=tuple(_record(m) for m in row.maps))
-    return _RECORDS[type(row)](**{f: v for f, v in dict(row).items() if f != "kind"})
+def _record(value: object, kinds: Mapping[str, type[Any]], where: str) -> Any:
+    """The record of a JSON object that is of one of these kinds, and of all records within it."""
+    fields = dict(value) if isinstance(value, Mapping) else {}
+    kind = fields.pop("kind", None)
+    if not isinstance(kind, str) or kind not in kinds:
+        raise PolicyError(f"{where}.kind: unknown {kind!r:.60}", suggest(str(kind), kinds))
+    if kind == "fitted":
+        row = validated(_FittedRow, fields, where, PolicyError)
+        return Fitted(tokens=row.tokens, map=_record(row.map, _MAPS, f"{where}.map"))
+    if kind == "pair":
+        only = validated(_PairRow, fields, where, PolicyError).map
+        return multiclass.Pair(map=_record(only, _BINARY, f"{where}.map"))
+    if kind == "one-vs-rest":
+        each = validated(_OneVsRestRow, fields, where, PolicyError).maps
+        maps = (_record(one, _BINARY, f"{where}.maps.{n}") for n, one in enumerate(each))
+        return multiclass.OneVsRest(maps=tuple(maps))
+    return validated(kinds[kind], fields, where, PolicyError)
 
 
-def _row(record: Map | BinaryMap) -> Strict:
-    if isinstance(record, maps.Pair):
-        return PairRow.model_validate({"map": _row(record.map)})
-    if isinstance(record, maps.OneVsRest):
-        return OneVsRestRow.model_validate({"maps": [_row(m) for m in record.maps]})
-    if type(record) not in _ROWS:
+def _value(record: object) -> dict[str, Any]:
+    """The JSON object of a record and of all records within it."""
+    kind = _KINDS.get(type(record))
+    if kind is None:
         raise PolicyError(
             f"a {type(record).__name__} cannot be written to a policy",
             "fit one of demur's families",
         )
-    row = _ROWS[type(record)]
-    return row(**{f: getattr(record, f) for f in row.model_fields if f != "kind"})
+    if isinstance(record, Fitted):
+        return {"kind": kind, "tokens": list(record.tokens), "map": _value(record.map)}
+    if isinstance(record, multiclass.Pair):
+        return {"kind": kind, "map": _value(record.map)}
+    if isinstance(record, multiclass.OneVsRest):
+        return {"kind": kind, "maps": [_value(one) for one in record.maps]}
+    return {"kind": kind, **dumped(record)}

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from demur.base.boundary import Strict, read_json, validated
 from demur.base.files import write_json
-from demur.store.policies.policy_file import FingerprintRow
+from demur.store.policies.policy_file import StoredFingerprint
 from demur.store.results.metrics_file import MeasuredRate
 
 
@@ -81,7 +81,7 @@ class BenchFile(Strict):
     """bench.json."""
 
     format: Literal["demur.bench/1"] = "demur.bench/1"
-    model: FingerprintRow | None  # null for an endpoint
+    model: StoredFingerprint | None  # null for an endpoint
     endpoint: str | None = None  # the name under which an endpoint answered, where one was asked
     policy: str | None  # null for an endpoint
     policy_digest: str | None

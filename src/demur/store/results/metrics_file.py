@@ -11,7 +11,7 @@ from demur.base.boundary import Strict, read_json, validated
 from demur.base.files import write_json
 from demur.core.policy import Rule
 from demur.core.rates import Rate
-from demur.store.policies.policy_file import FingerprintRow, Threshold
+from demur.store.policies.policy_file import StoredFingerprint, Threshold
 
 
 class MeasuredRate(Strict):
@@ -233,7 +233,7 @@ class Evaluation(Strict):
     """metrics.json."""
 
     format: Literal["demur.metrics/1"] = "demur.metrics/1"
-    model: FingerprintRow
+    model: StoredFingerprint
     judge: str
     max_new_tokens: int
     choices: tuple[str, ...]  # "respond", then the categories: the order of every confusion matrix

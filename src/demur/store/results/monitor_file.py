@@ -14,8 +14,8 @@ from demur.base.errors import ArtifactError, DataError, TaxonomyError
 from demur.base.files import write_json
 from demur.base.rows import read_rows
 from demur.core.example import Kind
+from demur.core.rates import Rate
 from demur.core.taxonomy import Taxonomy
-from demur.store.policies.policy_file import RateRow
 from demur.store.rows import RowId
 
 UNKNOWN = ""  # the tenant of live scores that were counted before monitors told tenants apart
@@ -38,7 +38,7 @@ class AuditRow(Strict):
 
     risk: str
     level: float
-    rate: RateRow
+    rate: Rate
     highest_log_e: NonNegativeFloat
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from demur.base.boundary import json_value, validated
 from demur.base.errors import ArtifactError, DemurError
 from demur.base.files import write_bytes
 from demur.core.fingerprint import Fingerprint
 from demur.core.judging.outcome import Outcome
 from demur.core.ports import Answer
 from demur.core.score import ScoreTable
-from demur.store.policies.policy_file import FingerprintRow
+from demur.store.policies.policy_file import fingerprint_json
 
 SCORES_FORMAT = b"demur.scores/1"
 IN_TIME = b"time"
@@ -60,7 +62,9 @@ def write_scores(
     columns["leftover"] = table.leftover_N
     meta = {
         "format": SCORES_FORMAT,
-        "fingerprint": FingerprintRow.from_core(fingerprint).model_dump_json().encode(),
+        "fingerprint": json.dumps(
+            fingerprint_json(fingerprint), ensure_ascii=False, separators=(",", ":")
+        ).encode(),
     }
     if in_time:
         meta["order"] = IN_TIME
@@ -74,7 +78,7 @@ def read_scores(path: Path) -> tuple[ScoreTable, Fingerprint]:
     table = _read(path, SCORES_FORMAT)
     raw = (table.schema.metadata or {}).get(b"fingerprint", b"")
     try:
-        fingerprint = FingerprintRow.model_validate_json(raw).to_core()
+        fingerprint = validated(Fingerprint, json_value(raw), "fingerprint")
         columns = [np.asarray(table[token], dtype=np.float32) for token in fingerprint.tokens]
         return ScoreTable(
             ids=tuple(table["id"].to_pylist()), logp_NC=np.stack(columns, axis=1)
