@@ -16,7 +16,7 @@ from demur.core.score import ScoreTable
 from demur.core.taxonomy import Category, Taxonomy
 from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores
-from demur.store.policies.policy_file import bound
+from demur.store.policies.policy_file import bind_promises
 
 BOUNDS = (0.0, 0.1, 0.5, 0.9, 1.0)  # of leftover mass
 THRESHOLDS = (0.0, 0.05, 0.2, 0.3, 0.5, 0.8, 1.0, NEVER)
@@ -58,7 +58,7 @@ def promise(level=0.05, hits=2, of=400):
 def certified(**fields):
     """A policy of two categories with a promise that is bound to it."""
     made = replace(policy(2, "heaviest", [0.3, 0.4]), fingerprint=MODEL, promises=(promise(),))
-    return bound(replace(made, **fields))
+    return bind_promises(replace(made, **fields))
 
 
 def undoubted(policy):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from demur.base.errors import AccessError
-from demur.cli.policies import overridden
+from demur.cli.policies import policy_with_overrides
 from demur.stages.watch import begin_watching
 from demur.store.policies.policy_file import read_policy
 from demur.store.run import RunFolder
@@ -18,18 +18,21 @@ from tests.fake_run import like_traffic
 
 def test_a_locked_category_cannot_be_overridden():
     policy = builders.with_category(builders.policy(2), 0, locked=True)
-    assert overridden(policy, ["humanizing=0.3"], []).category("humanizing").threshold == 0.3
+    assert (
+        policy_with_overrides(policy, ["humanizing=0.3"], []).category("humanizing").threshold
+        == 0.3
+    )
     with pytest.raises(AccessError, match="locked"):
-        overridden(policy, ["safety=0.3"], [])
+        policy_with_overrides(policy, ["safety=0.3"], [])
 
 
 def test_a_rule_without_thresholds_cannot_be_overridden():
     with pytest.raises(AccessError, match="compares no thresholds"):
-        overridden(builders.policy(2, rule="natural"), ["safety=0.3"], [])
+        policy_with_overrides(builders.policy(2, rule="natural"), ["safety=0.3"], [])
 
 
 def test_the_one_threshold_of_rule_sum_moves_for_all_categories():
-    changed = overridden(builders.policy(3, rule="sum"), ["safety=0.3"], [])
+    changed = policy_with_overrides(builders.policy(3, rule="sum"), ["safety=0.3"], [])
     assert [c.threshold for c in changed.categories] == [0.3, 0.3, 0.3]
 
 

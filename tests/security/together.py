@@ -19,10 +19,10 @@ from demur.base.errors import DemurError
 from demur.core.policy import Policy
 from demur.engines.fake.backend import FakeBackend
 from demur.stages.watch import LiveWatch, ScoredRequest, begin_watching, count_scores, live_path
-from demur.store.locked import Journal
+from demur.store.locks import Journal
 from demur.store.policies.folder import read_folder, reload
 from demur.store.policies.keys import KeyProblem, authenticate
-from demur.store.policies.policy_file import bound, policy_digest, read_policy, write_policy
+from demur.store.policies.policy_file import bind_promises, policy_digest, read_policy, write_policy
 from demur.store.policies.tenants_file import key_block, read_tenants
 from demur.store.run import RunFolder
 from demur.store.scores.tables import read_scores
@@ -69,12 +69,15 @@ def certified_run() -> tuple[RunFolder, tuple[Policy, Policy]]:
     """
     rows = examples(every=12)
     folder = prepare(Path(mkdtemp(prefix="demur-together-")) / "run", rows, engine_for(rows))
-    first = bound(replace(read_policy(folder.policy), promises=(PROMISE,)))
+    first = bind_promises(replace(read_policy(folder.policy), promises=(PROMISE,)))
     moved = {
         name: min(c.threshold, 1.0) * 0.9
         for name, c in zip(first.taxonomy.names, first.categories, strict=True)
     }
-    return folder, (first, bound(replace(first.with_thresholds(moved), promises=(PROMISE,))))
+    return folder, (
+        first,
+        bind_promises(replace(first.with_thresholds(moved), promises=(PROMISE,))),
+    )
 
 
 def standing_in(folder: Path) -> LiveWatch:

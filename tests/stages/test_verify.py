@@ -13,7 +13,7 @@ from demur.base.errors import ArtifactError
 from demur.core.rates import Rate
 from demur.stages import calibrate, verify
 from demur.stats.evidence import rows_digest
-from demur.store.policies.policy_file import bound, read_policy, write_policy
+from demur.store.policies.policy_file import bind_promises, read_policy, write_policy
 from demur.store.policies.trust import DIGESTS_ONLY
 from demur.store.run import RunFolder
 
@@ -88,7 +88,7 @@ def test_a_forger_who_makes_the_digest_again_is_found_out(folder, tmp_path):
         "no level": replace(policy, promises=(replace(promise, confidence=None, digest=None),)),
     }
     for said, forged in forgeries.items():
-        write_policy(tmp_path / "forged.json", bound(forged))
+        write_policy(tmp_path / "forged.json", bind_promises(forged))
         assert any(said in fault for fault in faults(folder, tmp_path / "forged.json")), said
 
 

@@ -20,7 +20,7 @@ from demur.core.ports import Prompt, Scorer
 from demur.core.serving import Backend, BackendKind, ServedRun
 from demur.store.answers.blackbox_file import BlackboxFolder, read_summary
 from demur.store.models.front_file import front_of
-from demur.store.models.upgrade import brought_up_to_date
+from demur.store.models.upgrade import upgrade_model_file
 from demur.store.policies.folder import PolicySet
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
@@ -69,7 +69,7 @@ def make_backend(
 
 def _served(workspace: Workspace) -> ServedRun:
     """A run as backends see it."""
-    folder, file = workspace.folder, brought_up_to_date(workspace.folder)
+    folder, file = workspace.folder, upgrade_model_file(workspace.folder)
     declared = file.fingerprint
     summary = BlackboxFolder(folder).summary
     fitted_on = read_summary(summary) if summary.exists() else None

@@ -22,7 +22,7 @@ from demur.core.fingerprint import Fingerprint
 from demur.core.policy import Policy
 from demur.core.ports import Answer, Progress, Prompt, Scorer, no_progress
 from demur.store.models.front_file import front_of
-from demur.store.models.upgrade import brought_up_to_date
+from demur.store.models.upgrade import upgrade_model_file
 from demur.store.run import RunFolder, Stage
 
 
@@ -105,7 +105,7 @@ class RunEngine:
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
-        self._file = brought_up_to_date(workspace.folder)
+        self._file = upgrade_model_file(workspace.folder)
         self._fingerprint = self._file.fingerprint
 
     @property

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from demur.assembly.config import RunConfig
-from demur.cli.evaluation import leave_if_spoken_against, print_evaluation, tell_everyday
-from demur.cli.policy_text import tell_policy
-from demur.cli.show import TERMINAL, note
+from demur.cli.evaluation import exit_if_contradicted, note_everyday, print_evaluation
+from demur.cli.policy_text import note_policy
+from demur.cli.terminal import TERMINAL, note
 from demur.store.run import STAGES, RunFolder, Stage
 
 if TYPE_CHECKING:
@@ -35,15 +35,15 @@ def run_all(workspace: Workspace, start: Stage | None = None) -> None:
     steps.check(stages)
     results = {stage: _performed(steps, stage, workspace, start) for stage in stages}
     if "evaluate" not in results:
-        tell_policy(results["calibrate"])
+        note_policy(results["calibrate"])
         note(f"left out: evaluate and report; engine {workspace.config.engine!r} writes no answers")
         note(f"next: demur serve {workspace.folder.root} --url URL")
         return
     print_evaluation(results["evaluate"])
-    tell_policy(results["calibrate"])
-    tell_everyday(workspace.folder)
+    note_policy(results["calibrate"])
+    note_everyday(workspace.folder)
     note(f"report: {results['report']}")
-    leave_if_spoken_against(workspace.folder)
+    exit_if_contradicted(workspace.folder)
 
 
 def _performed(steps: Steps, stage: Stage, workspace: Workspace, start: Stage | None) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from demur.cli.show import named, note, print_table
+from demur.cli.terminal import note, print_table, top_reasons
 from demur.store.results.everyday_file import read_everyday
 from demur.store.run import RunFolder
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SPOKEN_AGAINST = 3  # a result, not a fault
 
 
-def tell_everyday(folder: RunFolder) -> None:
+def note_everyday(folder: RunFolder) -> None:
     """How many everyday prompts are decided as expected, and the others; nothing if none was
     asked.
     """
@@ -33,7 +33,7 @@ def tell_everyday(folder: RunFolder) -> None:
         note(f"  not so: {row.prompt!r}: {row.decided}, expected {row.expected}")
 
 
-def leave_if_spoken_against(folder: RunFolder) -> None:
+def exit_if_contradicted(folder: RunFolder) -> None:
     """Say which certified promises the test rows speak against, and leave with exit code 3 if there
     is one.
     """
@@ -82,7 +82,8 @@ def print_evaluation(evaluation: evaluate.Evaluation) -> None:
     if calibrated.unscored.hits:
         note(
             f"unscored: {calibrated.unscored.hits} of {calibrated.unscored.of} texts of the "
-            f"calibrated policy, in no rate of the texts ({named(calibrated.unscored_reasons)})"
+            "calibrated policy, in no rate of the texts "
+            f"({top_reasons(calibrated.unscored_reasons)})"
         )
     for goal in evaluation.unmet:
         note(f"not shown: {goal.goal}: {goal.reason}")

@@ -346,20 +346,20 @@ def main() -> None:
     try:
         group().main(prog_name="demur")
     except DemurError as e:
-        _leave(str(e), e.exit_code)
+        _exit_with(str(e), e.exit_code)
     except OSError as e:
         at = f" {e.filename}" if e.filename else ""
-        _leave(
+        _exit_with(
             f"the system refused{at}: {e.strerror or e}\n  hint: check space and permissions",
             YOUR_INPUT,
         )
     except SystemExit as e:
         if e.code == INTERRUPTED:
-            _leave("interrupted; nothing is lost: run the same command to resume", INTERRUPTED)
+            _exit_with("interrupted; nothing is lost: run the same command to resume", INTERRUPTED)
         raise
     # the outermost boundary: a bug ends in one line, not in a screen of frames
     except Exception as e:  # noqa: BLE001
-        _leave(
+        _exit_with(
             f"internal error: {type(e).__name__}: {e}\n  hint: run again with --debug and report "
             "what it prints",
             OUR_BUG,
@@ -391,7 +391,7 @@ def set_up(*, debug: bool) -> None:
         os.environ.setdefault(variable, value)
 
 
-def _leave(message: str, code: int) -> None:
+def _exit_with(message: str, code: int) -> None:
     if os.environ.get(DEBUG_VARIABLE) and code != INTERRUPTED:
         traceback.print_exc()
     typer.echo(f"demur: {message}", err=True)

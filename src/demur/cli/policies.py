@@ -10,7 +10,7 @@ import numpy as np
 
 from demur.base.arrays import Floats
 from demur.base.errors import ConfigError
-from demur.cli.show import note
+from demur.cli.terminal import note
 from demur.core.access import PolicyChoice, apply_overrides
 from demur.core.decision import Decision, decide_many, doubt_reason, on_doubt
 from demur.core.policy import Policy, natural
@@ -28,16 +28,16 @@ def named_policy(folder: RunFolder, name: str, base: Policy) -> Policy:
     if name == "natural":
         return replace(natural(base.taxonomy, base.fingerprint), doubt=base.doubt)
     if name == "calibrated":
-        return opened(folder.policy)
+        return open_policy(folder.policy)
     if name in folder.policy_names:
-        return opened(folder.named(name).policy)
+        return open_policy(folder.named(name).policy)
     stored = folder.stage("evaluate") / "policies" / f"{name}.json"
     if stored.exists():
         folder.require_fresh("evaluate")
-    return opened(stored if stored.exists() else Path(name))
+    return open_policy(stored if stored.exists() else Path(name))
 
 
-def opened(path: Path) -> Policy:
+def open_policy(path: Path) -> Policy:
     """Read a policy, and say on stderr which of its promises do not count, and why.
 
     Raises ArtifactError if it is a run's own and was calibrated on scores or rows that are others
@@ -46,11 +46,11 @@ def opened(path: Path) -> Policy:
     if (run := run_of(path)) is not None:
         run.require_fresh("calibrate")
     policy = read_policy(path)
-    tell_of_unproven(policy)
+    note_uncertified(policy)
     return policy
 
 
-def tell_of_unproven(policy: Policy) -> None:
+def note_uncertified(policy: Policy) -> None:
     """Say which promises their file calls certified and does not bear out."""
     for promise in policy.promises:
         if promise.fault is not None:
@@ -74,7 +74,7 @@ def policy_file(path: Path, name: str | None = None) -> Path:
     return run.policy
 
 
-def of_run(folder: RunFolder, name: str | Path | None) -> RunFolder:
+def run_with_policy(folder: RunFolder, name: str | Path | None) -> RunFolder:
     """The run as one of its policies sees it. Raises ConfigError, with those there are, on an
     unknown name.
     """
@@ -91,7 +91,7 @@ def of_run(folder: RunFolder, name: str | Path | None) -> RunFolder:
     return folder.named(str(name))
 
 
-def asked(
+def requested_overrides(
     thresholds: Sequence[str] | None, rates: Sequence[str] | None, sensitivity: str | None = None
 ) -> PolicyChoice:
     """The overrides of `--threshold category=number`, `--rate category=number` and `--sensitivity
@@ -104,16 +104,16 @@ def asked(
     )
 
 
-def overridden(
+def policy_with_overrides(
     policy: Policy, thresholds: Sequence[str] | None, rates: Sequence[str] | None
 ) -> Policy:
     """The policy with "category=number" overrides, as a server applies them. Raises AccessError:
     see `effective`.
     """
-    return apply_overrides(policy, asked(thresholds, rates)).policy
+    return apply_overrides(policy, requested_overrides(thresholds, rates)).policy
 
 
-def decided_word(policy: Policy, decision: Decision) -> str:
+def decision_word(policy: Policy, decision: Decision) -> str:
     """ "respond", the category refused with, or "undecided": as an engine would act on the
     decision.
     """
@@ -142,7 +142,7 @@ def decision_json(policy: Policy, logp_C: Floats, decision: Decision) -> dict[st
     p_C = np.exp(policy.calibrator.apply(logp_C[None, :])[0])
     probability = {name: float(p) for name, p in zip(policy.taxonomy.choices, p_C, strict=True)}
     return {
-        "decision": decided_word(policy, decision),
+        "decision": decision_word(policy, decision),
         "refuses": decision.refuses,
         "heaviest": decision.heaviest,
         "margin": decision.margin if np.isfinite(decision.margin) else None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from demur.cli.show import note
+from demur.cli.terminal import note
 from demur.core.goals.promise import Promise
 from demur.core.goals.slices import mix_words, worst_words
 from demur.core.operating_point import never_refused, never_refused_warnings, operating_point
@@ -53,7 +53,7 @@ def threshold_text(threshold: float) -> str:
     return "never" if threshold > 1.0 else f"{threshold:.4g}"
 
 
-def tell_policy(policy: Policy) -> None:
+def note_policy(policy: Policy) -> None:
     """What a policy promises, over which mix, with the worst slice; and the categories that it
     never refuses.
     """

@@ -39,7 +39,7 @@ from demur.core.rows.splitting import (
 )
 from demur.core.settings import DataSettings
 from demur.core.taxonomy import Taxonomy
-from demur.store.resplit import keep_record, require_free
+from demur.store.resplit import ensure_seen_record, require_same_splits
 from demur.store.rows import examples_text
 from demur.store.run import RunFolder
 
@@ -141,9 +141,9 @@ def _run(inputs: _Inputs, folder: RunFolder, progress: Progress) -> DataSummary:
     files = {folder.split(split): examples_text(splits[split]).encode() for split in SPLITS}
     if inputs.under_a_model:
         # Models of older versions have no seen.npz: it is made from the train split that goes now.
-        keep_record(folder)
+        ensure_seen_record(folder)
     else:
-        require_free(
+        require_same_splits(
             folder, files, [e for split in SPLITS if split != "train" for e in splits[split]]
         )
     write_together(

@@ -11,19 +11,19 @@ from demur.base.files import digest_bytes, digest_file
 from demur.core.example import Example
 from demur.core.training.seen import seen_rows
 from demur.store.models.seen_file import SEEN, seen_by_run
-from demur.store.models.upgrade import brought_up_to_date
+from demur.store.models.upgrade import upgrade_model_file
 from demur.store.run import RunFolder
 
 
-def keep_record(folder: RunFolder) -> None:
+def ensure_seen_record(folder: RunFolder) -> None:
     """Write the record of an old run's model while the split that vouches for it is there."""
     if folder.receipt("train") is not None and not (folder.model / SEEN).exists():
         # a damaged model needs none: it is trained again before anybody scores
         with suppress(ArtifactError):
-            brought_up_to_date(folder)
+            upgrade_model_file(folder)
 
 
-def require_free(
+def require_same_splits(
     folder: RunFolder, files: Mapping[Path, bytes], held_out: Sequence[Example]
 ) -> None:
     """Raise DataError, naming rows, if the run holds a model that was trained here and a split

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from demur.assembly import steps
-from demur.cli.show import TERMINAL
+from demur.cli.terminal import TERMINAL
 from demur.core.ports import TrainedModel
 from demur.core.taxonomy import single
 from demur.core.training.settings import cpu

@@ -20,7 +20,7 @@ from demur.server.monitoring import live_scores
 from demur.stages import watch
 from demur.stages.watch import begin_watching, live_path, state_path
 from demur.store.policies.policy_file import (
-    bound,
+    bind_promises,
     policy_digest,
     read_policy,
     write_policy,
@@ -49,7 +49,9 @@ def calibrated(tmp_path_factory):
     rows = examples(every=4)
     engine = engine_for(rows)
     folder = prepare(tmp_path_factory.mktemp("run"), rows, engine)
-    write_policy(folder.policy, bound(replace(read_policy(folder.policy), promises=(PROMISE,))))
+    write_policy(
+        folder.policy, bind_promises(replace(read_policy(folder.policy), promises=(PROMISE,)))
+    )
     folder.finish("calibrate", {}, {}, [folder.policy])
     return folder, engine
 
@@ -76,7 +78,7 @@ def supported(policy):
 def other(policy):
     """The same policy with other thresholds, under the same name, certified afresh."""
     categories = tuple(replace(c, threshold=0.9) for c in policy.categories)
-    return bound(replace(policy, categories=categories, promises=(PROMISE,)))
+    return bind_promises(replace(policy, categories=categories, promises=(PROMISE,)))
 
 
 def said(server, **fields):
@@ -128,7 +130,7 @@ def test_requests_under_other_thresholds_are_not_watched(made):
 def test_every_policy_in_force_is_watched_and_one_that_is_gone_leaves_no_series(made):
     folder, engine, own = made
     first = read_policy(folder.policy)
-    second, later = bound(replace(other(first), name="second")), other(first)
+    second, later = bind_promises(replace(other(first), name="second")), other(first)
     write_policy(own / "second.json", second)
     with serving(
         own, backend=FakeBackend(engine=engine), watched_runs=[folder], watch_rows=1
@@ -279,7 +281,7 @@ def with_rate(folder, own):
     are refused.
     """
     rate = replace(PROMISE, goal=stated_goal("refusal_rate", 0.3))
-    policy = bound(replace(read_policy(folder.policy), promises=(PROMISE, rate)))
+    policy = bind_promises(replace(read_policy(folder.policy), promises=(PROMISE, rate)))
     write_policy(folder.policy, policy)
     folder.finish("calibrate", {}, {}, [folder.policy])
     write_policy(own / "p.json", policy)

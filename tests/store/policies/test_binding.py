@@ -16,7 +16,7 @@ from demur.core.policy import CurvePoint, DoubtRule
 from demur.core.rates import Rate
 from demur.store.policies.folder import read_folder, reload
 from demur.store.policies.policy_file import (
-    bound,
+    bind_promises,
     policy_digest,
     policy_to_json,
     read_policy,
@@ -135,7 +135,7 @@ def test_a_file_of_an_older_version_is_read_and_keeps_its_digest(path):
 
 def test_writing_and_binding_again_does_not_make_a_promise_of_a_changed_file(path, tmp_path):
     edit(path, categories__0__threshold=0.99)
-    write_policy(tmp_path / "again.json", bound(read_policy(path)))
+    write_policy(tmp_path / "again.json", bind_promises(read_policy(path)))
     assert statuses(read_policy(tmp_path / "again.json")) == ["not certified"]
 
 
@@ -198,7 +198,7 @@ def full():
         replace(made.categories[0], limits=(0.1, 0.9), curve=(point,), on_refuse="No."),
         made.categories[1],
     )
-    return bound(replace(made, categories=categories))
+    return bind_promises(replace(made, categories=categories))
 
 
 # no decision depends on it
@@ -277,7 +277,7 @@ def test_an_editor_who_makes_the_digest_again_is_stopped_by_the_signature(path, 
     file, public = key
     write_signed(path, read_policy(path), file)
     signature = json.loads(path.read_text())["signature"]
-    forged = bound(
+    forged = bind_promises(
         replace(certified(), promises=(replace(promise(), rate=Rate(hits=0, of=100_000)),))
     )
     path.write_text(json.dumps(policy_to_json(forged) | {"signature": signature}))

@@ -24,7 +24,7 @@ from demur.core.rates import Rate
 from demur.core.taxonomy import coconot, single
 from demur.core.threshold import NEVER
 from demur.store.policies.policy_file import (
-    bound,
+    bind_promises,
     policy_digest,
     policy_from_json,
     policy_to_json,
@@ -112,7 +112,7 @@ policies = st.builds(
     categories=st.tuples(*[category_policies()] * 5),
     fingerprint=st.none() | fingerprints,
     promises=st.lists(promises, max_size=2).map(tuple),
-).map(bound)
+).map(bind_promises)
 
 
 @given(policies | asked_for())

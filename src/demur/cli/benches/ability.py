@@ -11,7 +11,7 @@ import typer
 
 from demur.base.errors import ConfigError
 from demur.cli import options
-from demur.cli.show import note, print_json, print_table
+from demur.cli.terminal import note, print_json, print_table
 
 if TYPE_CHECKING:
     from demur.stages.ability import TaskComparison

@@ -12,7 +12,7 @@ import typer
 
 from demur.base.errors import ArtifactError, ConfigError
 from demur.cli import options
-from demur.cli.show import bar, note, print_json, print_table
+from demur.cli.terminal import note, print_json, print_table, progress_bar
 from demur.core.settings import Parted
 from demur.core.taxonomy import PRESETS, Taxonomy
 from demur.store.run import RunFolder
@@ -51,7 +51,7 @@ def command(
 
     config = Config(by=by, **({"calibrators": tuple(calibrator)} if calibrator else {}))
     target = out or folder / "study"
-    with bar("fitting") as progress:
+    with progress_bar("fitting") as progress:
         study = bench_calibration.run(config, list(_scored(folder)), target, progress)
     if as_json:
         print_json(study.model_dump(mode="json"))

@@ -20,8 +20,8 @@ from demur.assembly.judges import CostReport, build_judge, cost_lines, read_judg
 from demur.base.boundary import read_toml
 from demur.base.errors import ConfigError, DataError
 from demur.cli import options
-from demur.cli.policies import opened
-from demur.cli.show import bar, named, note, notes, print_json, print_table
+from demur.cli.policies import open_policy
+from demur.cli.terminal import note, notes, print_json, print_table, progress_bar, top_reasons
 from demur.core.judging.benchmark import BenchSet
 from demur.core.judging.cached_chat import CachedChat
 from demur.core.policy import natural
@@ -130,7 +130,7 @@ def command(
         )
     sets = _sets(wanted)
     try:
-        with bar("benchmark") as progress:
+        with progress_bar("benchmark") as progress:
             bench = measure(sets, target, progress)
     finally:
         for lines in filter(None, (spent_asking, spent)):
@@ -198,14 +198,14 @@ def _require_measured(bench: BenchFile) -> None:
     if not any(row.rows for row in bench.benchmarks):
         reasons = sum((Counter(row.left_out) for row in bench.benchmarks), Counter[str]())
         raise DataError(
-            f"no row could be measured: {named(reasons)}",
+            f"no row could be measured: {top_reasons(reasons)}",
             "bench.json has the counts; mend it, run again",
         )
     texts = [row.text for row in bench.benchmarks if row.text]
     if texts and sum(t.unscored for t in texts) == sum(row.rows for row in bench.benchmarks):
         reasons = sum((Counter(t.unscored_reasons) for t in texts), Counter[str]())
         raise DataError(
-            f"none of the texts was scored by {bench.judge}: {named(reasons)}",
+            f"none of the texts was scored by {bench.judge}: {top_reasons(reasons)}",
             "mend that, run it again",
         )
 
@@ -249,7 +249,7 @@ def _trained(workspace: Workspace, policy: Path | None) -> Candidate:
     folder, engine = workspace.folder, RunEngine(workspace)
     seen = merge_records([seen_by_run(folder), seen_of(read_examples(folder.split("calibrate")))])
     return Candidate(
-        policy=opened(policy or folder.policy),
+        policy=open_policy(policy or folder.policy),
         scorer=engine,
         generator=engine,
         settings=f"max_new_tokens={workspace.config.evaluate.max_new_tokens}",

@@ -16,7 +16,14 @@ from demur.assembly.endpoints import open_chat
 from demur.base.errors import ConfigError, DataError
 from demur.base.files import write_text
 from demur.cli import options
-from demur.cli.show import bar, first, named, note, print_json, print_table
+from demur.cli.terminal import (
+    first_places,
+    note,
+    print_json,
+    print_table,
+    progress_bar,
+    top_reasons,
+)
 from demur.store.answers.reply_file import ReplyFile
 
 NewsArgument = Annotated[
@@ -68,11 +75,11 @@ def command(
     chat = open_chat({"url": url, "model": model, "most_calls": most_calls}, overrides or ())
     articles, places = read_news(file, limit)
     for why, at in places.items():
-        note(f"{why}: {first(at)}")
+        note(f"{why}: {first_places(at)}")
     replies = ReplyFile(out.with_suffix(".replies.sqlite"))
     builder = QuestionBuilder(chat=chat, replies=replies, cutoff=limit)
     try:
-        with bar("temporal") as progress:
+        with progress_bar("temporal") as progress:
             built = builder.build(articles, progress)
     finally:
         replies.close()
@@ -83,7 +90,7 @@ def command(
     _show(built, rejected, chat.spent, out, as_json=as_json)
     if not built.questions:
         raise DataError(
-            f"no question was made: {named(rejected)}",
+            f"no question was made: {top_reasons(rejected)}",
             "what was answered is kept for the same command",
         )
 
@@ -97,7 +104,7 @@ def _fetched(settings: Path, to: Path) -> Path:
     if to.exists():
         note(f"news as fetched before: {to}; delete it to fetch again")
         return to
-    with bar("news") as progress:
+    with progress_bar("news") as progress:
         rows = fetched_news(settings, progress)
     write_text(to, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     note(f"{len(rows)} articles fetched: {to}")

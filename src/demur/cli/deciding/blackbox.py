@@ -16,7 +16,7 @@ from demur.assembly.endpoints import ENDPOINT, open_chat
 from demur.assembly.judges import CostReport, build_judge, read_judge_settings
 from demur.assembly.wiring import JUDGES, import_by_name
 from demur.base.errors import ConfigError
-from demur.cli.show import NAMED, TERMINAL, bar, first, note, notes, print_table
+from demur.cli.terminal import NAMED, TERMINAL, first_places, note, notes, print_table, progress_bar
 from demur.core.classifiers.text import TextClassifier
 from demur.core.ports import Judge
 from demur.core.predictor import PROMPTS
@@ -95,11 +95,11 @@ def command(
     workspace = _workspace(out)
     folder = BlackboxFolder(workspace.folder)
     config, spent = _Judging(name=judge, hand=hand, overrides=others, folder=folder).built()
-    with bar("ask") as progress:
+    with progress_bar("ask") as progress:
         collected = collect.run(prompts, chat, folder, progress)
     _tell_collected(collected, chat)
     try:
-        with bar("judge") as progress:
+        with progress_bar("judge") as progress:
             file = label.run(config, collected, folder, progress)
     finally:
         notes(spent())
@@ -176,7 +176,10 @@ def _tell_collected(collected: collect.Collected, chat: Any) -> None:
     """What was not asked or not answered, and what the rest cost."""
     prompts, spent, endpoint = collected.prompts, chat.spent, chat.endpoint
     if prompts.without:
-        note(f"not asked: {len(prompts.without)} rows hold no prompt: {first(prompts.without)}")
+        note(
+            f"not asked: {len(prompts.without)} rows hold no prompt: "
+            f"{first_places(prompts.without)}"
+        )
     if prompts.duplicates:
         note(f"not asked: {prompts.duplicates} rows repeat a prompt")
     for reason, count in list(collected.failed.items())[:NAMED]:

@@ -15,9 +15,9 @@ from demur.assembly.predictors import PREDICTORS
 from demur.base.arrays import Floats
 from demur.base.errors import DemurError
 from demur.cli import options
-from demur.cli.policies import named_policy, of_run, opened, overridden
+from demur.cli.policies import named_policy, open_policy, policy_with_overrides, run_with_policy
 from demur.cli.policy_text import threshold_text
-from demur.cli.show import note, result_console
+from demur.cli.terminal import note, result_console
 from demur.core.decision import Decision, decide_or_doubt, doubt_reason
 from demur.core.example import Message, Role
 from demur.core.policy import Policy
@@ -52,7 +52,9 @@ def command(
 
     workspace = reopen(run)
     speaks = workspace.config.engine not in PREDICTORS
-    policy = overridden(opened(of_run(workspace.folder, named).policy), threshold, rate)
+    policy = policy_with_overrides(
+        open_policy(run_with_policy(workspace.folder, named).policy), threshold, rate
+    )
     engine = RunEngine(workspace)
     note(HELP)
     if not speaks:
@@ -118,7 +120,7 @@ def _obey(line: str, folder: RunFolder, policy: Policy) -> Policy:
     """The policy after a /command."""
     match line.split():
         case ["/threshold", category, value]:
-            policy = overridden(policy, [f"{category}={value}"], ())
+            policy = policy_with_overrides(policy, [f"{category}={value}"], ())
         case ["/policy", name]:
             policy = named_policy(folder, name, policy)
         case _:

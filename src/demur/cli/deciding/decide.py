@@ -13,8 +13,8 @@ import typer
 from demur.base.arrays import Floats
 from demur.base.errors import ConfigError
 from demur.cli import options
-from demur.cli.policies import decision_json, doubt_note, opened, overridden
-from demur.cli.show import note, print_json, print_table
+from demur.cli.policies import decision_json, doubt_note, open_policy, policy_with_overrides
+from demur.cli.terminal import note, print_json, print_table
 from demur.core.decision import decide
 from demur.core.example import Message
 from demur.core.fingerprint import Fingerprint
@@ -80,7 +80,7 @@ def command(
     """Decide each prompt. The same policy, scores and thresholds give the same decisions
     everywhere.
     """
-    chosen = overridden(_policy(run, policy), threshold, rate)
+    chosen = policy_with_overrides(_policy(run, policy), threshold, rate)
     if sum(map(bool, (scores, prompts, file, lines))) > 1:
         raise ConfigError(
             "prompts come from several places",
@@ -112,8 +112,8 @@ def _policy(run: Path | None, path: Path | None) -> Policy:
         )
     own = RunFolder(run or Path())
     if run is not None and str(path) in own.policy_names:
-        return opened(own.named(str(path)).policy)
-    return opened(path if path is not None else own.policy)
+        return open_policy(own.named(str(path)).policy)
+    return open_policy(path if path is not None else own.policy)
 
 
 def _from_file(path: Path) -> _Scored:

@@ -12,8 +12,8 @@ import typer
 
 from demur.base.errors import ConfigError
 from demur.cli import options
-from demur.cli.policies import doubt_note, opened, policy_file
-from demur.cli.show import note, print_json, print_table
+from demur.cli.policies import doubt_note, open_policy, policy_file
+from demur.cli.terminal import note, print_json, print_table
 from demur.core.decision import decide_many
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
@@ -55,7 +55,7 @@ def command(
     """
     from demur.store.scores.tables import read_scores
 
-    policies = opened(policy_file(a)), opened(policy_file(b))
+    policies = open_policy(policy_file(a)), open_policy(policy_file(b))
     table, fingerprint = read_scores(scores)
     for policy in policies:
         policy.require_model(fingerprint)

@@ -14,9 +14,9 @@ import typer
 from demur.base.errors import AccessError, ConfigError
 from demur.base.suggest import suggest
 from demur.cli import options
-from demur.cli.policies import asked, decision_json, policy_file, tell_of_unproven
-from demur.cli.policy_text import tell_policy, threshold_text
-from demur.cli.show import note, print_json, print_table
+from demur.cli.policies import decision_json, note_uncertified, policy_file, requested_overrides
+from demur.cli.policy_text import note_policy, threshold_text
+from demur.cli.terminal import note, print_json, print_table
 from demur.core.access import (
     CategorySetting,
     EffectivePolicy,
@@ -86,9 +86,9 @@ def command(
     for fault in there.faults:
         note(f"not read: {fault.message}")
     who = _tenant(tenant) if tenant else _operator(there, policy)
-    ask = replace(asked(threshold, rate, sensitivity), policy=policy)
+    ask = replace(requested_overrides(threshold, rate, sensitivity), policy=policy)
     live = there.policies[choose_policy(who, ask, there.policies)]
-    tell_of_unproven(live.policy)
+    note_uncertified(live.policy)
     found = apply_overrides(live.policy, ask)
     explained = _Explained(
         live=live, effective=found, decision=_decided(row, found.policy) if row else None
@@ -216,7 +216,7 @@ def _show(explained: _Explained) -> None:
         print_table([("row", "decision"), (decision["id"], decision["decision"])], words=2)
         if decision["doubt"]:
             note(f"doubt: {decision['doubt']}")
-    tell_policy(policy)
+    note_policy(policy)
     if known := ", ".join(s.name for s in policy.sensitivities):
         note(f"sensitivities of this policy: {known}")
     if explained.effective.overridden:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from demur.cli import options
-from demur.cli.show import note, print_json, result_console
+from demur.cli.terminal import note, print_json, result_console
 from demur.store.policies.tenants_file import key_block
 
 PREFIX = "demur_"  # lets scanners for leaked secrets know it

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from demur.cli import options
-from demur.cli.show import note
+from demur.cli.terminal import note
 from demur.server.monitoring.log import JsonLines, LogWriter
 
 if TYPE_CHECKING:

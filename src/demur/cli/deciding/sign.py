@@ -10,7 +10,7 @@ import typer
 from demur.base.errors import ConfigError, PolicyError
 from demur.cli import options
 from demur.cli.policies import policy_file
-from demur.cli.show import note, print_json, result_console
+from demur.cli.terminal import note, print_json, result_console
 from demur.store.policies.policy_file import policy_digest, read_policy, write_signed
 from demur.store.policies.signature import new_private_key
 

@@ -9,7 +9,7 @@ import typer
 
 from demur.cli import options
 from demur.cli.policies import policy_file
-from demur.cli.show import note, print_json, print_table
+from demur.cli.terminal import note, print_json, print_table
 from demur.store.policies.policy_file import read_policy
 from demur.store.policies.trust import Trust
 from demur.store.run import RunFolder, run_of

@@ -14,8 +14,8 @@ import typer
 
 from demur.base.errors import ConfigError
 from demur.cli import options
-from demur.cli.policies import of_run
-from demur.cli.show import note, print_json, print_table
+from demur.cli.policies import run_with_policy
+from demur.cli.terminal import note, print_json, print_table
 
 if TYPE_CHECKING:
     from demur.stages.watch import PromiseState, Shift, WatchResult
@@ -73,7 +73,7 @@ def command(
     from demur.stages import watch
     from demur.stages.watch import Config
 
-    folder = of_run(reopen(run).folder, policy)
+    folder = run_with_policy(reopen(run).folder, policy)
     if reset is not None:
         changed = watch.reset(folder, reset, datetime.now(UTC), state)
         note(f"put away, and the reason kept: {', '.join(map(str, changed))}")

@@ -9,7 +9,7 @@ import typer
 
 from demur.assembly.judges import build_judge, read_judge_settings
 from demur.cli import options
-from demur.cli.show import bar, note, notes, print_json, print_table
+from demur.cli.terminal import note, notes, print_json, print_table, progress_bar
 from demur.core.judging.outcome import View
 from demur.core.rates import Rate
 
@@ -64,7 +64,7 @@ def command(
         file=file, judged=tuple(judged or ()), view=view, by=by, category=category
     )
     try:
-        with bar("judge-check") as progress:
+        with progress_bar("judge-check") as progress:
             check = stage.run(config, {name: judge for name, (judge, _) in built.items()}, progress)
     finally:
         for _, spent in built.values():

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from demur.cli import options
-from demur.cli.show import note, print_json, print_table
+from demur.cli.terminal import note, print_json, print_table
 
 
 def command(

@@ -11,7 +11,7 @@ import typer
 from demur.assembly.judges import build_judge, read_judge_settings
 from demur.base.errors import DataError
 from demur.cli import options
-from demur.cli.show import bar, named, note, notes, print_json, print_table
+from demur.cli.terminal import note, notes, print_json, print_table, progress_bar, top_reasons
 
 # What reading without a category costs, where it was measured: docs/judges.md#without-a-category.
 UNTOLD = {
@@ -57,7 +57,7 @@ def command(
     built, spent = build_judge(judge, found)
     to = out or file.with_suffix(".verdicts.jsonl")
     try:
-        with bar("judge") as progress:
+        with progress_bar("judge") as progress:
             summary = stage.run(stage.Config(file=file, out=to, category=category), built, progress)
     finally:
         notes(spent())
@@ -78,7 +78,7 @@ def command(
         )
     note(f"wrote {to}")
     if summary.verdicts["unscored"] == summary.answers:
-        reasons = named(dict(summary.unscored))
+        reasons = top_reasons(dict(summary.unscored))
         raise DataError(
             f"none of {summary.answers} answers was scored: {reasons}",
             "mend that, and run it again",

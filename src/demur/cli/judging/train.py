@@ -10,7 +10,7 @@ import typer
 
 from demur.assembly.judges import open_encoder
 from demur.cli import options
-from demur.cli.show import note, print_json, print_table
+from demur.cli.terminal import note, print_json, print_table
 
 
 def command(

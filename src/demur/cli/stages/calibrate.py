@@ -13,8 +13,8 @@ from demur.base.arrays import Floats
 from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.policies import doubt_note
-from demur.cli.policy_text import summary_json, tell_policy, threshold_text
-from demur.cli.show import TERMINAL, note, print_json, print_table
+from demur.cli.policy_text import note_policy, summary_json, threshold_text
+from demur.cli.terminal import TERMINAL, note, print_json, print_table
 from demur.core.decision import decide_many
 from demur.core.policy import Policy
 from demur.store.models.front_file import read_front_metrics
@@ -112,7 +112,7 @@ def command(
     print_table(
         [header, *_rows(workspace.folder, policy)], title=f"on the calibrate rows{chosen_on}"
     )
-    tell_policy(policy)
+    note_policy(policy)
     if told := doubt_note(policy, _threshold_scores(workspace.folder, policy)):
         note(told)
     _tell_cascade(workspace.folder, policy)

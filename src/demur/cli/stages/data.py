@@ -9,7 +9,7 @@ import typer
 
 from demur.assembly.config import load_config
 from demur.cli import options
-from demur.cli.show import TERMINAL, note, print_json, print_table
+from demur.cli.terminal import TERMINAL, note, print_json, print_table
 
 
 def command(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from demur.assembly.config import load_config
 from demur.cli import options
-from demur.cli.show import note
+from demur.cli.terminal import note
 from demur.core.policy import Policy
 from demur.store.policies.policy_file import read_policy
 from demur.store.results.everyday_file import Everyday, read_everyday

@@ -11,8 +11,8 @@ import typer
 from demur.base.errors import ConfigError
 from demur.base.files import sweep
 from demur.cli import options
-from demur.cli.policies import of_run, opened
-from demur.cli.show import bar, note, print_json, print_table
+from demur.cli.policies import open_policy, run_with_policy
+from demur.cli.terminal import note, print_json, print_table, progress_bar
 from demur.core.policy import Policy, natural
 from demur.core.score import ScoreTable
 from demur.core.settings import FRONT_BOUND
@@ -81,10 +81,10 @@ def command(
 
 def _policy(workspace: Workspace, engine: RunEngine, name: str | None) -> Policy:
     """The policy to agree with, of the model alone. Raises ConfigError on a cascade's."""
-    folder = of_run(workspace.folder, name)
+    folder = run_with_policy(workspace.folder, name)
     if name is None and folder.receipt("calibrate") is None:
         return natural(workspace.config.taxonomy, engine.fingerprint)
-    policy = opened(folder.policy)
+    policy = open_policy(folder.policy)
     if policy.fingerprint is not None and policy.fingerprint.front is not None:
         raise ConfigError(
             f"policy {policy.name!r} is of a cascade itself",
@@ -97,7 +97,7 @@ def _scored(asked: Prompts, engine: RunEngine) -> tuple[ScoreTable, float]:
     """The model's scores of all traffic, and its CPU milliseconds for one, loading left out."""
     assert engine.loaded is not None
     start = time.process_time()
-    with bar("score") as progress:
+    with progress_bar("score") as progress:
         logp_NC = engine.logp([row.messages for row in asked.rows], progress)
     spent = 1000.0 * (time.process_time() - start) / len(asked.rows)
     return ScoreTable(ids=tuple(row.id for row in asked.rows), logp_NC=logp_NC), spent

@@ -13,7 +13,7 @@ import typer
 from demur.assembly.checks import base_readiness, has_gpu, is_base, model_readiness
 from demur.assembly.config import DEFAULT_TAXONOMY
 from demur.cli import options
-from demur.cli.show import note, print_json, print_table
+from demur.cli.terminal import note, print_json, print_table
 from demur.core.ports import Origin
 from demur.core.taxonomy import preset
 from demur.core.training.readiness import Readiness
@@ -95,11 +95,11 @@ def _declared(model: str, taxonomy: str) -> tuple[str, dict[str, Any], Origin | 
     Raises ArtifactError if a file of a run's model, or of a folder with a demur.json, is not as
     training left it.
     """
-    from demur.store.models.upgrade import brought_up_to_date
+    from demur.store.models.upgrade import upgrade_model_file
 
     run = RunFolder(Path(model))
     if (run.root / "config.json").exists() and run.stage("train").is_dir():
-        model, file = str(run.model), brought_up_to_date(run)
+        model, file = str(run.model), upgrade_model_file(run)
     elif (Path(model) / FILE_NAME).exists():
         file = require_whole(Path(model))
     else:

@@ -12,9 +12,9 @@ from demur.assembly.wiring import JUDGES
 from demur.base.boundary import read_json
 from demur.base.errors import DataError
 from demur.cli import options
-from demur.cli.evaluation import leave_if_spoken_against, print_evaluation, tell_everyday
-from demur.cli.policies import of_run
-from demur.cli.show import TERMINAL, named, note, print_json
+from demur.cli.evaluation import exit_if_contradicted, note_everyday, print_evaluation
+from demur.cli.policies import run_with_policy
+from demur.cli.terminal import TERMINAL, note, print_json, top_reasons
 
 if TYPE_CHECKING:
     from demur.assembly.run import Workspace
@@ -81,7 +81,7 @@ def command(
         if value is not None
     }
     workspace = reopen(run).with_settings("evaluate", **asked)
-    workspace = Workspace(of_run(workspace.folder, policy), workspace.config)
+    workspace = Workspace(run_with_policy(workspace.folder, policy), workspace.config)
     evaluation = None if asked else _earlier(workspace)
     if evaluation is None:
         evaluation = Steps(workspace, TERMINAL).perform("evaluate")
@@ -93,13 +93,13 @@ def command(
     if calibrated.unscored.hits == calibrated.unscored.of:
         raise DataError(
             f"none of {calibrated.unscored.of} texts was scored by {evaluation.judge}: "
-            f"{named(calibrated.unscored_reasons)}",
+            f"{top_reasons(calibrated.unscored_reasons)}",
             "the decisions are measured, the texts are not: mend that, and evaluate again",
         )
     if not as_json:
-        tell_everyday(workspace.folder)
+        note_everyday(workspace.folder)
         note(f"next: demur report {run}" + (f" --policy {policy}" if policy else ""))
-    leave_if_spoken_against(workspace.folder)
+    exit_if_contradicted(workspace.folder)
 
 
 def _earlier(workspace: Workspace) -> evaluate.Evaluation | None:

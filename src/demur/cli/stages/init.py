@@ -15,7 +15,7 @@ from demur.assembly.wiring import SOURCES, import_by_name
 from demur.base.errors import DataError, DemurError
 from demur.base.files import write_text
 from demur.cli import options
-from demur.cli.show import first, note, print_json, print_table
+from demur.cli.terminal import first_places, note, print_json, print_table
 from demur.store.run import RunFolder
 
 FILE = "demur.toml"
@@ -92,7 +92,9 @@ def _guesses(folder: Path) -> list[Any]:
         )
     ]
     if others:
-        note(f"not looked at, by their names: {first(others)}; read are {', '.join(SUFFIXES)}")
+        note(
+            f"not looked at, by their names: {first_places(others)}; read are {', '.join(SUFFIXES)}"
+        )
     return [guess_file(folder, name.as_posix()) for name in names if name not in runs]
 
 

@@ -11,7 +11,7 @@ import typer
 
 from demur.base.errors import ConfigError
 from demur.cli import options
-from demur.cli.show import note, print_json, print_table
+from demur.cli.terminal import note, print_json, print_table
 from demur.core.goals.parse import parse_goal
 from demur.core.settings import PlanFailure, PlanMethod
 from demur.core.taxonomy import RESPOND

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from demur.assembly.predictors import PREDICTORS
 from demur.cli import options
-from demur.cli.evaluation import leave_if_spoken_against
-from demur.cli.policies import of_run
-from demur.cli.show import TERMINAL, result_console
+from demur.cli.evaluation import exit_if_contradicted
+from demur.cli.policies import run_with_policy
+from demur.cli.terminal import TERMINAL, result_console
 
 
 def command(run: options.Run, *, policy: options.OfRun = None) -> None:
@@ -15,8 +15,8 @@ def command(run: options.Run, *, policy: options.OfRun = None) -> None:
     from demur.assembly.steps import Steps
 
     workspace = reopen(run)
-    workspace = Workspace(of_run(workspace.folder, policy), workspace.config)
+    workspace = Workspace(run_with_policy(workspace.folder, policy), workspace.config)
     path = Steps(workspace, TERMINAL).perform("report")
     result_console().out(str(path), highlight=False)
     if workspace.config.engine not in PREDICTORS:
-        leave_if_spoken_against(workspace.folder)
+        exit_if_contradicted(workspace.folder)

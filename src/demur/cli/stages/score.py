@@ -11,8 +11,8 @@ import typer
 from demur.assembly.config import with_overrides
 from demur.base.errors import ConfigError
 from demur.cli import options
-from demur.cli.policies import of_run, opened
-from demur.cli.show import TERMINAL, bar, note, print_table
+from demur.cli.policies import open_policy, run_with_policy
+from demur.cli.terminal import TERMINAL, note, print_table, progress_bar
 from demur.core.score import ScoreTable
 
 if TYPE_CHECKING:
@@ -85,10 +85,12 @@ def _score_file(
         )
     own = RunEngine(workspace)
     engine = (
-        own if policy is None else own.scorer_for(opened(of_run(workspace.folder, policy).policy))
+        own
+        if policy is None
+        else own.scorer_for(open_policy(run_with_policy(workspace.folder, policy).policy))
     )
     rows = read_each_prompt(prompts)
-    with bar("score") as progress:
+    with progress_bar("score") as progress:
         logp_NC = engine.logp([row.messages for row in rows], progress)
     table = ScoreTable(ids=tuple(row.id for row in rows), logp_NC=logp_NC)
     write_scores(out, table, engine.fingerprint)

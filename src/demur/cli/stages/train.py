@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from demur.cli import options
-from demur.cli.show import TERMINAL, note
+from demur.cli.terminal import TERMINAL, note
 
 
 def command(

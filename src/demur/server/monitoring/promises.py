@@ -3,7 +3,7 @@ requests.
 
 What an answer says of its promises is what the monitor can vouch for at that moment. A score waits
 here until it is counted, at the latest a second later; meanwhile a journal holds it, so that a kill
-loses only what was decided in the last instant (demur.store.locked). Where the state cannot be
+loses only what was decided in the last instant (demur.store.locks). Where the state cannot be
 written, as on a full disk, nothing is vouched for.
 """
 
@@ -30,7 +30,7 @@ from demur.stages.watch import (
     live_path,
     refreshed,
 )
-from demur.store.locked import Journal
+from demur.store.locks import Journal
 from demur.store.policies.folder import PolicySet
 from demur.store.run import RunFolder
 

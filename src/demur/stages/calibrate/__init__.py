@@ -24,7 +24,7 @@ from demur.stats.evidence import with_row_digests
 from demur.stats.missing import note_missing, with_missing
 from demur.stats.overrides import with_overrides
 from demur.stats.sensitivities import with_sensitivities
-from demur.store.policies.policy_file import bound, write_policy
+from demur.store.policies.policy_file import bind_promises, write_policy
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
 
@@ -69,7 +69,9 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     policy = with_overrides(policy, config.override, rows)
     policy = with_sensitivities(note_missing(policy, inputs.missing), config.sensitivities)
     # Traffic has no labels, so no row of it can be counted for or against a promise.
-    policy = bound(policy if config.traffic else with_row_digests(policy, rows, (config.seed, 0)))
+    policy = bind_promises(
+        policy if config.traffic else with_row_digests(policy, rows, (config.seed, 0))
+    )
     write_policy(folder.policy, policy)
     made = [folder.policy, *write_calibrator(folder, fitted, policy)]
     folder.finish("calibrate", inputs.settings, inputs.made_from, made)

@@ -34,13 +34,13 @@ from demur.store.policies.calibrator_file import write_correctness_aware
 from demur.store.policies.choice_file import CalibratorChoice, TrialRow, read_choice, write_choice
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
-from demur.store.scores.cascade_scores import cascaded
+from demur.store.scores.cascade_scores import read_cascade_scores
 from demur.store.scores.rewritten import (
     calibrated_scores,
     correctness_file,
+    correctness_scores,
     read_rewritten,
     rewritten_scores,
-    seen_through,
 )
 from demur.store.scores.tables import read_scores, write_scores
 
@@ -71,7 +71,9 @@ def fit(
     """
     folder = inputs.folder
     table, fingerprint = (
-        cascaded(folder, "calibrate") if config.cascade else read_scores(folder.scores("calibrate"))
+        read_cascade_scores(folder, "calibrate")
+        if config.cascade
+        else read_scores(folder.scores("calibrate"))
     )
     # With most of the probability off the control tokens, no calibrator can make scores mean much.
     require_trained(table.select(tuple(e.id for e in examples)))
@@ -105,7 +107,7 @@ def fit(
         return made
     # Scores seen through the rewrites are other scores: the fingerprint says so.
     logprobs = correctness.convention(digest_json(asdict(aware)))
-    table = seen_through(aware, folder, "calibrate", inputs.rewrites)
+    table = correctness_scores(aware, folder, "calibrate", inputs.rewrites)
     return replace(
         made, table=table, fingerprint=replace(fingerprint, logprobs=logprobs), aware=aware
     )
@@ -206,7 +208,7 @@ def write_calibrator(folder: RunFolder, fitted: FittedCalibrator, policy: Policy
         for split in SPLITS:
             if folder.scores(split).exists():
                 made.append(calibrated_scores(folder, split))
-                write_scores(made[-1], *cascaded(folder, split))
+                write_scores(made[-1], *read_cascade_scores(folder, split))
     if fitted.record is None or not ours:
         return made
     write_choice(folder.calibrator, fitted.record)
@@ -221,7 +223,7 @@ def write_calibrator(folder: RunFolder, fitted: FittedCalibrator, policy: Policy
             made.append(calibrated_scores(folder, split))
             write_scores(
                 made[-1],
-                seen_through(fitted.aware, folder, split, fitted.rewrites),
+                correctness_scores(fitted.aware, folder, split, fitted.rewrites),
                 fitted.fingerprint,
             )
     return made

@@ -29,7 +29,7 @@ from demur.stats.thresholds.certify import How
 from demur.stats.thresholds.losses import STEERABLE
 from demur.stats.thresholds.solve import solve
 from demur.store.policies.choice_file import CalibratorChoice, read_choice
-from demur.store.policies.policy_file import bound, read_policy
+from demur.store.policies.policy_file import bind_promises, read_policy
 from demur.store.results.metrics_file import UnmetGoal
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
@@ -174,7 +174,7 @@ def _others(
             continue
         slug = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
         file = folder.stage("evaluate").relative_to(folder.root) / "policies" / f"{slug}.json"
-        found.append((text, str(file), bound(chosen)))
+        found.append((text, str(file), bind_promises(chosen)))
     return found, tuple(unmet)
 
 

@@ -39,7 +39,7 @@ from demur.stages.watch.state import after_labels, after_scores, monitor_of, ref
 from demur.stats.drift.audit import Audit
 from demur.stats.drift.compare import Shift, compare
 from demur.stats.drift.monitor import Alarm, Monitor, PromiseState, check_promises, start_monitor
-from demur.store.locked import locked
+from demur.store.locks import locked
 from demur.store.policies.policy_file import policy_digest, read_policy
 from demur.store.results.monitor_file import (
     FeedbackRow,

@@ -32,7 +32,7 @@ from demur.stats.drift.monitor import (
     start_monitor,
     with_status,
 )
-from demur.store.locked import Abandoned, abandoned_journals, locked
+from demur.store.locks import Abandoned, abandoned_journals, locked
 from demur.store.policies.policy_file import policy_digest
 from demur.store.results.monitor_file import UNKNOWN, LiveFile, read_live, read_monitor, write_live
 from demur.store.run import RunFolder

@@ -100,7 +100,7 @@ def read_answers(path: Path, by: str | None = None, category: str | None = None)
             AnswerRow(
                 id=name,
                 item=item,
-                label=decided(line.label, labels),
+                label=agreed_label(line.label, labels),
                 group=group,
                 stratum=stratum,
                 labels=labels,
@@ -140,7 +140,7 @@ def _texts(line: _Line, value: Mapping[str, Any], where: str) -> tuple[str, str]
     return next((m.content for m in reversed(turns) if m.role == "user"), ""), answer
 
 
-def decided(label: Verdict | None, labels: Mapping[str, Verdict]) -> Verdict | None:
+def agreed_label(label: Verdict | None, labels: Mapping[str, Verdict]) -> Verdict | None:
     """The label of an answer: the one given, or the one that all who labelled it agree on."""
     said = {label} if label is not None else set(labels.values())
     return None if "unscored" in said or len(said) != 1 else said.pop()

@@ -22,7 +22,7 @@ from demur.base.errors import DataError
 from demur.base.files import digest_file, digest_json, write_text
 from demur.base.rows import read_rows
 from demur.core.judging.outcome import Verdict
-from demur.store.answers.answers_file import decided
+from demur.store.answers.answers_file import agreed_label
 from demur.store.rows import RowId
 
 ByHand = Literal["refusal", "partial", "compliance"]
@@ -46,7 +46,7 @@ class DrawnRow(Strict):
     of: int  # texts of that stratum from which it was drawn
 
 
-class _Answered(Strict):
+class _DrawnLabelRow(Strict):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     id: RowId
@@ -124,7 +124,7 @@ def read_labels(path: Path, choices: Sequence[str]) -> HandLabels:
     verdicts: dict[tuple[str, int], Verdict] = {}
     stratum: dict[tuple[str, int], str] = {}
     drawn = read_key(path)
-    for where, text, label in _drawn(path, drawn) if drawn else _told(path):
+    for where, text, label in _drawn_texts(path, drawn) if drawn else _named_texts(path):
         if text.token not in choices:
             raise DataError(
                 f"{where}: {text.token!r} is no control token", f"known: {', '.join(choices)}"
@@ -152,7 +152,7 @@ def read_labels(path: Path, choices: Sequence[str]) -> HandLabels:
     )
 
 
-def _told(path: Path) -> Iterator[tuple[str, DrawnRow, Verdict]]:
+def _named_texts(path: Path) -> Iterator[tuple[str, DrawnRow, Verdict]]:
     """(where, text, label) of lines that say which text they mean."""
     for raw in read_rows(path):
         row = validated(LabelRow, raw.value, raw.where, DataError)
@@ -163,10 +163,12 @@ def _told(path: Path) -> Iterator[tuple[str, DrawnRow, Verdict]]:
         )
 
 
-def _drawn(path: Path, drawn: Mapping[str, DrawnRow]) -> Iterator[tuple[str, DrawnRow, Verdict]]:
+def _drawn_texts(
+    path: Path, drawn: Mapping[str, DrawnRow]
+) -> Iterator[tuple[str, DrawnRow, Verdict]]:
     """(where, text, label) of the lines that are labelled, by the key."""
     for raw in read_rows(path):
-        row = validated(_Answered, raw.value, raw.where, DataError)
+        row = validated(_DrawnLabelRow, raw.value, raw.where, DataError)
         if row.id not in drawn:
             raise DataError(
                 f"{raw.where}: {row.id!r} is not in {key_path(path)}", "leave the ids as they were"
@@ -174,7 +176,7 @@ def _drawn(path: Path, drawn: Mapping[str, DrawnRow]) -> Iterator[tuple[str, Dra
         said: dict[str, Verdict] = {
             who: label for who, label in row.labels.items() if label is not None
         }
-        label = decided(row.label, said)
+        label = agreed_label(row.label, said)
         if label is None and said:
             raise DataError(f"{raw.where}: people differ on {row.id!r}", 'decide: set "label"')
         if label is not None:

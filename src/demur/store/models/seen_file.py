@@ -167,10 +167,10 @@ def seen_by_files(paths: Iterable[Path]) -> Seen:
     Raises ConfigError on a path that is none of these, DataError or ArtifactError on a file that
     cannot be read.
     """
-    return merge_records([_given(path) for path in paths])
+    return merge_records([_seen_by_file(path) for path in paths])
 
 
-def _given(path: Path) -> Seen:
+def _seen_by_file(path: Path) -> Seen:
     if path.suffix == ".npz":
         return read_seen(path)
     if (path / FILE_NAME).exists():

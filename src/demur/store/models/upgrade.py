@@ -21,7 +21,7 @@ from demur.store.models.seen_file import SEEN, seen_by_model, write_seen
 from demur.store.run import RunFolder
 
 
-def brought_up_to_date(folder: RunFolder) -> ModelFile:
+def upgrade_model_file(folder: RunFolder) -> ModelFile:
     """demur.json of a run's finished train stage, with what newer versions ask for; written where
     it can be.
 

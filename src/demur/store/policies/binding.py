@@ -1,7 +1,8 @@
 """The tie between a promise and what it speaks of: a digest that is made with the promise and
 checked at every load.
 
-1. A stage that certifies calls demur.store.policies.policy_file.bound when the policy is final.
+1. A stage that certifies calls demur.store.policies.policy_file.bind_promises when the policy is
+   final.
 2. Whoever reads a policy file computes the digest again. A promise that does not fit, or has none,
    is "not certified".
 3. Anybody can compute a digest. Against an editor who does, a policy is signed:

@@ -58,7 +58,7 @@ class Change:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Seen:
+class _FileState:
     """A file as it was last read."""
 
     stamp: tuple[int, ...]
@@ -76,7 +76,7 @@ class PolicySet:
     trust: Trust = DIGESTS_ONLY  # what promises need to count, at every reload
     policies: Mapping[str, Live] = field(default_factory=dict)  # by policy name
     faults: tuple[Fault, ...] = ()
-    seen: Mapping[str, _Seen] = field(default_factory=dict)  # by file name; for `reload` only
+    seen: Mapping[str, _FileState] = field(default_factory=dict)  # by file name; for `reload` only
 
     def require_sound(self) -> None:
         """Raise PolicyError with the first fault, or if there is no policy at all. For start-up."""
@@ -119,8 +119,8 @@ def reload(
             hint="check path and rights",
         )
         return _with_changes(previous, replace(previous, faults=(fault, *kept)))
-    seen = {p.name: _look(p, previous.seen.get(p.name), previous) for p in files}
-    policies, faults = _settle(previous.policies, {f: s.outcome for f, s in seen.items()}, needed)
+    seen = {p.name: _read_file(p, previous.seen.get(p.name), previous) for p in files}
+    policies, faults = _resolve(previous.policies, {f: s.outcome for f, s in seen.items()}, needed)
     return _with_changes(previous, replace(previous, policies=policies, faults=faults, seen=seen))
 
 
@@ -140,7 +140,7 @@ def _is_meant(path: Path) -> bool:
     return path.is_file() or (path.is_symlink() and not path.exists())
 
 
-def _look(path: Path, before: _Seen | None, terms: PolicySet) -> _Seen:
+def _read_file(path: Path, before: _FileState | None, terms: PolicySet) -> _FileState:
     """Read one file, unless it is as it was. A file replaced meanwhile is read whole, as it was
     when it was opened.
     """
@@ -157,25 +157,27 @@ def _look(path: Path, before: _Seen | None, terms: PolicySet) -> _Seen:
             message=f"cannot read {path}: {e.strerror or e}",
             hint="check its rights",
         )
-        return _Seen(stamp=(), settled=False, digest="", outcome=fault)
+        return _FileState(stamp=(), settled=False, digest="", outcome=fault)
     if torn:
         fault = Fault(
             file=path.name,
             message=f"{path} is being written",
             hint="write beside it, then rename over it",
         )
-        return _Seen(stamp=stamp, settled=False, digest="", outcome=fault)
+        return _FileState(stamp=stamp, settled=False, digest="", outcome=fault)
     if len(data) > MOST_BYTES:
         fault = Fault(
             file=path.name,
             message=f"{path} has more than {MOST_BYTES} bytes",
             hint="it is no policy",
         )
-        return _Seen(stamp=stamp, settled=False, digest="", outcome=fault)
+        return _FileState(stamp=stamp, settled=False, digest="", outcome=fault)
     settled, digest = time.time_ns() - max(stamp[:2]) > SETTLED_NS, digest_bytes(data)
     if before is not None and before.digest == digest:
         return replace(before, stamp=stamp, settled=settled)
-    return _Seen(stamp=stamp, settled=settled, digest=digest, outcome=_parsed(path, data, terms))
+    return _FileState(
+        stamp=stamp, settled=settled, digest=digest, outcome=_parsed(path, data, terms)
+    )
 
 
 def _stamp(descriptor: int) -> tuple[int, ...]:
@@ -197,7 +199,7 @@ def _parsed(path: Path, data: bytes, terms: PolicySet) -> Live | Fault:
         return Fault(file=path.name, message=f"{path} is damaged: {e}", hint="restore it")
 
 
-def _settle(
+def _resolve(
     before: Mapping[str, Live], found: Mapping[str, Live | Fault], needed: Collection[str]
 ) -> tuple[dict[str, Live], tuple[Fault, ...]]:
     """Which policies are in force now, given those in force before and what each file holds.
@@ -208,12 +210,16 @@ def _settle(
     held = {live.file: live for live in before.values()}
     faults = {file: outcome for file, outcome in found.items() if isinstance(outcome, Fault)}
     while True:
-        claims = dict(_claims(found, held, faults))
+        claims = dict(_candidates(found, held, faults))
         names: dict[str, list[str]] = {}
         for file, live in claims.items():
             names.setdefault(live.policy.name, []).append(file)
         rejected = {
-            f.file: f for f in (*_twins(names, before), *_lost(names, before, found, needed))
+            f.file: f
+            for f in (
+                *_name_clashes(names, before),
+                *_missing_defaults(names, before, found, needed),
+            )
         }
         if not rejected:
             break
@@ -233,7 +239,7 @@ def _settle(
     return policies, tuple(faults[file] for file in sorted(faults))
 
 
-def _claims(
+def _candidates(
     found: Mapping[str, Live | Fault], held: Mapping[str, Live], faults: Collection[str]
 ) -> Iterator[tuple[str, Live]]:
     """What each file would put in force: what it holds, or, held back by a fault, what it held."""
@@ -244,7 +250,7 @@ def _claims(
             yield file, held[file]
 
 
-def _twins(names: Mapping[str, list[str]], before: Mapping[str, Live]) -> Iterator[Fault]:
+def _name_clashes(names: Mapping[str, list[str]], before: Mapping[str, Live]) -> Iterator[Fault]:
     """All but the rightful one, which had the name before, of the files that want one name."""
     for name, files in names.items():
         for file in files:
@@ -257,7 +263,7 @@ def _twins(names: Mapping[str, list[str]], before: Mapping[str, Live]) -> Iterat
                 )
 
 
-def _lost(
+def _missing_defaults(
     names: Collection[str],
     before: Mapping[str, Live],
     found: Collection[str],

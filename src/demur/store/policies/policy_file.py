@@ -30,7 +30,7 @@ from demur.core.taxonomy import Taxonomy
 from demur.store.policies.binding import promise_digest
 from demur.store.policies.calibrator_file import calibrator_from_json, calibrator_to_json
 from demur.store.policies.signature import Signature, sign
-from demur.store.policies.trust import DIGESTS_ONLY, Trust, judged
+from demur.store.policies.trust import DIGESTS_ONLY, Trust, checked_promises
 
 FileStatus = Literal["certified", "measured", "uncertified", "no longer supported"]
 
@@ -178,7 +178,7 @@ def read_policy(path: Path, trust: Trust = DIGESTS_ONLY) -> Policy:
 
 def policy_from_json(value: object, where: str, trust: Trust = DIGESTS_ONLY) -> Policy:
     """A policy from its JSON value, its promises as far as they may be believed: see
-    demur.store.policies.trust.judged.
+    demur.store.policies.trust.checked_promises.
 
     Raises PolicyError naming `where`.
     """
@@ -186,14 +186,17 @@ def policy_from_json(value: object, where: str, trust: Trust = DIGESTS_ONLY) -> 
         file = validated(PolicyFile, value, where, PolicyError)
         policy = file.to_core()
         return replace(
-            policy, promises=judged(policy.promises, policy_to_json(policy), file.signature, trust)
+            policy,
+            promises=checked_promises(
+                policy.promises, policy_to_json(policy), file.signature, trust
+            ),
         )
     except DemurError as e:  # `where` is in it unless a record said it of its own values
         message = e.message if e.message.startswith(where) else f"{where}: {e.message}"
         raise PolicyError(message, e.hint) from None
 
 
-def bound(policy: Policy) -> Policy:
+def bind_promises(policy: Policy) -> Policy:
     """The policy as certified, each certified promise tied to what it speaks of. For stages, once
     all is final.
 

@@ -39,7 +39,7 @@ class Trust:
 DIGESTS_ONLY = Trust()  # what the command line asks: whoever runs it can change the files it reads
 
 
-def judged(
+def checked_promises(
     promises: Sequence[Promise], value: Mapping[str, Any], signature: Signature | None, trust: Trust
 ) -> tuple[Promise, ...]:
     """The promises of a policy file as they may be believed: "certified" becomes "not certified"

@@ -18,7 +18,7 @@ from demur.store.run import RunFolder
 from demur.store.scores.tables import read_scores
 
 
-def cascaded(folder: RunFolder, split: Split) -> tuple[ScoreTable, Fingerprint]:
+def read_cascade_scores(folder: RunFolder, split: Split) -> tuple[ScoreTable, Fingerprint]:
     """The cascade's scores of a split, and the cascade's fingerprint. The model is not loaded.
 
     Raises ArtifactError if the run has no front of the model that scored the split.

@@ -54,7 +54,7 @@ def decided_scores(folder: RunFolder, split: Split, policy: Fingerprint | None) 
     return folder.scores(split) if own else calibrated_scores(folder, split)
 
 
-def seen_through(
+def correctness_scores(
     aware: CorrectnessAware, folder: RunFolder, split: Split, rewrites: Sequence[RewriteName]
 ) -> ScoreTable:
     """The scores of a split after a correctness-aware calibrator."""

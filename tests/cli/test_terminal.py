@@ -1,6 +1,6 @@
 """What is said of progress where there is no terminal."""
 
-from demur.cli import show
+from demur.cli import terminal as show
 
 
 def test_the_doing_is_said_once_and_other_units_begin_a_new_count(monkeypatch, capsys):

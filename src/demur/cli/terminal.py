@@ -53,7 +53,7 @@ def notes(lines: Iterable[str]) -> None:
         note(line)
 
 
-def named(reasons: Mapping[str, int]) -> str:
+def top_reasons(reasons: Mapping[str, int]) -> str:
     """The most frequent reasons with their counts, for one line."""
     most = sorted(reasons.items(), key=lambda pair: -pair[1])
     return "; ".join(f"{n} x {why}" for why, n in most[:NAMED]) + (
@@ -61,7 +61,7 @@ def named(reasons: Mapping[str, int]) -> str:
     )
 
 
-def first(places: Sequence[str]) -> str:
+def first_places(places: Sequence[str]) -> str:
     """The first of some places, for one line."""
     return ", ".join(places[:NAMED]) + (", ..." if len(places) > NAMED else "")
 
@@ -87,7 +87,7 @@ def print_table(rows: Sequence[Sequence[str]], *, title: str | None = None, word
 
 
 @contextmanager
-def bar(label: str, doing: str = "") -> Iterator[ports.Progress]:
+def progress_bar(label: str, doing: str = "") -> Iterator[ports.Progress]:
     """A progress callback: on a terminal one live line with elapsed and remaining time, else a line
     now and then.
 
@@ -120,7 +120,7 @@ class Terminal:
     """The terminal as the observer of a run's stages: see demur.assembly.steps.Observer."""
 
     note = staticmethod(note)
-    bar = staticmethod(bar)
+    bar = staticmethod(progress_bar)
 
 
 TERMINAL = Terminal()
