@@ -49,7 +49,7 @@ from demur.stages.blackbox.results import BlackboxRun, Quality, read_blackbox_ru
 from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.text.choice import choose_recipe
 from demur.stats.text.fit import PUBLISHED, fit_text_classifier
-from demur.stats.thresholds.certify import How
+from demur.stats.thresholds.certify import CertifyOptions
 from demur.stats.thresholds.solve import solve
 from demur.store.models.model_file import read_model_file
 from demur.store.models.text_model_file import PREDICTOR, read_text_classifier
@@ -191,7 +191,7 @@ def kept(rows: LabelledScores, goal: str) -> str:
                 [wanted],
                 template,
                 drawn,
-                How(confidence=CONFIDENCE, method="shared"),
+                CertifyOptions(confidence=CONFIDENCE, method="shared"),
                 data_digest="bench",
             )
         except GoalInfeasible:

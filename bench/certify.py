@@ -25,9 +25,9 @@ from demur.core.score import ScoreTable
 from demur.core.taxonomy import coconot
 from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores
-from demur.stats.thresholds.certify import Granted, How, certify
-from demur.stats.thresholds.exact import most_caught
-from demur.stats.thresholds.sweep import category_sweeps
+from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
+from demur.stats.thresholds.curve import category_sweeps
+from demur.stats.thresholds.sweep import most_caught
 from timing import median_seconds
 
 LEVEL, CONFIDENCE, RUNS, FRESH = 0.05, 0.9, 5, 200_000
@@ -57,7 +57,7 @@ def simulated(n: int, seed: int) -> LabelledScores:
 
 def ours(rows: LabelledScores, method: str, seed: int = 0) -> tuple[float, ...]:
     """Certified thresholds, one per category; NEVER for each where nothing is certified."""
-    how = How(confidence=CONFIDENCE, method=method, seed=seed, explained=False)  # type: ignore[arg-type]
+    how = CertifyOptions(confidence=CONFIDENCE, method=method, seed=seed, explained=False)  # type: ignore[arg-type]
     found = certify(GOALS, POLICY, rows, how)
     return found.certified.thresholds if isinstance(found, Granted) else (NEVER,) * 5
 

@@ -24,7 +24,7 @@ from demur.core.goals.parse import parse_goal
 from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.stats.labelled import LabelledScores, label_scores
-from demur.stats.thresholds.certify import How
+from demur.stats.thresholds.certify import CertifyOptions
 from demur.stats.thresholds.cuts import cut_below
 from demur.stats.thresholds.solve import solve
 from demur.store.policies.policy_file import read_policy
@@ -63,7 +63,11 @@ def print_targets(policy: Policy, calibrate: LabelledScores, test: LabelledScore
             try:
                 goal = parse_goal(f"refusal_rate{scope} = {level}")
                 chosen = solve(
-                    [goal], policy, calibrate, How(confidence=0.95, method="shared"), data_digest=""
+                    [goal],
+                    policy,
+                    calibrate,
+                    CertifyOptions(confidence=0.95, method="shared"),
+                    data_digest="",
                 )
             except GoalInfeasible:
                 print(

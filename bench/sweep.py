@@ -19,7 +19,7 @@ from demur.core.policy import CategoryPolicy, Policy
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import coconot
 from demur.stats.labelled import LabelledScores
-from demur.stats.thresholds.sweep import pooled_sweep
+from demur.stats.thresholds.curve import pooled_sweep
 from timing import median_seconds
 
 RUNS = 5

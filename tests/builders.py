@@ -16,6 +16,8 @@ from demur.core.score import ScoreTable
 from demur.core.taxonomy import Category, Taxonomy
 from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores
+from demur.stats.thresholds.losses import grouped_scores, losses_by_hand
+from demur.stats.thresholds.procedures.judged import hand_rate
 from demur.store.policies.policy_file import bind_promises
 
 BOUNDS = (0.0, 0.1, 0.5, 0.9, 1.0)  # of leftover mass
@@ -162,3 +164,11 @@ def locked(draw, k, rules=RULES):
     return replace(
         found, categories=categories, doubt=DoubtRule(most_leftover=draw(st.sampled_from(BOUNDS)))
     )
+
+
+def corrected_rate(goal, template, rows, hand_N):
+    """A policy's rate by the hand's labels, from judged rows of which some were checked by hand."""
+    grouped = grouped_scores(template, rows, shared=False)
+    pair = losses_by_hand(goal, template, grouped, hand_N)
+    refused_N = grouped.refused([template.category(names[0]).threshold for names in grouped.groups])
+    return hand_rate(pair, refused_N, (hand_N >= 0, hand_N < 0), 0.95)

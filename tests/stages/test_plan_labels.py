@@ -10,7 +10,7 @@ from demur.core.goals.parse import parse_goals
 from demur.core.taxonomy import coconot
 from demur.core.threshold import NEVER
 from demur.stages.plan_labels import Config, for_rows, run
-from demur.stats.thresholds.certify import Granted, How, certify
+from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
 from demur.stats.thresholds.results import Uncertified
 
 BOTH = ("false_refusal <= 0.1", "missed_refusal <= 0.2")
@@ -26,7 +26,7 @@ def clear_rows(to_answer, to_refuse):
 
 def test_the_planned_numbers_are_those_at_which_certification_begins():
     false, missed = run(Config(goals=BOTH))
-    how, goals = How(method="shared"), parse_goals(BOTH)
+    how, goals = CertifyOptions(method="shared"), parse_goals(BOTH)
     assert isinstance(
         certify(goals, policy(2), clear_rows(false.needed, missed.needed), how), Granted
     )
@@ -46,7 +46,7 @@ def test_goals_of_both_sides_share_delta_and_learning_takes_rows():
 def test_budgets_need_as_many_as_one_category_needs_for_its_share(method):
     goal = "false_refusal <= 0.1"
     (row,) = run(Config(goals=(goal,), method=method, categories=2))
-    how = How(method=method, explained=False)
+    how = CertifyOptions(method=method, explained=False)
     assert isinstance(
         certify(parse_goals(goal), policy(2), clear_rows(row.needed, 40), how), Granted
     )
@@ -62,7 +62,7 @@ def test_with_shares_the_smallest_one_decides_how_many_are_needed():
     (even,) = run(Config(goals=(goal,), method="budgets", categories=2))
     (alike,) = run(Config(goals=(goal,), method="budgets", shares=dict.fromkeys(shares, 0.5)))
     assert (alike.needed, alike.needed < row.needed) == (even.needed, True)
-    how = How(method="budgets", shares=shares, explained=False)
+    how = CertifyOptions(method="budgets", shares=shares, explained=False)
     enough, fewer = (clear_rows(n, 40) for n in (row.needed, row.needed - 1))
     found = [certify(parse_goals(goal), policy(2), rows, how) for rows in (enough, fewer)]
     assert all(isinstance(f, Granted) for f in found)
@@ -75,7 +75,7 @@ def test_goals_that_may_be_given_up_cost_labels():
     hard, soft = (
         run(Config(goals=goals, on_failure=choice))[0] for choice in ("stop", "hard_only")
     )
-    how = How(method="shared", on_failure="hard_only")
+    how = CertifyOptions(method="shared", on_failure="hard_only")
     assert hard.needed < soft.needed
     enough = certify(parse_goals(goals), policy(2), clear_rows(soft.needed, 60), how)
     assert isinstance(enough, Granted)

@@ -11,7 +11,7 @@ from demur.stages import calibrate, evaluate, report
 from demur.stages.report import curves, risks, tables
 from demur.stages.report.finished_run import read_finished_run
 from demur.stats.labelled import label_scores
-from demur.stats.thresholds.losses import board_of, losses_of
+from demur.stats.thresholds.losses import grouped_scores, losses_of
 from demur.store.policies.policy_file import read_policy
 from demur.store.results.metrics_file import MeasuredRate, read_metrics
 from demur.store.scores.tables import read_scores
@@ -62,7 +62,7 @@ def test_the_measured_rate_of_a_promise_is_counted_as_its_certificate_counts(mat
     policy, goal = material.calibrated, parse_goal(f"{risk} <= 0.5")
     # every row, not one per group
     rows = type(material.rows)(table=material.rows.table, label_N=material.rows.label_N)
-    (loss,) = losses_of([goal], board_of(policy, rows, shared=False), 0)
+    (loss,) = losses_of([goal], policy, grouped_scores(policy, rows, shared=False), 0)
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
     _, shown = risks.measured(goal, material.measured, policy.taxonomy.names)
     assert shown == MeasuredRate.from_core(

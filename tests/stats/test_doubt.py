@@ -14,18 +14,18 @@ from demur.core.goals.parse import parse_goal, parse_goals
 from demur.core.policy import DoubtRule
 from demur.core.rates import most_errors
 from demur.core.threshold import ALWAYS, NEVER
-from demur.stats.thresholds.certify import How
-from demur.stats.thresholds.curve import with_curves
-from demur.stats.thresholds.losses import board_of, losses_of
+from demur.stats.thresholds.certify import CertifyOptions
+from demur.stats.thresholds.curve import category_sweeps, pooled_sweep, with_curves
+from demur.stats.thresholds.losses import grouped_scores, losses_of
+from demur.stats.thresholds.objective import best_within, objective_of
 from demur.stats.thresholds.procedures.budgets import certify_budgets, certify_graphical
-from demur.stats.thresholds.procedures.request import Request
+from demur.stats.thresholds.procedures.search import lenient_path, split_rows
 from demur.stats.thresholds.procedures.sequences import certify_path, certify_vectors
 from demur.stats.thresholds.procedures.shared import certify_shared
+from demur.stats.thresholds.procedures.task import CertifyTask
 from demur.stats.thresholds.results import Certified
-from demur.stats.thresholds.search import lenient_path, split_rows
-from demur.stats.thresholds.solve import solve, solve_on_traffic
-from demur.stats.thresholds.sweep import category_sweeps, pooled_sweep
-from demur.stats.thresholds.worth import aim_of, best_within
+from demur.stats.thresholds.solve import solve
+from demur.stats.thresholds.traffic import solve_on_traffic
 from tests.builders import (
     THRESHOLDS,
     labelled,
@@ -72,25 +72,25 @@ def doubtful_rows(n, seed, share=0.05, signal=3.5):
 @given(data=st.data(), shared=st.booleans(), rule=st.sampled_from(("heaviest", "any", "sum")))
 def test_a_board_refuses_what_decide_many_refuses(data, shared, rule):
     rows, template = rows_of(data), template_of(data, rule)
-    board = board_of(template, rows, shared=shared or rule != "heaviest")
-    by_group = [data.draw(st.sampled_from(THRESHOLDS)) for _ in board.groups]
-    thresholds = dict(zip(template.taxonomy.names, board.thresholds(by_group), strict=True))
+    grouped = grouped_scores(template, rows, shared=shared or rule != "heaviest")
+    by_group = [data.draw(st.sampled_from(THRESHOLDS)) for _ in grouped.groups]
+    thresholds = dict(zip(template.taxonomy.names, grouped.thresholds(by_group), strict=True))
     if rule == "sum":
         thresholds = dict.fromkeys(template.taxonomy.names, by_group[0])
     chosen = template.with_thresholds(thresholds)
-    assert (board.refused(by_group) == decide_many(chosen, rows.table.logp_NC).refuses_N).all()
+    assert (grouped.refused(by_group) == decide_many(chosen, rows.table.logp_NC).refuses_N).all()
 
 
 @given(data=st.data())
 def test_a_path_refuses_at_each_step_what_decide_many_refuses(data):
     rows, template = rows_of(data), template_of(data)
-    board = board_of(template, rows, shared=False)
-    path = lenient_path(board, (rows.label_N == 0) * 1.0, (rows.label_N != 0) * 1.0, {})
-    first_N = path.first_step(board)
+    grouped = grouped_scores(template, rows, shared=False)
+    path = lenient_path(grouped, (rows.label_N == 0) * 1.0, (rows.label_N != 0) * 1.0, {})
+    first_N = path.first_step(grouped)
     for step in range(len(path.group_S) + 1):
-        by_group = path.at(step, len(board.groups))
+        by_group = path.at(step, len(grouped.groups))
         chosen = template.with_thresholds(
-            dict(zip(template.taxonomy.names, board.thresholds(by_group), strict=True)),
+            dict(zip(template.taxonomy.names, grouped.thresholds(by_group), strict=True)),
         )
         assert ((first_N <= step) == decide_many(chosen, rows.table.logp_NC).refuses_N).all()
 
@@ -154,10 +154,14 @@ def test_what_is_certified_counts_no_fewer_errors_than_decide_many_makes(procedu
     rows, template = doubtful_rows(4000, seed=3), policy(3)
     for at in lock:
         template = with_category(template, at, locked=True)
-    board = board_of(template, rows, shared=procedure is certify_shared)
-    losses = losses_of(parse_goals(goals), board, 0)
-    asked = Request(
-        board=board, losses=losses, aim=aim_of(None, board, losses), delta=0.1, fixed={}
+    grouped = grouped_scores(template, rows, shared=procedure is certify_shared)
+    losses = losses_of(parse_goals(goals), template, grouped, 0)
+    asked = CertifyTask(
+        grouped=grouped,
+        losses=losses,
+        objective=objective_of(None, grouped, losses),
+        delta=0.1,
+        fixed={},
     )
     found = procedure(asked)
     if not isinstance(found, Certified):
@@ -166,7 +170,7 @@ def test_what_is_certified_counts_no_fewer_errors_than_decide_many_makes(procedu
         return
     tested_N = np.ones(4000, dtype=bool)
     if procedure in (certify_path, certify_vectors):
-        tested_N = split_rows(board, asked.learn_share, asked.seed).test_N
+        tested_N = split_rows(grouped, asked.learn_share, asked.seed).test_N
     chosen = template.with_thresholds(
         dict(zip(template.taxonomy.names, found.thresholds, strict=True))
     )
@@ -186,10 +190,14 @@ def test_what_is_certified_counts_no_fewer_errors_than_decide_many_makes(procedu
 @pytest.mark.parametrize("procedure", EVERY)
 def test_a_level_below_the_share_in_doubt_is_not_certified(procedure):
     rows = doubtful_rows(4000, seed=5, share=0.2)
-    board = board_of(policy(3), rows, shared=procedure is certify_shared)
-    losses = losses_of(parse_goals("false_refusal <= 0.1"), board, 0)
-    asked = Request(
-        board=board, losses=losses, aim=aim_of(None, board, losses), delta=0.1, fixed={}
+    grouped = grouped_scores(policy(3), rows, shared=procedure is certify_shared)
+    losses = losses_of(parse_goals("false_refusal <= 0.1"), policy(3), grouped, 0)
+    asked = CertifyTask(
+        grouped=grouped,
+        losses=losses,
+        objective=objective_of(None, grouped, losses),
+        delta=0.1,
+        fixed={},
     )
     assert not isinstance(procedure(asked), Certified)
 
@@ -199,7 +207,9 @@ def test_a_missed_refusal_counts_doubt_as_not_answered():
         doubtful_rows(3000, seed=7, share=0.3, signal=2.0),
         parse_goal("missed_refusal <= 0.3"),
     )
-    found = solve([goal], policy(3), rows, How(confidence=0.9, method="shared"), data_digest="d")
+    found = solve(
+        [goal], policy(3), rows, CertifyOptions(confidence=0.9, method="shared"), data_digest="d"
+    )
     refused_N = decide_many(found, rows.table.logp_NC).refuses_N
     rate = found.promises[0].rate
     assert rate.hits == int((~refused_N & (rows.label_N > 0)).sum())
@@ -207,7 +217,7 @@ def test_a_missed_refusal_counts_doubt_as_not_answered():
         [goal],
         replace(policy(3), doubt=DoubtRule(most_leftover=1.0)),
         rows,
-        How(confidence=0.9, method="shared"),
+        CertifyOptions(confidence=0.9, method="shared"),
         data_digest="d",
     )
     assert without.categories[0].threshold <= found.categories[0].threshold
@@ -219,17 +229,17 @@ def test_beside_locks_no_move_of_one_threshold_betters_the_aim(data, text):
     rows, template = rows_of(data), with_category(template_of(data), 0, locked=True)
     if not (rows.to_answer and rows.to_refuse):
         return
-    board = board_of(template, rows, shared=False)
-    aim, groups = aim_of(parse_goal(text), board, ()), len(board.groups)
-    found = best_within(board, aim, [ALWAYS] * groups, [NEVER] * groups)
-    value = aim.value(board.refused(found))
+    grouped = grouped_scores(template, rows, shared=False)
+    aim, groups = objective_of(parse_goal(text), grouped, ()), len(grouped.groups)
+    found = best_within(grouped, aim, [ALWAYS] * groups, [NEVER] * groups)
+    value = aim.value(grouped.refused(found))
     for g in range(groups):
         for threshold in (
             *THRESHOLDS,
             *np.exp(np.unique(rows.table.logp_NC).astype(np.float64)).tolist(),
         ):
             assert (
-                aim.value(board.refused([*found[:g], threshold, *found[g + 1 :]])) <= value + 1e-6
+                aim.value(grouped.refused([*found[:g], threshold, *found[g + 1 :]])) <= value + 1e-6
             )
 
 
@@ -239,11 +249,11 @@ def test_with_one_lock_of_two_the_best_vector_is_nearly_always_found(data):
     template = with_category(policy(2), 0, locked=True)
     logp_NC = data.draw(leaking(2))
     rows = labelled(logp_NC, [n % 3 for n in range(len(logp_NC))])
-    board = board_of(template, rows, shared=False)
-    aim = aim_of(parse_goal("cost: false=1 missed=1"), board, ())
+    grouped = grouped_scores(template, rows, shared=False)
+    aim = objective_of(parse_goal("cost: false=1 missed=1"), grouped, ())
     cuts = [NEVER, ALWAYS, *np.exp(np.unique(logp_NC).astype(np.float64) - 1e-6).tolist()]
-    best = max(aim.value(board.refused(pair)) for pair in product(cuts, cuts))
-    found = aim.value(board.refused(best_within(board, aim, [ALWAYS] * 2, [NEVER] * 2)))
+    best = max(aim.value(grouped.refused(pair)) for pair in product(cuts, cuts))
+    found = aim.value(grouped.refused(best_within(grouped, aim, [ALWAYS] * 2, [NEVER] * 2)))
     assert found >= best - 1.0, "one row at most is lost by moving thresholds in turn"
 
 
@@ -252,11 +262,19 @@ def test_an_optimum_beside_a_lock_says_what_it_is(text):
     rows = simulated_rows(400, 3, seed=1, signal=2.0)
     template = with_category(policy(3), 0, locked=True)
     found = solve(
-        [parse_goal(text)], template, rows, How(confidence=0.9, method="shared"), data_digest="d"
+        [parse_goal(text)],
+        template,
+        rows,
+        CertifyOptions(confidence=0.9, method="shared"),
+        data_digest="d",
     )
     assert "locked" in found.promises[0].method
     free = solve(
-        [parse_goal(text)], policy(3), rows, How(confidence=0.9, method="shared"), data_digest="d"
+        [parse_goal(text)],
+        policy(3),
+        rows,
+        CertifyOptions(confidence=0.9, method="shared"),
+        data_digest="d",
     )
     kept = decide_many(found, rows.table.logp_NC).refuses_N
     lazy = decide_many(with_category(free, 0, locked=True), rows.table.logp_NC).refuses_N
@@ -271,7 +289,7 @@ def test_goals_about_tokens_refuse_locks_instead_of_miscounting(text):
             [parse_goal(text)],
             template,
             rows,
-            How(confidence=0.9, method="shared"),
+            CertifyOptions(confidence=0.9, method="shared"),
             data_digest="d",
         )
 
@@ -279,7 +297,12 @@ def test_goals_about_tokens_refuse_locks_instead_of_miscounting(text):
 def test_wrong_categories_are_not_promised_beside_a_lock():
     rows, template = simulated_rows(400, 3, seed=1), with_category(policy(3), 0, locked=True)
     with pytest.raises(GoalError, match="locked"):
-        losses_of([parse_goal("wrong_category <= 0.3")], board_of(template, rows, shared=False), 0)
+        losses_of(
+            [parse_goal("wrong_category <= 0.3")],
+            template,
+            grouped_scores(template, rows, shared=False),
+            0,
+        )
 
 
 def test_a_rate_below_the_share_in_doubt_is_infeasible_and_says_so():
@@ -290,7 +313,7 @@ def test_a_rate_below_the_share_in_doubt_is_infeasible_and_says_so():
                 [parse_goal(text)],
                 policy(3),
                 rows,
-                How(confidence=0.9, method="shared"),
+                CertifyOptions(confidence=0.9, method="shared"),
                 data_digest="d",
             )
     with pytest.raises(DemurError):

@@ -8,7 +8,7 @@ from demur.base.errors import PolicyError, TaxonomyError
 from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goals
 from demur.stats.overrides import with_overrides
-from demur.stats.thresholds.certify import How
+from demur.stats.thresholds.certify import CertifyOptions
 from demur.stats.thresholds.solve import solve
 from tests.builders import policies, policy, rows, simulated_rows
 
@@ -33,7 +33,7 @@ def test_suppressing_a_category_changes_no_decision_of_the_others(labelled_rows,
 def test_what_was_certified_of_other_decisions_is_not_certified_any_more():
     labelled_rows = simulated_rows(3000, 3, seed=1, signal=3.5)
     goals = parse_goals("false_refusal <= 0.2; missed_refusal <= 0.4; f1 max")
-    made = solve(goals, policy(3), labelled_rows, How(), data_digest="d")
+    made = solve(goals, policy(3), labelled_rows, CertifyOptions(), data_digest="d")
     less = with_overrides(made, {"safety": "suppress"}, labelled_rows)
     assert [p.status for p in less.promises] == ["uncertified", "uncertified", "measured"]
     assert "safety suppressed" in less.promises[0].method

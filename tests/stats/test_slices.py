@@ -10,8 +10,8 @@ from demur.core.rates import Rate
 from demur.core.taxonomy import Category, Taxonomy
 from demur.stats.labelled import LabelledScores, Traits
 from demur.stats.slices import expand_slices
-from demur.stats.thresholds.certify import How, certify, what_would_do
-from demur.stats.thresholds.losses import board_of, losses_of
+from demur.stats.thresholds.certify import CertifyOptions, certify, what_would_do
+from demur.stats.thresholds.losses import grouped_scores, losses_of
 from demur.stats.thresholds.results import Uncertified
 from demur.stats.thresholds.solve import solve
 from tests.builders import policy, simulated_rows
@@ -31,9 +31,9 @@ def sliced(n=900, k=3, seed=0, signal=3.0):
 
 
 def rate_at(goal, thresholds, rows, template):
-    board = board_of(template, rows, shared=False)
-    (loss,) = losses_of([goal], board, 0)
-    return loss.rate(board.refused(thresholds), np.ones(len(rows.label_N), dtype=bool))
+    grouped = grouped_scores(template, rows, shared=False)
+    (loss,) = losses_of([goal], template, grouped, 0)
+    return loss.rate(grouped.refused(thresholds), np.ones(len(rows.label_N), dtype=bool))
 
 
 def test_a_slice_counts_its_own_rows_only():
@@ -106,7 +106,7 @@ def test_a_slice_with_a_goal_of_its_own_keeps_it():
 )
 def test_an_unknown_slice_is_named_with_a_suggestion(goal, says, hint):
     with pytest.raises(GoalError) as e:
-        certify(parse_goals(goal), policy(3), sliced(), How())
+        certify(parse_goals(goal), policy(3), sliced(), CertifyOptions())
     assert says in e.value.message
     assert hint in e.value.hint
 
@@ -141,7 +141,7 @@ def test_rows_without_kind_and_source_have_no_slices():
             parse_goals("false_refusal[contrast] <= 0.1"),
             policy(3),
             simulated_rows(200, 3, 1),
-            How(),
+            CertifyOptions(),
         )
 
 
@@ -150,7 +150,7 @@ def test_a_certificate_of_several_slices_holds_each_and_says_its_mix():
     goals = parse_goals(
         "false_refusal <= 0.2 in every source; false_refusal[contrast] <= 0.2; f1 max"
     )
-    made = solve(goals, template, rows, How(confidence=0.9), data_digest="d")
+    made = solve(goals, template, rows, CertifyOptions(confidence=0.9), data_digest="d")
     assert [p.status for p in made.promises] == ["certified"] * 3 + ["measured"]
     for promise in made.promises[:3]:
         assert promise.mix
@@ -165,14 +165,18 @@ def test_a_goal_about_one_slice_alone_leaves_the_others_free():
         [parse_goal("false_refusal[contrast] <= 0.1")],
         template,
         rows,
-        How(confidence=0.9, method="shared"),
+        CertifyOptions(confidence=0.9, method="shared"),
         data_digest="d",
     )
     both = parse_goals("false_refusal[contrast] <= 0.1; false_refusal <= 0.02")
-    beside = solve(both, template, rows, How(confidence=0.9, method="shared"), data_digest="d")
+    beside = solve(
+        both, template, rows, CertifyOptions(confidence=0.9, method="shared"), data_digest="d"
+    )
     assert alone.categories[0].threshold <= beside.categories[0].threshold
     every = [parse_goal("false_refusal <= 0.1 in every kind")]
-    each = solve(every, template, rows, How(confidence=0.9, method="shared"), data_digest="d")
+    each = solve(
+        every, template, rows, CertifyOptions(confidence=0.9, method="shared"), data_digest="d"
+    )
     assert [p.risk for p in each.promises] == [
         "false_refusal[kind=benign]",
         "false_refusal[kind=contrast]",
@@ -182,7 +186,9 @@ def test_a_goal_about_one_slice_alone_leaves_the_others_free():
 def test_a_slice_with_too_few_rows_says_how_many_would_do():
     rows = sliced(200)
     of = int((rows.traits.kind_N == "contrast").sum())
-    found = certify(parse_goals("false_refusal[contrast] <= 0.05"), policy(3), rows, How())
+    found = certify(
+        parse_goals("false_refusal[contrast] <= 0.05"), policy(3), rows, CertifyOptions()
+    )
     assert isinstance(found, Uncertified)
     assert (found.rows, found.rows_needed) == (of, 59)
     assert what_would_do(found).endswith(f"{of} are there, or ask for a wider slice")

@@ -19,15 +19,15 @@ from demur.core.taxonomy import coconot
 from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import expand_slices
-from demur.stats.thresholds.certify import Granted, How, certify
-from demur.stats.thresholds.losses import board_of, losses_of
+from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
+from demur.stats.thresholds.losses import grouped_scores, losses_of
+from demur.stats.thresholds.problem import Objective
 from demur.stats.thresholds.procedures.budgets import certify_budgets, certify_graphical
-from demur.stats.thresholds.procedures.request import Request
+from demur.stats.thresholds.procedures.search import split_rows
 from demur.stats.thresholds.procedures.sequences import certify_even, certify_path, certify_vectors
 from demur.stats.thresholds.procedures.shared import certify_shared
+from demur.stats.thresholds.procedures.task import CertifyTask
 from demur.stats.thresholds.results import Certified
-from demur.stats.thresholds.search import split_rows
-from demur.stats.thresholds.worth import Aim
 from tests.builders import policy
 
 ROWS = 60_000
@@ -190,21 +190,22 @@ def at_the_edges(case, template, rows, seed, delta):
     answers; else both: all that lies between is certified together, so a promise broken at either
     edge is a broken one.
     """
-    board = board_of(template, rows, shared=case.method == "shared")
+    grouped = grouped_scores(template, rows, shared=case.method == "shared")
     if case.misled:
-        board = misled(board, case.misled, split_rows(board, LEARN, seed).learn_N)
-    losses = losses_of(expand_slices(parse_goals(case.goals), template, rows), board, seed)
+        grouped = misled(grouped, case.misled, split_rows(grouped, LEARN, seed).learn_N)
+    losses = losses_of(
+        expand_slices(parse_goals(case.goals), template, rows), template, grouped, seed
+    )
     everyone_N = np.ones(len(rows.label_N), dtype=bool)
-    request = Request(
-        board=board,
+    task = CertifyTask(
+        grouped=grouped,
         losses=losses,
-        aim=Aim(worth_N=1.0 * everyone_N, should_N=everyone_N),
+        objective=Objective(worth_N=1.0 * everyone_N, should_N=everyone_N),
         delta=delta,
         fixed={},
         seed=seed,
         learn_share=LEARN,
         shares=case.shares,
-        explained=False,
     )
     found = []
     for when, worth in (("refused", 1.0), ("answered", -1.0)):
@@ -215,30 +216,29 @@ def at_the_edges(case, template, rows, seed, delta):
         )
         if any(loss.when == when for loss in losses):
             one = PROCEDURES[case.method](
-                replace(request, aim=replace(request.aim, worth_N=worth * everyone_N))
+                replace(task, objective=replace(task.objective, worth_N=worth * everyone_N))
             )
             if isinstance(one, Certified):
                 found.append((one.thresholds, goals))
     return found
 
 
-def misled(board, log_odds, learn_N):
-    """The board with rows to be answered that look safer than they are, where an order is learnt:
-    no excuse.
+def misled(grouped, log_odds, learn_N):
+    """Rows whose rows to be answered look safer than they are, where an order is learnt: no
+    excuse.
     """
-    fooled_N = learn_N & (board.rows.label_N == 0)
-    return replace(board, logq_N=np.where(fooled_N, board.logq_N - log_odds, board.logq_N))
+    fooled_N = learn_N & (grouped.rows.label_N == 0)
+    return replace(grouped, logq_N=np.where(fooled_N, grouped.logq_N - log_odds, grouped.logq_N))
 
 
 def as_asked(case, template, rows, seed, delta):
     """(thresholds, goals) as a caller gets them."""
-    how = How(
+    how = CertifyOptions(
         confidence=1 - delta,
         seed=seed,
         method=case.method,
         on_failure=case.on_failure,
         shares=case.shares,
-        explained=False,
     )
     found = certify(parse_goals(case.goals), template, rows, how)
     return [(found.certified.thresholds, found.kept)] if isinstance(found, Granted) else []

@@ -11,7 +11,7 @@ from demur.base.errors import GoalInfeasible
 from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goal
 from demur.stats.doubt import measured_rule
-from demur.stats.thresholds.certify import How
+from demur.stats.thresholds.certify import CertifyOptions
 from demur.stats.thresholds.solve import solve
 from tests.builders import MODEL, labelled, log_softmax, policy
 
@@ -43,7 +43,11 @@ def test_a_promise_holds_where_the_bound_is_measured_on_its_own_rows(text, tail)
         template = replace(policy(2), doubt=measured_rule(rows.table, OURS, "refuse"))
         try:
             found = solve(
-                [goal], template, rows, How(confidence=1 - DELTA, method="shared"), data_digest="d"
+                [goal],
+                template,
+                rows,
+                CertifyOptions(confidence=1 - DELTA, method="shared"),
+                data_digest="d",
             )
         except GoalInfeasible:
             continue

@@ -11,7 +11,7 @@ from scipy.stats import binom, norm
 
 from demur.core.decision import compared_scores
 from demur.core.goals.parse import parse_goal
-from demur.stats.thresholds.certify import How
+from demur.stats.thresholds.certify import CertifyOptions
 from demur.stats.thresholds.solve import solve
 from tests.builders import labelled, policy
 
@@ -65,7 +65,11 @@ def test_a_certified_false_refusal_rate_is_exceeded_in_at_most_delta_of_the_draw
         z_N = np.concatenate([rng.normal(-1.5, 1.5, ROWS), rng.normal(2, 1.5, 10)])
         rows = labelled(scores(z_N, rounding), label_N)
         done = solve(
-            [goal], template, rows, How(confidence=1 - delta, method="shared"), data_digest=""
+            [goal],
+            template,
+            rows,
+            CertifyOptions(confidence=1 - delta, method="shared"),
+            data_digest="",
         )
         thresholds.append(done.categories[0].threshold)
     rates = true_rates(np.array(thresholds), template, rounding)

@@ -11,10 +11,10 @@ from scipy.stats import binom
 from demur.core.goals.parse import parse_goal, parse_goals
 from demur.core.rates import Rate
 from demur.stats.judging.betting import upper_mean
-from demur.stats.judging.judged import corrected_rate, rogan_gladen
+from demur.stats.judging.judged import rogan_gladen
 from demur.stats.labelled import UNCHECKED
-from demur.stats.thresholds.certify import Granted, How, certify
-from tests.builders import policy
+from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
+from tests.builders import corrected_rate, policy
 from tests.validity.population import DELTA, Tally, population
 
 DRAWS = 2000
@@ -45,7 +45,7 @@ def corrected_promises(draws, text="false_refusal <= 0.2"):
     granted, broken, caught = 0, 0, 0.0
     for draw in range(draws):
         rows, checked_N = judged(people.draw(rng, ROWS), rng, (0.05, 0.1))
-        how = How(confidence=1 - DELTA, seed=draw, explained=False)
+        how = CertifyOptions(confidence=1 - DELTA, seed=draw, explained=False)
         found = certify(goals, policy(3), replace(rows, hand_N=checked_N), how)
         if isinstance(found, Granted):
             granted += 1

@@ -9,7 +9,7 @@ from scipy.stats import binom
 from demur.base.errors import GoalInfeasible
 from demur.core.goals.parse import parse_goals
 from demur.core.score import ScoreTable
-from demur.stats.thresholds.solve import solve_on_traffic
+from demur.stats.thresholds.traffic import solve_on_traffic
 from tests.validity.population import DELTA, coarse, plain, population, to_bfloat16
 
 DRAWS = 2000

@@ -13,7 +13,7 @@ from demur.core.goals.parse import parse_goals
 from demur.core.score import ScoreTable
 from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores, Traits
-from demur.stats.thresholds.certify import Granted, How, certify
+from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
 from tests.validity.population import DELTA, Case, at_the_edges, population
 
 DRAWS = 2000
@@ -121,7 +121,10 @@ def test_the_mix_hides_a_slice_that_its_own_goal_bounds(people):
     rates = []
     for goals in ("false_refusal <= 0.1", "false_refusal <= 0.1 in every kind"):
         found = certify(
-            parse_goals(goals), people[0].template, rows, How(confidence=0.9, method="shared")
+            parse_goals(goals),
+            people[0].template,
+            rows,
+            CertifyOptions(confidence=0.9, method="shared"),
         )
         assert isinstance(found, Granted)
         rates.append(true_rate(contrast, found.certified.thresholds, people))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 from demur.base.errors import Undefined
 
@@ -40,6 +41,11 @@ class Rate:
         """
         half = (1.0 - confidence) / 2.0
         return lower_bound(self.hits, self.of, half), upper_bound(self.hits, self.of, half)
+
+
+def decimal_fraction(number: float) -> Fraction:
+    """The decimal number that a person meant by this float: 0.1 is one tenth."""
+    return Fraction(str(number))
 
 
 def binomial_cdf(k: int, n: int, p: float) -> float:

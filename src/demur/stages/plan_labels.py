@@ -28,9 +28,9 @@ from demur.core.settings import PlanFailure, PlanMethod
 from demur.core.taxonomy import Taxonomy
 from demur.stats.labelled import label_scores
 from demur.stats.slices import expand_slices, goal_rows
-from demur.stats.thresholds.certify import How, sets_to_try
-from demur.stats.thresholds.losses import one_per_group
+from demur.stats.thresholds.certify import CertifyOptions, sets_to_try
 from demur.stats.thresholds.plan import PlanRow, plan_row
+from demur.stats.thresholds.problem import one_per_group
 
 __all__ = ["Config", "Method", "OnFailure", "PlanRow", "for_rows", "run", "sentence"]
 
@@ -113,7 +113,7 @@ def _planned(
     config: Config, goals: Sequence[PromisedGoal], goal: PromisedGoal, have: int | None
 ) -> PlanRow:
     """The plan of one goal beside the others. have: labels of rows that it is about, if known."""
-    how = How(
+    how = CertifyOptions(
         confidence=config.confidence,
         method=config.method,
         shares=config.shares,

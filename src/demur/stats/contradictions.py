@@ -8,16 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import numpy as np
-
 from demur.base.errors import DataError
-from demur.core.decision import decide_many
 from demur.core.goals.promise import Promise
 from demur.core.goals.slices import Slice
 from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.stats.labelled import LabelledScores
-from demur.stats.thresholds.losses import board_as_it_is, losses_of
+from demur.stats.thresholds.losses import rate_under
 
 # settings under which promises speak of other rows than the splits hold
 ELSEWHERE = ("traffic", "human_labels")
@@ -50,12 +47,9 @@ def promised_rate(
     promise speaks of.
     """
     try:
-        (loss,) = losses_of([promise.goal], board_as_it_is(policy, rows), seed=0)
+        return rate_under(policy, promise.goal, rows, seed=0)
     except DataError:
         return None
-    refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
-    everyone_N = np.ones(len(refused_N), dtype=bool)
-    return loss.rate(refused_N, everyone_N), loss.mix(refused_N, everyone_N)
 
 
 def contradicted_promises(

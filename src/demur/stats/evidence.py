@@ -13,13 +13,13 @@ from demur.base.arrays import Bools
 from demur.core.decision import decide_many
 from demur.core.goals.promise import Promise
 from demur.core.policy import Policy
-from demur.core.rates import Rate, upper_bound
+from demur.core.rates import Rate, decimal_fraction, upper_bound
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import expand_slices
-from demur.stats.thresholds.certify import How
-from demur.stats.thresholds.exact import exact
-from demur.stats.thresholds.losses import Board, board_as_it_is, losses_of
-from demur.stats.thresholds.search import split_rows
+from demur.stats.thresholds.certify import CertifyOptions
+from demur.stats.thresholds.losses import grouped_by_policy, losses_of
+from demur.stats.thresholds.problem import GroupedScores
+from demur.stats.thresholds.procedures.search import split_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,17 +43,17 @@ def recount(
     DataError where the rows cannot tell.
     """
     goals = expand_slices([promise.goal], policy, rows)
-    board = board_as_it_is(policy, rows)
+    board = grouped_by_policy(policy, rows)
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
     found = []
     for seed in dict.fromkeys(seeds):
-        (loss,) = losses_of(goals, board, seed)
+        (loss,) = losses_of(goals, policy, board, seed)
         for part_N in _parts(board, seed):
             ids = tuple(rows.table.ids[n] for n in np.flatnonzero(loss.among_N & part_N))
             found.append((loss.rate(refused_N, part_N), ids))
     rate, ids = next((pair for pair in found if pair[0] == promise.rate), found[0])
     sure = promise.confidence is not None and 0.0 < promise.confidence < 1.0
-    delta = float(1 - exact(promise.confidence or 0.0))
+    delta = float(1 - decimal_fraction(promise.confidence or 0.0))
     upper = upper_bound(rate.hits, rate.of, delta) if rate.of and sure else 1.0
     return Recount(rate=rate, ids=ids, upper=upper)
 
@@ -83,9 +83,9 @@ def with_row_digests(policy: Policy, rows: LabelledScores, seeds: Sequence[int])
     return replace(policy, promises=tuple(map(named, policy.promises)))
 
 
-def _parts(board: Board, seed: int) -> tuple[Bools, Bools]:
+def _parts(board: GroupedScores, seed: int) -> tuple[Bools, Bools]:
     """All rows, and those that are not learned from:
-    demur.stats.thresholds.solve.How.learn_share.
+    demur.stats.thresholds.certify.CertifyOptions.learn_share.
     """
     everyone_N = np.ones(len(board.logq_N), dtype=bool)
-    return everyone_N, split_rows(board, How().learn_share, seed).test_N
+    return everyone_N, split_rows(board, CertifyOptions().learn_share, seed).test_N

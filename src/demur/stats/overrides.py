@@ -12,15 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
-from demur.core.decision import decide_many
 from demur.core.goals.promise import Promise
 from demur.core.goals.promised import promised
 from demur.core.policy import Override, Policy
 from demur.core.rates import Rate
 from demur.stats.labelled import LabelledScores
-from demur.stats.thresholds.losses import board_as_it_is, losses_of
+from demur.stats.thresholds.losses import rate_under
 
 
 def with_overrides(
@@ -77,7 +74,5 @@ def _withdrawn(promise: Promise, policy: Policy, rows: LabelledScores, named: st
     )
     if not all(policy.category(name).may_emit for name in promise.goal.categories):
         return bare
-    (loss,) = losses_of([promise.goal], board_as_it_is(policy, rows), seed=0)
-    refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
-    everyone_N = np.ones(len(refused_N), dtype=bool)
-    return replace(bare, rate=loss.rate(refused_N, everyone_N), mix=loss.mix(refused_N, everyone_N))
+    rate, mix = rate_under(policy, promise.goal, rows, seed=0)
+    return replace(bare, rate=rate, mix=mix)

@@ -8,11 +8,11 @@ import pytest
 from demur.base.errors import DataError, GoalError, Undefined
 from demur.core.goals.parse import parse_goal, parse_goals
 from demur.core.rates import Rate
-from demur.stats.judging.judged import corrected_rate, prediction_powered, rogan_gladen
+from demur.stats.judging.judged import prediction_powered, rogan_gladen
 from demur.stats.labelled import UNCHECKED
-from demur.stats.thresholds.certify import Granted, How, certify
+from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
 from demur.stats.thresholds.results import Uncertified
-from tests.builders import policy, simulated_rows
+from tests.builders import corrected_rate, policy, simulated_rows
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "promises.json").read_text())["judge"]
 ROWS = simulated_rows(3000, 2, seed=1, signal=4.0)
@@ -71,21 +71,21 @@ def test_more_checked_rows_certify_more_and_a_worse_judge_less():
         (replace(ROWS, label_N=np.roll(ROWS.label_N, 1)), 300),
     ):
         hand_N = checked(ROWS, count)
-        found = certify(GOALS, policy(2), replace(rows, hand_N=hand_N), How())
+        found = certify(GOALS, policy(2), replace(rows, hand_N=hand_N), CertifyOptions())
         thresholds.append(sum(found.certified.thresholds) if isinstance(found, Granted) else np.inf)
     assert thresholds[0] <= thresholds[1] <= thresholds[2]
     assert thresholds[0] < thresholds[2]
 
 
 def test_too_few_checked_rows_are_uncertified():
-    found = certify(GOALS, policy(2), replace(ROWS, hand_N=checked(ROWS, 10)), How())
+    found = certify(GOALS, policy(2), replace(ROWS, hand_N=checked(ROWS, 10)), CertifyOptions())
     assert isinstance(found, Uncertified)
     assert "rows checked" in found.reason
 
 
 def test_one_threshold_is_corrected_as_well_and_the_estimate_by_hand_is_on_record():
     rows = replace(ROWS, hand_N=checked(ROWS, 1500))
-    found = certify(GOALS, policy(2), rows, How(method="shared"))
+    found = certify(GOALS, policy(2), rows, CertifyOptions(method="shared"))
     assert isinstance(found, Granted)
     assert len(set(found.certified.thresholds)) == 1
     assert "false_refusal about" in found.certified.method
@@ -95,7 +95,7 @@ def test_one_threshold_is_corrected_as_well_and_the_estimate_by_hand_is_on_recor
 def test_soft_goals_are_given_up_under_a_judge_too():
     rows = replace(ROWS, hand_N=checked(ROWS, 1500))
     goals = parse_goals("false_refusal <= 0.2; missed_refusal[humanizing] <= 0.001 soft")
-    found = certify(goals, policy(2), rows, How(on_failure="hard_only", explained=False))
+    found = certify(goals, policy(2), rows, CertifyOptions(on_failure="hard_only", explained=False))
     assert isinstance(found, Granted)
     assert found.given_up == goals[1:]
 
@@ -111,9 +111,9 @@ def test_bad_input_is_refused():
         corrected_rate(parse_goal("refusal_rate <= 0.1"), policy(2), ROWS, checked(ROWS, 50))
     judged = replace(ROWS, hand_N=checked(ROWS, 50))
     with pytest.raises(GoalError, match="has no correction"):
-        certify(parse_goals("refusal_rate <= 0.1"), policy(2), judged, How())
+        certify(parse_goals("refusal_rate <= 0.1"), policy(2), judged, CertifyOptions())
     with pytest.raises(GoalError, match="takes labels at their word"):
-        certify(GOALS, policy(2), judged, How(method="path"))
+        certify(GOALS, policy(2), judged, CertifyOptions(method="path"))
     with pytest.raises(DataError, match="labelled none of the 3000"):
         replace(ROWS, hand_N=np.full(3000, UNCHECKED))
     with pytest.raises(DataError, match="has label 7"):

@@ -10,14 +10,16 @@ from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goals
 from demur.core.rates import Rate
 from demur.core.threshold import NEVER
-from demur.stats.thresholds.certify import Granted, How, certify, what_would_do
+from demur.stats.thresholds.certify import CertifyOptions, Granted, certify, what_would_do
 from demur.stats.thresholds.results import Infeasible, Uncertified
 from demur.stats.thresholds.solve import solve
 from tests.builders import labelled, log_softmax, policy, simulated_rows, with_category
 
 
-def chosen(texts, template, rows, **how):
-    return solve(parse_goals(texts), template, rows, How(**how), data_digest="digest")
+def chosen(texts, template, rows, **options):
+    return solve(
+        parse_goals(texts), template, rows, CertifyOptions(**options), data_digest="digest"
+    )
 
 
 def test_every_goal_gets_one_promise_in_the_order_asked():
@@ -92,14 +94,17 @@ def test_a_kept_policy_stays_as_it_is_and_says_what_was_asked_of_it():
 
 def test_failures_are_typed():
     few = certify(
-        parse_goals("false_refusal <= 0.001"), policy(3), simulated_rows(300, 3, seed=3), How()
+        parse_goals("false_refusal <= 0.001"),
+        policy(3),
+        simulated_rows(300, 3, seed=3),
+        CertifyOptions(),
     )
     assert isinstance(few, Uncertified)
     never = certify(
         parse_goals("false_refusal <= 0.02; missed_refusal <= 0.05"),
         policy(3),
         simulated_rows(3000, 3, seed=3),
-        How(),
+        CertifyOptions(),
     )
     assert isinstance(never, Infeasible)
 
@@ -108,7 +113,10 @@ def test_failures_are_typed():
 def test_rules_with_one_threshold_are_certified_on_all_rows(rule):
     rows = simulated_rows(2000, 3, seed=4, signal=3.0)
     found = certify(
-        parse_goals("false_refusal <= 0.1; missed_refusal <= 0.3"), policy(3, rule), rows, How()
+        parse_goals("false_refusal <= 0.1; missed_refusal <= 0.3"),
+        policy(3, rule),
+        rows,
+        CertifyOptions(),
     )
     assert isinstance(found, Granted)
     assert found.certified.evidence[0].rate.of == rows.to_answer
@@ -143,8 +151,8 @@ def test_no_category_is_left_out_because_its_probabilities_are_lower_than_anothe
     goals = parse_goals("false_refusal <= 0.1")
     for seed in range(5):
         rows = uneven_rows(seed)
-        shared = caught(certify(goals, policy(3), rows, How(method="shared")), rows)
-        chosen_ = caught(certify(goals, policy(3), rows, How()), rows)
+        shared = caught(certify(goals, policy(3), rows, CertifyOptions(method="shared")), rows)
+        chosen_ = caught(certify(goals, policy(3), rows, CertifyOptions()), rows)
         assert min(chosen_) >= 10 > min(shared)
         assert sum(chosen_) >= sum(shared)
 
@@ -155,13 +163,13 @@ def test_what_auto_certifies_catches_no_less_than_each_procedure_at_its_share_of
         parse_goals("false_refusal <= 0.1"),
         simulated_rows(rows, 3, seed=5, signal=3.0),
     )
-    found = certify(goals, policy(3), labelled_rows, How())
+    found = certify(goals, policy(3), labelled_rows, CertifyOptions())
     if "the best of" in found.certified.method:
         tried = (
             found.certified.method.partition("the best of ")[2].partition(", each")[0].split(", ")
         )
-        shares = [How(confidence=1 - 0.05 / len(tried), method=m) for m in tried]
-        others = [certify(goals, policy(3), labelled_rows, how) for how in shares]
+        shares = [CertifyOptions(confidence=1 - 0.05 / len(tried), method=m) for m in tried]
+        others = [certify(goals, policy(3), labelled_rows, options) for options in shares]
         assert sum(caught(found, labelled_rows)) == max(
             sum(caught(o, labelled_rows)) for o in others
         )
@@ -173,11 +181,13 @@ def test_shares_of_delta_that_could_certify_nothing_are_not_taken():
     goals = parse_goals("false_refusal <= 0.1")
     # 29 without an error certify 0.1 at delta 0.05, 36 at half of it; 46 may show one error
     for comply in (30, 46):
-        found = certify(goals, policy(3), uneven_rows(1, comply), How(explained=False))
+        found = certify(goals, policy(3), uneven_rows(1, comply), CertifyOptions(explained=False))
         assert isinstance(found, Granted)
         assert "the best of" not in found.certified.method
         assert "even path" in found.certified.method
-        alike = certify(goals, policy(3), simulated_rows(3 * comply, 3, seed=1, signal=4.0), How())
+        alike = certify(
+            goals, policy(3), simulated_rows(3 * comply, 3, seed=1, signal=4.0), CertifyOptions()
+        )
         assert len(set(alike.certified.thresholds)) == 1
 
 
@@ -196,7 +206,7 @@ def test_no_failure_contradicts_itself(method):
             parse_goals(texts),
             policy(3),
             uneven_rows(seed, comply, 12),
-            How(method=method, seed=seed),
+            CertifyOptions(method=method, seed=seed),
         )
         if not isinstance(found, Uncertified):
             continue
@@ -211,8 +221,8 @@ def test_no_failure_contradicts_itself(method):
 
 
 def test_a_failure_of_budgets_names_the_level_and_the_delta_that_were_divided():
-    how = How(method="budgets")
-    found = certify(parse_goals("false_refusal <= 0.1"), policy(3), uneven_rows(0), how)
+    options = CertifyOptions(method="budgets")
+    found = certify(parse_goals("false_refusal <= 0.1"), policy(3), uneven_rows(0), options)
     assert isinstance(found, Uncertified)
     assert "0.0333 of safety at delta 0.0167" in found.reason
     assert (found.rows, found.rows_needed) == (46, 121)
@@ -228,7 +238,7 @@ def test_a_promise_that_could_be_kept_by_doing_nothing_says_so():
         parse_goals("false_refusal <= 0.02"),
         policy(2),
         labelled(log_softmax(logits_NC), label_N),
-        How(),
+        CertifyOptions(),
     )
     assert isinstance(found, Uncertified)
     assert (
@@ -256,11 +266,14 @@ def test_rows_made_from_one_another_count_once():
     rows = simulated_rows(400, 2, seed=7, signal=4.0)
     twice = labelled(np.concatenate([rows.table.logp_NC] * 2), np.concatenate([rows.label_N] * 2))
     grouped = replace(twice, group_N=np.tile(np.arange(400), 2))
-    goals, how = parse_goals("false_refusal <= 0.2"), How(method="shared")
-    once, both = certify(goals, policy(2), rows, how), certify(goals, policy(2), grouped, how)
+    goals, options = parse_goals("false_refusal <= 0.2"), CertifyOptions(method="shared")
+    once, both = (
+        certify(goals, policy(2), rows, options),
+        certify(goals, policy(2), grouped, options),
+    )
     assert both.certified.evidence[0].rate == once.certified.evidence[0].rate
     assert (
-        certify(goals, policy(2), twice, how).certified.evidence[0].rate.of
+        certify(goals, policy(2), twice, options).certified.evidence[0].rate.of
         == 2 * once.certified.evidence[0].rate.of
     )
 
@@ -330,7 +343,7 @@ def test_rows_without_anything_to_answer_promise_nothing_about_false_refusals():
 
 
 @pytest.mark.parametrize(
-    ("how", "message"),
+    ("options", "message"),
     [
         ({"confidence": 1.0}, "not in"),
         ({"learn_share": 0.0}, "learn_share"),
@@ -341,9 +354,9 @@ def test_rows_without_anything_to_answer_promise_nothing_about_false_refusals():
         ({"on_failure": "keep:old", "kept": policy(1)}, "of that name"),
     ],
 )
-def test_a_way_that_is_none_is_refused(how, message):
+def test_a_way_that_is_none_is_refused(options, message):
     with pytest.raises(GoalError, match=message):
-        How(**how)
+        CertifyOptions(**options)
 
 
 def test_methods_that_need_a_threshold_per_category_refuse_rules_with_one():
@@ -381,6 +394,6 @@ def test_target_rates_of_every_category_can_be_promised_not_to_refuse_falsely():
 def test_no_goal_and_no_promise_are_refused():
     rows = simulated_rows(100, 2, seed=12)
     with pytest.raises(GoalError, match="no goal is given"):
-        solve((), policy(2), rows, How(), data_digest="")
+        solve((), policy(2), rows, CertifyOptions(), data_digest="")
     with pytest.raises(GoalError, match="no goal is a promise"):
-        certify(parse_goals("f1 max"), policy(2), rows, How())
+        certify(parse_goals("f1 max"), policy(2), rows, CertifyOptions())

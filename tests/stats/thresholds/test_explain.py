@@ -2,19 +2,19 @@ import numpy as np
 import pytest
 
 from demur.core.goals.parse import parse_goals
-from demur.stats.thresholds.explain import explain, lowest_rate
-from demur.stats.thresholds.losses import board_of, losses_of
+from demur.stats.thresholds.explain import explain, failure_of, lowest_rate
+from demur.stats.thresholds.losses import grouped_scores, losses_of
+from demur.stats.thresholds.problem import LearnTestSplit
+from demur.stats.thresholds.procedures.search import cut_grid
 from demur.stats.thresholds.procedures.sequences import certify_path
 from demur.stats.thresholds.results import Infeasible, Uncertified
-from demur.stats.thresholds.search import Split, menu_of
 from tests.builders import policy, simulated_rows
-from tests.stats.thresholds.test_procedures import request
+from tests.stats.thresholds.procedures.test_procedures import task
 
 
 def test_goals_that_the_scores_cannot_meet_are_infeasible_with_the_trade_off():
-    found = certify_path(
-        request("false_refusal <= 0.02; missed_refusal <= 0.1", simulated_rows(4000, 3, seed=7))
-    )
+    asked = task("false_refusal <= 0.02; missed_refusal <= 0.1", simulated_rows(4000, 3, seed=7))
+    found = failure_of(asked, certify_path(asked))
     assert isinstance(found, Infeasible)
     assert found.blocking.text == "missed_refusal <= 0.1"
     kept_false, kept_missed = (r.lowest for r in found.reachable)
@@ -25,17 +25,22 @@ def test_goals_that_the_scores_cannot_meet_are_infeasible_with_the_trade_off():
 
 def test_the_priority_of_soft_goals_says_which_one_blocks():
     texts = ["false_refusal <= 0.02 soft 2", "missed_refusal <= 0.1 soft"]
-    found = certify_path(request(texts, simulated_rows(4000, 3, seed=7)))
+    asked = task(texts, simulated_rows(4000, 3, seed=7))
+    found = failure_of(asked, certify_path(asked))
     assert isinstance(found, Infeasible)
     assert found.blocking.text == texts[0]
 
 
 def test_levels_that_the_rows_meet_are_uncertified_with_the_rows_that_would_do():
     labelled_rows = simulated_rows(400, 3, seed=1, signal=3.5)
-    board = board_of(policy(3), labelled_rows, shared=False)
-    losses = losses_of(parse_goals("false_refusal <= 0.1; missed_refusal <= 0.12"), board, 0)
+    grouped = grouped_scores(policy(3), labelled_rows, shared=False)
+    losses = losses_of(
+        parse_goals("false_refusal <= 0.1; missed_refusal <= 0.12"), policy(3), grouped, 0
+    )
     everyone_N = np.ones(400, dtype=bool)
-    found = explain(board, losses, 0.05, Split(learn_N=everyone_N, test_N=everyone_N), {})
+    found = explain(
+        grouped, losses, 0.05, LearnTestSplit(learn_N=everyone_N, test_N=everyone_N), {}
+    )
     assert isinstance(found, Uncertified)
     assert found.rows_needed is None or found.rows_needed > found.rows
     assert len(found.evidence) == 2
@@ -43,16 +48,22 @@ def test_levels_that_the_rows_meet_are_uncertified_with_the_rows_that_would_do()
 
 def test_no_vector_of_thresholds_goes_below_the_lowest_rate():
     labelled_rows = simulated_rows(600, 2, seed=2)
-    board = board_of(policy(2), labelled_rows, shared=False)
-    losses = losses_of(parse_goals("false_refusal <= 0.1; missed_refusal <= 0.2"), board, 0)
+    grouped = grouped_scores(policy(2), labelled_rows, shared=False)
+    losses = losses_of(
+        parse_goals("false_refusal <= 0.1; missed_refusal <= 0.2"), policy(2), grouped, 0
+    )
     everyone_N, rng = np.ones(600, dtype=bool), np.random.default_rng(3)
-    menu = menu_of(
-        board, losses, everyone_N.astype(float), Split(learn_N=everyone_N, test_N=everyone_N), {}
+    menu = cut_grid(
+        grouped,
+        losses,
+        everyone_N.astype(float),
+        LearnTestSplit(learn_N=everyone_N, test_N=everyone_N),
+        {},
     )
     lowest = lowest_rate(menu, 1, [0])
     kept = []
     for _ in range(500):
-        refused_N = board.refused([float(rng.choice(t)) for t in menu.threshold_GJ])
+        refused_N = grouped.refused([float(rng.choice(t)) for t in menu.threshold_GJ])
         if losses[0].rate(refused_N, everyone_N).value <= 0.1:
             kept.append(losses[1].rate(refused_N, everyone_N).value)
     assert lowest <= min(kept)

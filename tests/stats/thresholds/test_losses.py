@@ -7,7 +7,9 @@ from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goal
 from demur.core.goals.promised import FalseRefusal
 from demur.core.rates import Rate
-from demur.stats.thresholds.losses import board_of, evidence, losses_of, one_per_group
+from demur.stats.thresholds.losses import grouped_scores, losses_of
+from demur.stats.thresholds.problem import one_per_group
+from demur.stats.thresholds.procedures.task import evidence
 from tests.builders import THRESHOLDS, labelled, log_softmax, policy, rows, with_category
 
 
@@ -25,13 +27,13 @@ def test_one_per_group_marks_exactly_one_row_of_each_group_among_those_asked():
 def test_a_board_refuses_what_decide_many_refuses(data, shared):
     labelled_rows = data.draw(rows(3, max_rows=12))
     template = with_category(policy(3), 1, active=data.draw(st.booleans()))
-    board = board_of(template, labelled_rows, shared=shared)
-    by_group = [data.draw(st.sampled_from(THRESHOLDS)) for _ in board.groups]
+    grouped = grouped_scores(template, labelled_rows, shared=shared)
+    by_group = [data.draw(st.sampled_from(THRESHOLDS)) for _ in grouped.groups]
     chosen = template.with_thresholds(
-        dict(zip(template.taxonomy.names, board.thresholds(by_group), strict=True))
+        dict(zip(template.taxonomy.names, grouped.thresholds(by_group), strict=True))
     )
     assert (
-        board.refused(by_group) == decide_many(chosen, labelled_rows.table.logp_NC).refuses_N
+        grouped.refused(by_group) == decide_many(chosen, labelled_rows.table.logp_NC).refuses_N
     ).all()
 
 
@@ -39,7 +41,7 @@ def test_a_board_refuses_what_decide_many_refuses(data, shared):
 def test_rates_of_goals_are_what_their_words_say(data):
     labelled_rows = data.draw(rows(3, min_rows=4, max_rows=12))
     template = policy(3, thresholds=[data.draw(st.sampled_from(THRESHOLDS)) for _ in range(3)])
-    board, label_N = board_of(template, labelled_rows, shared=False), labelled_rows.label_N
+    grouped, label_N = grouped_scores(template, labelled_rows, shared=False), labelled_rows.label_N
     choice_N = decide_many(template, labelled_rows.table.logp_NC).choice_N
     refused_N, everyone_N = choice_N > 0, np.ones(len(label_N), dtype=bool)
     in_words = {
@@ -53,17 +55,17 @@ def test_rates_of_goals_are_what_their_words_say(data):
     }
     for text, (among_N, wrong_N) in in_words.items():
         if among_N.any():
-            loss = losses_of([parse_goal(text)], board, 0)[0]
+            loss = losses_of([parse_goal(text)], template, grouped, 0)[0]
             expected = Rate(hits=int((among_N & wrong_N).sum()), of=int(among_N.sum()))
             assert loss.rate(refused_N, everyone_N) == expected
 
 
 def test_the_thresholds_a_goal_depends_on_do_not_depend_on_the_rows():
-    board = board_of(
+    grouped = grouped_scores(
         policy(3), labelled(log_softmax([[0, 5, 1, 1], [0, 5, 1, 1]]), [0, 2]), shared=False
     )
     found = {
-        text: losses_of([parse_goal(text)], board, 0)[0].groups(board)
+        text: losses_of([parse_goal(text)], policy(3), grouped, 0)[0].groups(grouped)
         for text in (
             "false_refusal <= 0.1",
             "false_refusal[safety] <= 0.1",

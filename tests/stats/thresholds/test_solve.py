@@ -13,7 +13,7 @@ from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goal, parse_goals
 from demur.core.rates import Rate
 from demur.core.threshold import NEVER
-from demur.stats.thresholds.certify import How
+from demur.stats.thresholds.certify import CertifyOptions
 from demur.stats.thresholds.losses import STEERABLE
 from demur.stats.thresholds.solve import solve
 from tests.builders import (
@@ -37,7 +37,7 @@ def chosen(text, template, rows, confidence=0.95):
         [parse_goal(text)],
         template,
         rows,
-        How(confidence=confidence, method="shared"),
+        CertifyOptions(confidence=confidence, method="shared"),
         data_digest="digest",
     )
 
@@ -144,7 +144,7 @@ def test_a_rate_above_what_a_category_can_refuse_is_infeasible_and_names_the_hig
     )
     both = ["refusal_rate[humanizing] = 90%", "f1 max"]
     with pytest.raises(GoalInfeasible, match=f"{reach} are refused"):
-        solve(parse_goals(both), policy(3), rows, How(), data_digest="")
+        solve(parse_goals(both), policy(3), rows, CertifyOptions(), data_digest="")
 
 
 @pytest.mark.parametrize("rule", STEERABLE)

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from demur.core.decision import compared_scores, decide_many
 from demur.core.threshold import NEVER
-from demur.stats.thresholds.sweep import category_sweeps, pooled_sweep, sweep_of
+from demur.stats.thresholds.curve import category_sweeps, pooled_sweep
+from demur.stats.thresholds.sweep import sweep_of
 from tests.builders import THRESHOLDS, policy, rows, simulated_rows, with_category
 
 

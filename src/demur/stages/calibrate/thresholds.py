@@ -22,9 +22,10 @@ from demur.core.threshold import NEVER
 from demur.stages.calibrate.calibrator import FittedCalibrator
 from demur.stages.calibrate.inputs import Inputs
 from demur.stats.labelled import UNCHECKED, LabelledScores, label_scores
-from demur.stats.thresholds.certify import How
+from demur.stats.thresholds.certify import CertifyOptions
 from demur.stats.thresholds.curve import with_curves
-from demur.stats.thresholds.solve import solve, solve_by_probabilities, solve_on_traffic
+from demur.stats.thresholds.solve import solve, solve_by_probabilities
+from demur.stats.thresholds.traffic import solve_on_traffic
 from demur.store.results.monitor_file import read_feedback
 from demur.store.scores.tables import read_scores
 
@@ -116,7 +117,9 @@ def choose(
     return solve(goals, before, rows, how, data_digest=digest)
 
 
-def _how(config: CalibrateSettings, goals: Sequence[Goal], fallback: Policy | None) -> How:
+def _how(
+    config: CalibrateSettings, goals: Sequence[Goal], fallback: Policy | None
+) -> CertifyOptions:
     """The settings of the solver.
 
     method = "auto" means one shared threshold for a single goal that is not about rows to be
@@ -126,7 +129,7 @@ def _how(config: CalibrateSettings, goals: Sequence[Goal], fallback: Policy | No
     method: Method = "shared" if alone else config.method
     on_failure = f"keep:{fallback.name}" if fallback else config.on_failure
     shares = config.shares or None
-    return How(
+    return CertifyOptions(
         confidence=config.confidence,
         method=method,
         seed=config.seed,

@@ -25,7 +25,7 @@ from demur.core.policy import Policy
 from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.sample import evenly_spaced, split_by_group
-from demur.stats.thresholds.certify import How
+from demur.stats.thresholds.certify import CertifyOptions
 from demur.stats.thresholds.losses import STEERABLE
 from demur.stats.thresholds.solve import solve
 from demur.store.policies.choice_file import CalibratorChoice, read_choice
@@ -167,7 +167,7 @@ def _others(
             unmet.append(UnmetGoal(goal=text, reason=NO_HAND))
             continue
         try:
-            how = How(confidence=CONFIDENCE)
+            how = CertifyOptions(confidence=CONFIDENCE)
             chosen = solve(asked, before, calibrate, how, data_digest=digest)
         except (GoalInfeasible, DataError) as e:
             unmet.append(UnmetGoal(goal=text, reason=e.message))

@@ -22,7 +22,8 @@ from demur.stats.drift.audit import Audit
 from demur.stats.drift.martingale import Martingale
 from demur.stats.drift.monitor import Monitor, observe_labels, observe_scores
 from demur.stats.labelled import LabelledScores, Traits, label_scores
-from demur.stats.thresholds.losses import board_as_it_is, losses_of, one_per_group
+from demur.stats.thresholds.losses import grouped_by_policy, losses_of
+from demur.stats.thresholds.problem import one_per_group
 from demur.store.results.monitor_file import AuditRow, FeedbackRow, MonitorRow, SeriesRow
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
@@ -150,9 +151,9 @@ def _traits(rows: Sequence[FeedbackRow], label_N: npt.NDArray[np.int64]) -> Trai
 def _errors(policy: Policy, audit: Audit, rows: LabelledScores) -> npt.NDArray[np.bool_]:
     """Whether the policy errs, for each row that the promise is about, in order."""
     # Live requests have no groups: each counts.
-    board = board_as_it_is(policy, replace(rows, group_N=None))
+    board = grouped_by_policy(policy, replace(rows, group_N=None))
     try:
-        (loss,) = losses_of([audit.goal], board, 0)
+        (loss,) = losses_of([audit.goal], policy, board, 0)
     except DataError:  # none of these rows is of the promise's kind
         return np.zeros(0, dtype=bool)
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N

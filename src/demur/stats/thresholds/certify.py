@@ -16,25 +16,31 @@ from demur.core.goals.goal import Goal
 from demur.core.goals.kinds import Optimum, TargetRate
 from demur.core.goals.promised import PromisedGoal
 from demur.core.policy import Policy
-from demur.core.rates import most_errors
+from demur.core.rates import decimal_fraction, most_errors
 from demur.core.settings import Method
-from demur.stats.judging.judged import certify_judged
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import expand_slices
-from demur.stats.thresholds.exact import exact
-from demur.stats.thresholds.losses import Board, Loss, board_of, losses_of, require_steerable
+from demur.stats.thresholds.explain import failure_of
+from demur.stats.thresholds.losses import (
+    grouped_scores,
+    losses_by_hand,
+    losses_of,
+    require_steerable,
+)
+from demur.stats.thresholds.objective import objective_of
+from demur.stats.thresholds.problem import GroupedScores, Loss
 from demur.stats.thresholds.procedures.budgets import (
     certify_budgets,
     certify_graphical,
     check_shares,
 )
-from demur.stats.thresholds.procedures.request import Request
+from demur.stats.thresholds.procedures.judged import certify_judged
+from demur.stats.thresholds.procedures.search import split_rows, uneven
 from demur.stats.thresholds.procedures.sequences import certify_even, certify_path, certify_vectors
 from demur.stats.thresholds.procedures.shared import certify_shared
-from demur.stats.thresholds.rates import rates_of_categories
-from demur.stats.thresholds.results import Certified, Failure, Infeasible
-from demur.stats.thresholds.search import split_rows, uneven
-from demur.stats.thresholds.worth import aim_of
+from demur.stats.thresholds.procedures.task import Answer, CertifyTask, NotCertified
+from demur.stats.thresholds.results import Certified, Failure, Infeasible, Uncertified
+from demur.stats.thresholds.target_rates import rates_of_categories
 
 # A path learns on some rows and tests on the rest. With fewer errors than this to spend there, one
 # shared threshold, tested on all rows, catches more (bench/certify.py). Counts of labels decide,
@@ -43,7 +49,7 @@ ENOUGH_ERRORS = 20
 # delta is divided over procedures where each may still err so often, as a share of the whole
 WORTH_DIVIDING = 0.75
 
-_METHODS: Mapping[str, Callable[[Request], Certified | Failure]] = {
+_METHODS: Mapping[str, Callable[[CertifyTask], Answer]] = {
     "shared": certify_shared,
     "even": certify_even,
     "path": certify_path,
@@ -56,7 +62,7 @@ _PROCEDURES = {**_METHODS, _JUDGED: certify_judged}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class How:
+class CertifyOptions:
     """How to certify, and what to do if it fails.
 
     Raises GoalError on a confidence, a share, a method or an on_failure that is none.
@@ -105,7 +111,7 @@ class How:
     @property
     def delta(self) -> float:
         """1 - confidence, without the float residue of 1 - 0.95."""
-        return float(1 - exact(self.confidence))
+        return float(1 - decimal_fraction(self.confidence))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -113,7 +119,7 @@ class _Case:
     goals: Sequence[Goal]
     template: Policy
     rows: LabelledScores
-    how: How
+    options: CertifyOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +132,7 @@ class Granted:
 
 
 def certify(
-    goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: How
+    goals: Sequence[Goal], template: Policy, rows: LabelledScores, options: CertifyOptions
 ) -> Granted | Failure:
     """Thresholds that keep all promised goals together, as far as on_failure lets soft ones go.
 
@@ -136,16 +142,16 @@ def certify(
     whichever is granted. Raises GoalError, DataError.
     """
     goals = expand_slices(goals, template, rows)
-    case = _Case(goals=goals, template=template, rows=rows, how=how)
-    ladder = sets_to_try([g for g in goals if isinstance(g, PromisedGoal)], how)
+    case = _Case(goals=goals, template=template, rows=rows, options=options)
+    ladder = sets_to_try([g for g in goals if isinstance(g, PromisedGoal)], options)
     if not ladder:
         raise GoalError(
             "no goal is a promise, nothing can be certified", "such as 'false_refusal <= 0.05'"
         )
     failure: Failure | None = None
     for asked in ladder:
-        explained = how.explained and asked is ladder[-1]
-        found = _best(case, asked, how.delta / len(ladder), explained=explained)
+        explained = options.explained and asked is ladder[-1]
+        found = _best(case, asked, options.delta / len(ladder), explained=explained)
         if isinstance(found, Certified):
             gone = tuple(g for g in goals if isinstance(g, PromisedGoal) and g not in asked)
             return Granted(certified=found, kept=tuple(asked), given_up=gone)
@@ -164,25 +170,38 @@ def _best(
     """
     tried = _requests(case, asked, delta)
     best: tuple[float, Certified] | None = None
-    failure: Failure | None = None
-    for method, request in tried:
-        found = _PROCEDURES[method](replace(request, delta=delta / len(tried), explained=explained))
+    failed: tuple[CertifyTask, Uncertified | NotCertified] | None = None
+    for method, own in tried:
+        task = replace(own, delta=delta / len(tried))
+        found = _PROCEDURES[method](task)
         if not isinstance(found, Certified):
-            failure = found if failure is None else failure
+            failed = (task, found) if failed is None else failed
             continue
-        names = [
-            request.board.template.taxonomy.names.index(group[0]) for group in request.board.groups
-        ]
-        value = request.aim.value(request.board.refused([found.thresholds[at] for at in names]))
+        names = [task.grouped.names.index(group[0]) for group in task.grouped.groups]
+        value = task.objective.value(task.grouped.refused([found.thresholds[at] for at in names]))
         if best is None or value > best[0]:
             best = (value, found)
     if best is None:
-        assert failure is not None  # something is always tried
-        return failure
+        assert failed is not None  # something is always tried
+        task, found = failed
+        if explained or isinstance(found, Uncertified) or found.vacuous:
+            return failure_of(task, found)
+        return _unexplained(task)
     others = (
         f"; the best of {', '.join(m for m, _ in tried)}, each at delta {delta / len(tried):.3g}"
     )
     return replace(best[1], method=best[1].method + (others if len(tried) > 1 else ""))
+
+
+def _unexplained(task: CertifyTask) -> Uncertified:
+    first = task.losses[0]
+    return Uncertified(
+        reason="not certified, and not asked why",
+        blocking=first.goal,
+        rows=first.of(task.everyone),
+        rows_needed=None,
+        evidence=(),
+    )
 
 
 def what_would_do(failure: Failure) -> str:
@@ -204,54 +223,61 @@ def what_would_do(failure: Failure) -> str:
     )
 
 
-def sets_to_try(promised: Sequence[PromisedGoal], how: How) -> list[list[PromisedGoal]]:
+def sets_to_try(
+    promised: Sequence[PromisedGoal], options: CertifyOptions
+) -> list[list[PromisedGoal]]:
     """Goal sets, all of them first; under hard_only softer ones leave step by step. Delta is split
     over the sets.
     """
     sets = [list(promised)]
-    if how.on_failure == "hard_only":
+    if options.on_failure == "hard_only":
         for priority in sorted({g.soft for g in promised if g.soft is not None}, reverse=True):
             sets.append([g for g in sets[-1] if g.soft != priority])
     return [s for s in sets if s]
 
 
-def _board(case: _Case, *, shared: bool) -> Board:
+def _board(case: _Case, *, shared: bool) -> GroupedScores:
     for goal in case.goals:
         require_steerable(goal, case.template)
-    return board_of(case.template, case.rows, shared=shared)
+    return grouped_scores(case.template, case.rows, shared=shared)
 
 
-def _requests(case: _Case, asked: Sequence[Goal], delta: float) -> list[tuple[str, Request]]:
+def _requests(case: _Case, asked: Sequence[Goal], delta: float) -> list[tuple[str, CertifyTask]]:
     """The methods to try, and what each is to certify. Counts of labels choose them, never scores:
     that is valid.
     """
-    how, alone = case.how, case.template.rule != "heaviest"
+    options, alone = case.options, case.template.rule != "heaviest"
     if not case.rows.to_refuse:
         raise DataError(
             f"none of the {len(case.rows.label_N)} rows is to be refused: nothing says what "
             "thresholds should catch",
             "add rows to be refused to the calibrate split",
         )
-    board = _board(case, shared=alone)
-    losses = losses_of(asked, board, how.seed)
-    methods = _chosen(case, board, losses, delta)
+    grouped = _board(case, shared=alone)
+    losses = losses_of(asked, case.template, grouped, options.seed)
+    methods = _chosen(case, grouped, losses, delta)
     found = []
     for method in methods:
         if method == "shared" and not alone:
             one = _board(case, shared=True)
-            found.append((method, _asked(case, one, losses_of(asked, one, how.seed))))
+            shared = losses_of(asked, case.template, one, options.seed)
+            found.append((method, _asked(case, one, shared)))
         else:
-            found.append((method, _asked(case, board, losses)))
-    return found if case.rows.hand_N is None else [(_JUDGED, request) for _, request in found]
+            found.append((method, _asked(case, grouped, losses)))
+    return found if case.rows.hand_N is None else [(_JUDGED, task) for _, task in found]
 
 
-def _chosen(case: _Case, board: Board, losses: Sequence[Loss], delta: float) -> list[str]:
+def _chosen(case: _Case, grouped: GroupedScores, losses: Sequence[Loss], delta: float) -> list[str]:
     """The method that was asked for, if it fits; or those that do, to take the best of."""
-    how, alone, judged = case.how, case.template.rule != "heaviest", case.rows.hand_N is not None
+    options, alone, judged = (
+        case.options,
+        case.template.rule != "heaviest",
+        case.rows.hand_N is not None,
+    )
     wants_rate = any(isinstance(goal, TargetRate) for goal in case.goals)
-    methods: list[str] = [how.method]
-    if how.method == "auto":
-        methods = _fitting_methods(case, board, losses, delta)
+    methods: list[str] = [options.method]
+    if options.method == "auto":
+        methods = _fitting_methods(case, grouped, losses, delta)
     for method in methods:
         if alone and method != "shared":
             raise GoalError(
@@ -270,7 +296,9 @@ def _chosen(case: _Case, board: Board, losses: Sequence[Loss], delta: float) -> 
     return methods
 
 
-def _fitting_methods(case: _Case, board: Board, losses: Sequence[Loss], delta: float) -> list[str]:
+def _fitting_methods(
+    case: _Case, grouped: GroupedScores, losses: Sequence[Loss], delta: float
+) -> list[str]:
     """What "auto" tries. One threshold for all may never refuse a category whose probabilities are
     lower than others'.
 
@@ -279,11 +307,11 @@ def _fitting_methods(case: _Case, board: Board, losses: Sequence[Loss], delta: f
     fewer errors, one of them gets all of delta: scores of rows that the goals do not speak of, and
     that are not tested, say which.
     """
-    how, judged = case.how, case.rows.hand_N is not None
-    if case.template.rule != "heaviest" or len(board.groups) == 1:
+    options, judged = case.options, case.rows.hand_N is not None
+    if case.template.rule != "heaviest" or len(grouped.groups) == 1:
         return ["shared"]
     wants_rate = any(isinstance(goal, TargetRate) for goal in case.goals)
-    few = not judged and _fewest_errors(losses, how) < ENOUGH_ERRORS and not wants_rate
+    few = not judged and _fewest_errors(losses, options) < ENOUGH_ERRORS and not wants_rate
     if judged or wants_rate or any(not loss.goal.of_answerable for loss in losses):
         return (
             ["shared"]
@@ -291,35 +319,44 @@ def _fitting_methods(case: _Case, board: Board, losses: Sequence[Loss], delta: f
             else ["vectors" if judged else "path"]
         )
     methods = ["shared", "even"] if few else ["shared", "even", "path"]
-    everyone_N = np.ones(len(board.logq_N), dtype=bool)
+    everyone_N = np.ones(len(grouped.logq_N), dtype=bool)
     for loss in losses:
         of = loss.of(everyone_N)
         whole, share = (most_errors(of, loss.level, d) or 0 for d in (delta, delta / len(methods)))
         if share < WORTH_DIVIDING * whole or not share:
-            free_N = split_rows(board, 0.0, how.seed, losses).learn_N
-            return ["even" if uneven(board, free_N) else "shared"]
+            free_N = split_rows(grouped, 0.0, options.seed, losses).learn_N
+            return ["even" if uneven(grouped, free_N) else "shared"]
     return methods
 
 
-def _asked(case: _Case, board: Board, losses: Sequence[Loss]) -> Request:
-    how = case.how
-    return Request(
-        board=board,
+def _asked(case: _Case, grouped: GroupedScores, losses: Sequence[Loss]) -> CertifyTask:
+    options, hand_N = case.options, case.rows.hand_N
+    by_hand: tuple[tuple[Loss, Loss], ...] = ()
+    if hand_N is not None:
+        by_hand = tuple(
+            losses_by_hand(loss.goal, case.template, grouped, hand_N) for loss in losses
+        )
+    return CertifyTask(
+        grouped=grouped,
         losses=tuple(losses),
-        aim=aim_of(next((g for g in case.goals if isinstance(g, Optimum)), None), board, losses),
-        delta=how.delta,
-        fixed=rates_of_categories(
-            case.goals, board, split_rows(board, how.learn_share, how.seed).learn_N
+        objective=objective_of(
+            next((g for g in case.goals if isinstance(g, Optimum)), None), grouped, losses
         ),
-        seed=how.seed,
-        learn_share=how.learn_share,
-        shares=how.shares,
+        delta=options.delta,
+        fixed=rates_of_categories(
+            case.goals, grouped, split_rows(grouped, options.learn_share, options.seed).learn_N
+        ),
+        seed=options.seed,
+        learn_share=options.learn_share,
+        shares=options.shares,
+        by_hand=by_hand,
     )
 
 
-def _fewest_errors(losses: Sequence[Loss], how: How) -> int:
+def _fewest_errors(losses: Sequence[Loss], options: CertifyOptions) -> int:
     """The fewest errors that a goal allows on the rows that a path would be tested on."""
-    tested = [int((1.0 - how.learn_share) * loss.among_N.sum()) for loss in losses]
+    tested = [int((1.0 - options.learn_share) * loss.among_N.sum()) for loss in losses]
     return min(
-        most_errors(of, loss.level, how.delta) or 0 for of, loss in zip(tested, losses, strict=True)
+        most_errors(of, loss.level, options.delta) or 0
+        for of, loss in zip(tested, losses, strict=True)
     )

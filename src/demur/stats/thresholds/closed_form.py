@@ -20,11 +20,9 @@ import numpy as np
 
 from demur.base.arrays import Floats
 from demur.core.goals.promised import FalseRefusal, MissedRefusal, PromisedGoal, RefusalRate
-from demur.core.rates import Rate, most_errors, rows_needed
+from demur.core.rates import Rate, decimal_fraction, most_errors, rows_needed
 from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.thresholds.cuts import cut_above, cut_below
-from demur.stats.thresholds.exact import exact
-from demur.stats.thresholds.losses import evidence
 from demur.stats.thresholds.results import (
     Certified,
     CertifiedRange,
@@ -32,6 +30,7 @@ from demur.stats.thresholds.results import (
     Infeasible,
     Reach,
     Uncertified,
+    evidence,
 )
 
 METHOD = "Learn then Test, fixed sequence, exact binomial closed form (arXiv 2110.01052)"
@@ -149,7 +148,7 @@ def mean_false_refusal_threshold(compared_N: Floats, level: float) -> float:
     about one.
     """
     rows = len(compared_N)
-    k = math.floor(exact(level) * (rows + 1)) - 1
+    k = math.floor(decimal_fraction(level) * (rows + 1)) - 1
     return NEVER if k < 0 else float(cut_above(np.sort(compared_N)[max(rows - 1 - k, 0)]))
 
 
@@ -157,9 +156,9 @@ def too_few(goal: PromisedGoal, rows: int, needed: int, tested: str = "") -> Unc
     """Not even rows without an error could promise it. tested: at which level and delta, where
     these were divided.
     """
-    how = f" ({tested})" if tested else ""
+    divided = f" ({tested})" if tested else ""
     reason = (
-        f"{rows} rows cannot promise {goal.text!r}, even with no error among them{how}: "
+        f"{rows} rows cannot promise {goal.text!r}, even with no error among them{divided}: "
         f"{needed} could"
     )
     return Uncertified(reason=reason, blocking=goal, rows=rows, rows_needed=needed, evidence=())

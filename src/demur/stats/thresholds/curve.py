@@ -1,4 +1,4 @@
-"""Operating curves: what each threshold of a category does on the calibration rows."""
+"""Sweeps of a policy's thresholds over labelled rows, and the operating curves read off them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,47 @@ from dataclasses import replace
 import numpy as np
 
 from demur.base.arrays import Ints
-from demur.core.decision import decide_many
+from demur.core.decision import compared_scores, decide_many
 from demur.core.policy import CurvePoint, Policy
 from demur.core.rates import Rate
 from demur.stats.labelled import LabelledScores
-from demur.stats.thresholds.sweep import Counts, Sweep, category_sweeps, sweep_of
+from demur.stats.thresholds.sweep import Sweep, SweepCounts, sweep_of
 
 MOST_POINTS = 101
+
+
+def pooled_sweep(policy: Policy, rows: LabelledScores) -> Sweep:
+    """The sweep of one threshold shared by all active categories, on the score that the policy's
+    rule compares.
+    """
+    may_refuse_N = decide_many(policy, rows.table.logp_NC).heaviest_N > 0
+    return sweep_of(
+        compared_scores(policy, rows.table.logp_NC)[may_refuse_N], rows.label_N[may_refuse_N]
+    )
+
+
+def category_sweeps(policy: Policy, rows: LabelledScores) -> dict[str, Sweep]:
+    """One sweep per category that may be emitted, over the rows whose heaviest active category it
+    is.
+
+    Under rule `heaviest` that of a locked category is over all rows, on its own score: it refuses
+    over the heaviest. Sweeps then overlap, and what several of them refuse is at most the sum.
+    """
+    heaviest_N = decide_many(policy, rows.table.logp_NC).heaviest_N
+    compared_N = compared_scores(policy, rows.table.logp_NC)
+    logq_NC = np.minimum(policy.calibrator.apply(rows.table.logp_NC), np.float32(0.0))
+    found = {}
+    for column, (name, category) in enumerate(
+        zip(policy.taxonomy.names, policy.categories, strict=True), start=1
+    ):
+        if not category.may_emit:
+            continue
+        own_N, value_N = heaviest_N == column, compared_N
+        if category.locked and policy.rule == "heaviest":
+            value_N = np.where(own_N, compared_N, logq_NC[:, column])
+            own_N = own_N | (compared_N < np.inf)
+        found[name] = sweep_of(value_N[own_N], rows.label_N[own_N], own=column)
+    return found
 
 
 def with_curves(policy: Policy, rows: LabelledScores) -> Policy:
@@ -77,7 +111,7 @@ def _by_decisions(policy: Policy, rows: LabelledScores, name: str) -> tuple[Curv
     own = emitted_TN[:, rows.label_N == column].sum(axis=1)
     return _points(
         thresholds,
-        Counts(refused=refused, false=false, caught=refused - false, own=own),
+        SweepCounts(refused=refused, false=false, caught=refused - false, own=own),
         rows,
         column,
     )
@@ -92,7 +126,7 @@ def _even(sweep: Sweep) -> Ints:
 
 
 def _points(
-    thresholds: list[float], counts: Counts, rows: LabelledScores, column: int
+    thresholds: list[float], counts: SweepCounts, rows: LabelledScores, column: int
 ) -> tuple[CurvePoint, ...]:
     n, comply, own = len(rows.label_N), rows.to_answer, int((rows.label_N == column).sum())
     table = zip(

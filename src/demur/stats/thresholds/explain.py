@@ -12,16 +12,31 @@ from scipy.optimize import linprog
 from demur.core.rates import Rate
 from demur.core.threshold import NEVER
 from demur.stats.thresholds.cuts import cut_below
-from demur.stats.thresholds.losses import Board, Loss, evidence_of
 from demur.stats.thresholds.plan import rows_likely
+from demur.stats.thresholds.problem import GroupedScores, LearnTestSplit, Loss
+from demur.stats.thresholds.procedures.search import CutGrid, candidates, cut_grid
+from demur.stats.thresholds.procedures.task import CertifyTask, NotCertified, evidence_of
 from demur.stats.thresholds.results import Failure, Infeasible, Reach, Uncertified
-from demur.stats.thresholds.search import Menu, Split, candidates, menu_of
 
 _SLACK = 1e-9  # of a rate, for the rounding of the linear program
 
 
+def failure_of(task: CertifyTask, found: Uncertified | NotCertified) -> Failure:
+    """The reason why a procedure certified nothing, in words and with the rows that would do."""
+    if isinstance(found, Uncertified):
+        return found
+    grouped, losses = task.grouped, task.losses
+    if found.vacuous:
+        return _vacuous(grouped, losses, found.delta, found.split)
+    return explain(grouped, losses, found.delta, found.split, task.fixed)
+
+
 def explain(
-    board: Board, losses: Sequence[Loss], delta: float, split: Split, fixed: Mapping[int, float]
+    grouped: GroupedScores,
+    losses: Sequence[Loss],
+    delta: float,
+    split: LearnTestSplit,
+    fixed: Mapping[int, float],
 ) -> Failure:
     """Infeasible if no thresholds meet all levels on all rows, else Uncertified with the rows that
     would do.
@@ -29,14 +44,18 @@ def explain(
     A linear program over mixtures of cuts bounds from below what any threshold vector can reach (of
     at most 200 cuts per category): what it cannot reach, none of them can.
     """
-    everyone_N = np.ones(len(board.logq_N), dtype=bool)
-    worth_N = (board.rows.label_N != 0).astype(np.float64)
-    menu = menu_of(board, losses, worth_N, Split(learn_N=everyone_N, test_N=everyone_N), fixed)
+    everyone_N = np.ones(len(grouped.logq_N), dtype=bool)
+    worth_N = (grouped.rows.label_N != 0).astype(np.float64)
+    menu = cut_grid(
+        grouped, losses, worth_N, LearnTestSplit(learn_N=everyone_N, test_N=everyone_N), fixed
+    )
     lone = _reach_alone(menu, losses)
     # Beside locked categories the menu counts rows twice: its bounds are none, and nothing is
     # called infeasible.
     order = (
-        () if board.locked else sorted(range(len(losses)), key=lambda at: losses[at].goal.soft or 0)
+        ()
+        if grouped.locked
+        else sorted(range(len(losses)), key=lambda at: losses[at].goal.soft or 0)
     )
     for at in order:
         before = [
@@ -47,7 +66,7 @@ def explain(
         lowest = lowest_rate(menu, at, before)
         if lowest is None or lowest > losses[at].level + _SLACK:
             return Infeasible(reason=_costs(losses, lone), blocking=losses[at].goal, reachable=lone)
-    refused_N = board.refused(candidates(menu, 2)[0])
+    refused_N = grouped.refused(candidates(menu, 2)[0])
     evidence = evidence_of(losses, refused_N, split.test_N, delta)
     worst = max(range(len(losses)), key=lambda at: evidence[at].p_value)
     seen, loss = evidence[worst], losses[worst]
@@ -73,16 +92,18 @@ def explain(
     )
 
 
-def in_vain(board: Board, losses: Sequence[Loss], delta: float, split: Split) -> Uncertified:
+def _vacuous(
+    grouped: GroupedScores, losses: Sequence[Loss], delta: float, split: LearnTestSplit
+) -> Uncertified:
     """The goals can be kept by refusing nothing that ought to be refused: certified, that would be
     useless.
 
     What would do is worked out at the thresholds that catch the first row at the least cost, on all
     rows.
     """
-    everyone_N = np.ones(len(board.logq_N), dtype=bool)
+    everyone_N = np.ones(len(grouped.logq_N), dtype=bool)
     cheapest = min(
-        (_worst_rate(losses, board, first) for first in _first_caught(board)),
+        (_worst_rate(losses, grouped, first) for first in _first_caught(grouped)),
         key=lambda t: t[0],
         default=None,
     )
@@ -91,7 +112,7 @@ def in_vain(board: Board, losses: Sequence[Loss], delta: float, split: Split) ->
         if cheapest is None
         else cheapest[1:]
     )
-    caught = int((board.rows.label_N != 0).sum())
+    caught = int((grouped.rows.label_N != 0).sum())
     words = (
         f"the thresholds that {loss.goal.text!r} certifies at delta {delta:.3g} refuse none of the "
         f"{caught} rows to be refused: a promise kept by doing nothing. To catch the first of "
@@ -103,34 +124,34 @@ def in_vain(board: Board, losses: Sequence[Loss], delta: float, split: Split) ->
     )
 
 
-def _first_caught(board: Board) -> list[tuple[float, ...]]:
+def _first_caught(grouped: GroupedScores) -> list[tuple[float, ...]]:
     """Per group the vector that refuses its likeliest row to be refused, and nothing in other
     groups.
     """
     found = []
-    for g in range(len(board.groups)):
-        logq_N = board.compared_with(g)
-        own_N = (board.rows.label_N != 0) & np.isfinite(logq_N)
+    for g in range(len(grouped.groups)):
+        logq_N = grouped.compared_with(g)
+        own_N = (grouped.rows.label_N != 0) & np.isfinite(logq_N)
         if own_N.any():
             cut = float(cut_below(logq_N[own_N].max(keepdims=True).astype(np.float32))[0])
-            found.append(tuple(cut if at == g else NEVER for at in range(len(board.groups))))
+            found.append(tuple(cut if at == g else NEVER for at in range(len(grouped.groups))))
     return found
 
 
 def _worst_rate(
-    losses: Sequence[Loss], board: Board, by_group: Sequence[float]
+    losses: Sequence[Loss], grouped: GroupedScores, by_group: Sequence[float]
 ) -> tuple[float, Loss, Rate]:
     """The goal that these thresholds keep least, with its rate on all rows, first by how far it is
     used up.
     """
-    refused_N = board.refused(by_group)
+    refused_N = grouped.refused(by_group)
     rates = [(loss, loss.rate(refused_N, np.ones(len(refused_N), dtype=bool))) for loss in losses]
     used = [rate.value / loss.level for loss, rate in rates]
     at = int(np.argmax(used))
     return used[at], *rates[at]
 
 
-def _needed(whole: Rate, loss: Loss, delta: float, split: Split) -> int | None:
+def _needed(whole: Rate, loss: Loss, delta: float, split: LearnTestSplit) -> int | None:
     """Rows of the goal's kind that would probably certify it, if so many err among all; None if
     that is no help.
     """
@@ -143,7 +164,7 @@ def _needed(whole: Rate, loss: Loss, delta: float, split: Split) -> int | None:
     return rows if rows > whole.of else None
 
 
-def lowest_rate(menu: Menu, at: int, keeping: Sequence[int]) -> float | None:
+def lowest_rate(menu: CutGrid, at: int, keeping: Sequence[int]) -> float | None:
     """The lowest rate of one goal over mixtures of cuts that keep the others' levels; None if
     nothing keeps them.
 
@@ -163,7 +184,7 @@ def lowest_rate(menu: Menu, at: int, keeping: Sequence[int]) -> float | None:
     return float(menu.base_L[at] + found.fun) if found.success else None
 
 
-def _reach_alone(menu: Menu, losses: Sequence[Loss]) -> tuple[Reach, ...]:
+def _reach_alone(menu: CutGrid, losses: Sequence[Loss]) -> tuple[Reach, ...]:
     """Per goal what is left of it while every other one is kept."""
     found = []
     for at, loss in enumerate(losses):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from demur.core.goals.promised import PromisedGoal
 from demur.core.goals.slices import Slice
-from demur.core.rates import Rate
+from demur.core.rates import Rate, binomial_cdf, upper_bound
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,6 +19,19 @@ class Evidence:
     # one-sided Clopper-Pearson bound of the rate at the confidence asked for; 1 without rows
     upper: float
     mix: tuple[Slice, ...] = ()  # the same errors and rows by kind, category and source
+
+
+def evidence(goal: PromisedGoal, rate: Rate, delta: float) -> Evidence:
+    """Evidence from counts. Without rows the p-value is 1: nothing is known, nothing is
+    promised.
+    """
+    known = rate.of > 0
+    return Evidence(
+        goal=goal,
+        rate=rate,
+        p_value=binomial_cdf(rate.hits, rate.of, goal.level) if known else 1.0,
+        upper=upper_bound(rate.hits, rate.of, delta) if known else 1.0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,5 +1,6 @@
-"""From goals and scores to a policy with its promises: by labels, by probabilities alone, or on
-unlabelled traffic.
+"""From goals and scores to a policy with its promises: by labels, or by probabilities alone.
+
+On unlabelled traffic: demur.stats.thresholds.traffic.
 """
 
 from __future__ import annotations
@@ -17,17 +18,15 @@ from demur.core.goals.promise import Promise
 from demur.core.goals.promised import PromisedGoal
 from demur.core.policy import Policy
 from demur.core.rates import Rate
-from demur.core.score import ScoreTable
 from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import expand_slices
-from demur.stats.thresholds.alone import best_alone
-from demur.stats.thresholds.certify import Granted, How, certify, what_would_do
-from demur.stats.thresholds.closed_form import METHOD
+from demur.stats.thresholds.certify import CertifyOptions, Granted, certify, what_would_do
 from demur.stats.thresholds.curve import with_curves
-from demur.stats.thresholds.losses import board_as_it_is, board_of, losses_of, require_steerable
-from demur.stats.thresholds.rates import meet_rates, rates_of_categories
-from demur.stats.thresholds.worth import aim_of, best_within
+from demur.stats.thresholds.losses import grouped_scores, rate_under, require_steerable
+from demur.stats.thresholds.objective import best_within, objective_of
+from demur.stats.thresholds.single_goal import solve_single
+from demur.stats.thresholds.target_rates import rates_of_categories
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -35,12 +34,17 @@ class _Case:
     goals: Sequence[Goal]
     template: Policy
     rows: LabelledScores
-    how: How
+    options: CertifyOptions
     data_digest: str
 
 
 def solve(
-    goals: Sequence[Goal], template: Policy, rows: LabelledScores, how: How, *, data_digest: str
+    goals: Sequence[Goal],
+    template: Policy,
+    rows: LabelledScores,
+    options: CertifyOptions,
+    *,
+    data_digest: str,
 ) -> Policy:
     """The template with thresholds that meet the goals, one promise per goal, and operating curves.
 
@@ -60,12 +64,14 @@ def solve(
     if not goals:
         raise GoalError("no goal is given", "the simplest are 'natural' and 'f1 max'")
     goals = expand_slices(goals, template, rows)
-    case = _Case(goals=goals, template=template, rows=rows, how=how, data_digest=data_digest)
+    case = _Case(
+        goals=goals, template=template, rows=rows, options=options, data_digest=data_digest
+    )
     if _closed_form(case):
         try:
             return _alone(case)
         except GoalInfeasible:
-            if how.on_failure == "stop":
+            if options.on_failure == "stop":
                 raise
     if any(g.promised for g in goals):
         return _certified(case)
@@ -110,38 +116,6 @@ def solve_by_probabilities(
     return replace(policy, promises=(promise,))
 
 
-def solve_on_traffic(
-    goals: Sequence[Goal],
-    template: Policy,
-    traffic: ScoreTable,
-    *,
-    confidence: float,
-    data_digest: str,
-) -> Policy:
-    """The template with thresholds that meet refusal rates on unlabelled traffic: see `meet_rates`.
-
-    The rate that each has there is in its promise. Raises GoalError on other goals, GoalInfeasible
-    where a rate cannot be met.
-    """
-    unlabelled = LabelledScores(table=traffic, label_N=np.zeros(len(traffic.ids), dtype=np.int64))
-    met = meet_rates(goals, template, unlabelled, confidence)
-    promises = tuple(
-        Promise(
-            goal=one.goal.stated,
-            confidence=confidence if one.goal.promised else None,
-            status="certified" if one.goal.promised else "measured",
-            rate=one.rate,
-            data_digest=data_digest,
-            method=f"{METHOD}, unlabelled traffic"
-            if one.goal.promised
-            else "order statistic of the traffic's scores",
-        )
-        for one in met
-    )
-    thresholds = {name: one.threshold for one in met for name in one.categories}
-    return replace(template.with_thresholds(thresholds), promises=promises)
-
-
 def _closed_form(case: _Case) -> bool:
     """Whether one goal alone is met by one shared threshold or its own optimum.
 
@@ -150,14 +124,14 @@ def _closed_form(case: _Case) -> bool:
     """
     if (
         len(case.goals) != 1
-        or case.how.method not in ("auto", "shared")
+        or case.options.method not in ("auto", "shared")
         or case.rows.hand_N is not None
     ):
         return False
     several = (
         case.template.rule == "heaviest" and sum(c.may_emit for c in case.template.categories) > 1
     )
-    return case.how.method == "shared" or not case.goals[0].of_answerable or not several
+    return case.options.method == "shared" or not case.goals[0].of_answerable or not several
 
 
 def _alone(case: _Case) -> Policy:
@@ -168,13 +142,13 @@ def _alone(case: _Case) -> Policy:
         promise = _measured(case, goal, policy, "the most probable control token; nothing chosen")
         return replace(policy, promises=(promise,))
     require_steerable(goal, template)
-    found = best_alone(goal, template, rows, case.how.confidence)
+    found = solve_single(goal, template, rows, case.options.confidence)
     policy = with_curves(template.with_thresholds(found.thresholds), rows)
     promise = _measured(case, goal, policy, found.method)
     if (sure := found.certified) is not None:
         promise = replace(
             promise,
-            confidence=case.how.confidence,
+            confidence=case.options.confidence,
             status="certified",
             rate=sure.rate,
             mix=sure.mix,
@@ -186,20 +160,20 @@ def _certified(case: _Case) -> Policy:
     """Promises, together with whatever else is asked for; or what the caller chose for the case
     that they fail.
     """
-    template, how = case.template, case.how
+    template, options = case.template, case.options
     asked = [g for g in case.goals if isinstance(g, PromisedGoal)]
-    found = certify(case.goals, template, case.rows, how)
+    found = certify(case.goals, template, case.rows, options)
     if isinstance(found, Granted):
         policy = template.with_thresholds(
             dict(zip(template.taxonomy.names, found.certified.thresholds, strict=True))
         )
         policy = with_curves(policy, case.rows)
         return replace(policy, promises=_promises(case, policy, found))
-    if how.kept is not None:
-        promises = tuple(_uncertified(case, goal, how.kept) for goal in asked)
-        return replace(how.kept, promises=how.kept.promises + promises)
+    if options.kept is not None:
+        promises = tuple(_uncertified(case, goal, options.kept) for goal in asked)
+        return replace(options.kept, promises=options.kept.promises + promises)
     raise GoalInfeasible(
-        f"{', '.join(repr(g.text) for g in asked)} at {how.confidence:.0%} confidence: "
+        f"{', '.join(repr(g.text) for g in asked)} at {options.confidence:.0%} confidence: "
         f"{found.reason}",
         what_would_do(found),
     )
@@ -210,19 +184,19 @@ def _measured_together(case: _Case) -> Policy:
     goals, template, rows = case.goals, case.template, case.rows
     for goal in goals:
         require_steerable(goal, template)
-    board = board_of(template, rows, shared=template.rule != "heaviest")
-    fixed = rates_of_categories(goals, board, np.ones(len(rows.label_N), dtype=bool))
-    groups = range(len(board.groups))
+    grouped = grouped_scores(template, rows, shared=template.rule != "heaviest")
+    fixed = rates_of_categories(goals, grouped, np.ones(len(rows.label_N), dtype=bool))
+    groups = range(len(grouped.groups))
     best = next((g for g in goals if isinstance(g, Optimum)), None)
     if best is None:
         by_group = tuple(
-            fixed.get(g, template.category(board.groups[g][0]).threshold) for g in groups
+            fixed.get(g, template.category(grouped.groups[g][0]).threshold) for g in groups
         )
     else:
         low, high = ([fixed.get(g, end) for g in groups] for end in (ALWAYS, NEVER))
-        by_group = best_within(board, aim_of(best, board, ()), low, high)
+        by_group = best_within(grouped, objective_of(best, grouped, ()), low, high)
     policy = template.with_thresholds(
-        dict(zip(template.taxonomy.names, board.thresholds(by_group), strict=True))
+        dict(zip(template.taxonomy.names, grouped.thresholds(by_group), strict=True))
     )
     policy = with_curves(policy, rows)
     return replace(policy, promises=tuple(_beside(case, g, policy) for g in goals))
@@ -237,7 +211,7 @@ def _promises(case: _Case, policy: Policy, granted: Granted) -> tuple[Promise, .
             found.append(_beside(case, goal, policy))
         elif goal in granted.kept:
             made, own = _measured(case, goal, policy, method), seen[goal]
-            sure = case.how.confidence
+            sure = case.options.confidence
             found.append(
                 replace(made, status="certified", confidence=sure, rate=own.rate, mix=own.mix)
             )
@@ -247,11 +221,12 @@ def _promises(case: _Case, policy: Policy, granted: Granted) -> tuple[Promise, .
 
 
 def _uncertified(case: _Case, goal: PromisedGoal, policy: Policy) -> Promise:
-    loss = losses_of([goal], board_as_it_is(policy, case.rows), case.how.seed)[0]
-    refused_N = decide_many(policy, case.rows.table.logp_NC).refuses_N
-    did = "given up" if case.how.kept is None else f"thresholds of {case.how.kept.name!r} kept"
-    everyone_N = np.ones(len(refused_N), dtype=bool)
-    rate, mix = loss.rate(refused_N, everyone_N), loss.mix(refused_N, everyone_N)
+    did = (
+        "given up"
+        if case.options.kept is None
+        else f"thresholds of {case.options.kept.name!r} kept"
+    )
+    rate, mix = rate_under(policy, goal, case.rows, case.options.seed)
     made = _measured(case, goal, policy, f"not certified, {did}")
     return replace(made, status="uncertified", rate=rate, mix=mix)
 
@@ -281,5 +256,5 @@ def _measured(case: _Case, goal: Goal, policy: Policy, method: str) -> Promise:
         rate=rate,
         data_digest=case.data_digest,
         method=method,
-        on_failure=case.how.on_failure,
+        on_failure=case.options.on_failure,
     )

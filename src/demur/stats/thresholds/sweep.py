@@ -8,23 +8,27 @@ threshold. Shapes: M rows of a sweep, P = M + 1 prefixes, J cuts, T thresholds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from demur.base.arrays import Doubles, Floats, Ints
-from demur.core.decision import compared_scores, decide_many
-from demur.core.policy import Policy
+from demur.core.rates import decimal_fraction
 from demur.core.threshold import NEVER
-from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.cuts import cut_above, cut_below
 
 NO_CATEGORY = -1  # no row has this label
+Hit = Literal["caught", "own"]
+
+_INT64_SAFE = 2**62
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Counts:
+class SweepCounts:
     """What a threshold does to the rows of a sweep; one entry per threshold asked for."""
 
     refused: Ints  # rows at or above the threshold
@@ -48,17 +52,19 @@ class Sweep:
     # the threshold of each cut: NEVER, then just below the last score that it includes
     threshold_J: Doubles
 
-    def counts(self, prefix: Ints) -> Counts:
+    def counts(self, prefix: Ints) -> SweepCounts:
         """What refusing the first so many rows does."""
         caught = self.caught_P[prefix]
-        return Counts(refused=prefix, false=prefix - caught, caught=caught, own=self.own_P[prefix])
+        return SweepCounts(
+            refused=prefix, false=prefix - caught, caught=caught, own=self.own_P[prefix]
+        )
 
     @property
-    def at_cuts(self) -> Counts:
+    def at_cuts(self) -> SweepCounts:
         """What each cut does, strict to lenient."""
         return self.counts(self.cut_J)
 
-    def at_thresholds(self, threshold_T: Doubles) -> Counts:
+    def at_thresholds(self, threshold_T: Doubles) -> SweepCounts:
         """What arbitrary thresholds (probabilities in [0, 1], or NEVER) do: one binary search
         each.
         """
@@ -88,39 +94,98 @@ def sweep_of(logq_M: Floats, label_M: Ints, own: int = NO_CATEGORY) -> Sweep:
     )
 
 
-def pooled_sweep(policy: Policy, rows: LabelledScores) -> Sweep:
-    """The sweep of one threshold shared by all active categories, on the score that the policy's
-    rule compares.
+def _prefixes(member_M: npt.NDArray[np.bool_]) -> Ints:
+    return np.concatenate([[0], np.cumsum(member_M, dtype=np.int64)])
+
+
+def best_linear(
+    sweeps: Sequence[Sweep], gain: Fraction, cost: Fraction, hit: Hit = "caught"
+) -> list[int]:
+    """Per sweep the index of the strictest cut that maximises gain * hits - cost * other refusals.
+    gain, cost >= 0.
+
+    hit: what counts as a hit. "caught": to be refused, with whatever category. "own": with the
+    sweep's own.
     """
-    may_refuse_N = decide_many(policy, rows.table.logp_NC).heaviest_N > 0
-    return sweep_of(
-        compared_scores(policy, rows.table.logp_NC)[may_refuse_N], rows.label_N[may_refuse_N]
+    per_hit, per_other = gain.numerator * cost.denominator, cost.numerator * gain.denominator
+    return [_first_best(sweep, per_hit, per_other, hit) for sweep in sweeps]
+
+
+def best_fbeta(
+    sweeps: Sequence[Sweep], positives: int, beta: float, hit: Hit = "caught"
+) -> tuple[list[int], Fraction]:
+    """The cuts, one per sweep, with the greatest F-beta; and that F-beta.
+
+    F = (1 + b2) TP / (b2 positives + TP + FP), b2 = beta squared, over the rows of all sweeps
+    together; TP as `hit` says. "caught" and all rows to be refused: F of refusing what ought to be
+    refused. "own" and all sweeps: micro F of the categories; one sweep and its category's rows: F
+    of that category. Dinkelbach's iteration (1967): F's maximum F* is where max of (1 + b2 - F*) TP
+    - F* FP equals F* b2 positives, and that maximum separates into one per sweep. The global
+    optimum, in exact fractions. Needs positives > 0.
+    """
+    b2 = decimal_fraction(beta) ** 2
+    f = Fraction(0)
+    while True:
+        cuts = best_linear(sweeps, 1 + b2 - f, f, hit)
+        hits, other = totals(sweeps, cuts, hit)
+        better = (1 + b2) * hits / (b2 * positives + hits + other)
+        if better == f:
+            return cuts, f
+        f = better
+
+
+def most_caught(sweeps: Sequence[Sweep], budget: int) -> tuple[list[int], int]:
+    """The cuts with the most rows caught at no more than `budget` false refusals in total; and how
+    many.
+
+    A multiple-choice knapsack, by dynamic programming over the budget: exact, O(sweeps * budget^2).
+    No promise: what the best policy on these rows could do, an upper bound for those that promise.
+    Ties go to fewer false refusals.
+    """
+    best_B, taken = np.zeros(budget + 1, dtype=np.int64), []
+    for sweep in sweeps:
+        cut_B = _best_cuts(sweep, budget)
+        gain_B = sweep.at_cuts.caught[cut_B]
+        spent_B = np.zeros(budget + 1, dtype=np.int64)
+        found_B = best_B + gain_B[0]
+        for spend in range(1, budget + 1):
+            offer_B = best_B[: budget + 1 - spend] + gain_B[spend]
+            better_B = offer_B > found_B[spend:]
+            found_B[spend:][better_B], spent_B[spend:][better_B] = offer_B[better_B], spend
+        best_B = found_B
+        taken.append((cut_B, spent_B))
+    left, cuts = int(np.argmax(best_B)), []
+    for cut_B, spent_B in reversed(taken):
+        cuts.append(int(cut_B[spent_B[left]]))
+        left -= int(spent_B[left])
+    return cuts[::-1], int(best_B.max())
+
+
+def totals(sweeps: Sequence[Sweep], cuts: Sequence[int], hit: Hit = "caught") -> tuple[int, int]:
+    """Hits and other refusals at these cuts, over all sweeps."""
+    at = [(_hits(sweep, hit), sweep.cut_J, cut) for sweep, cut in zip(sweeps, cuts, strict=True)]
+    return sum(int(h[j]) for h, _, j in at), sum(int(n[j] - h[j]) for h, n, j in at)
+
+
+def _hits(sweep: Sweep, hit: Hit) -> Ints:
+    return sweep.at_cuts.caught if hit == "caught" else sweep.at_cuts.own
+
+
+def _first_best(sweep: Sweep, per_hit: int, per_other: int, hit: Hit) -> int:
+    hits_J = _hits(sweep, hit)
+    fits = max(per_hit, per_other) * len(sweep.caught_P) < _INT64_SAFE
+    number = np.int64 if fits else object  # Python integers where int64 would overflow
+    return int(
+        np.argmax(
+            hits_J.astype(number) * per_hit - (sweep.cut_J - hits_J).astype(number) * per_other
+        )
     )
 
 
-def category_sweeps(policy: Policy, rows: LabelledScores) -> dict[str, Sweep]:
-    """One sweep per category that may be emitted, over the rows whose heaviest active category it
-    is.
-
-    Under rule `heaviest` that of a locked category is over all rows, on its own score: it refuses
-    over the heaviest. Sweeps then overlap, and what several of them refuse is at most the sum.
+def _best_cuts(sweep: Sweep, budget: int) -> Ints:
+    """Per number of false refusals 0..budget the strictest cut that catches the most with no more
+    of them.
     """
-    heaviest_N = decide_many(policy, rows.table.logp_NC).heaviest_N
-    compared_N = compared_scores(policy, rows.table.logp_NC)
-    logq_NC = np.minimum(policy.calibrator.apply(rows.table.logp_NC), np.float32(0.0))
-    found = {}
-    for column, (name, category) in enumerate(
-        zip(policy.taxonomy.names, policy.categories, strict=True), start=1
-    ):
-        if not category.may_emit:
-            continue
-        own_N, value_N = heaviest_N == column, compared_N
-        if category.locked and policy.rule == "heaviest":
-            value_N = np.where(own_N, compared_N, logq_NC[:, column])
-            own_N = own_N | (compared_N < np.inf)
-        found[name] = sweep_of(value_N[own_N], rows.label_N[own_N], own=column)
-    return found
-
-
-def _prefixes(member_M: npt.NDArray[np.bool_]) -> Ints:
-    return np.concatenate([[0], np.cumsum(member_M, dtype=np.int64)])
+    last_B = np.searchsorted(sweep.at_cuts.false, np.arange(budget + 1), side="right") - 1
+    caught_J = sweep.at_cuts.caught
+    return np.searchsorted(caught_J, caught_J[last_B], side="left")

@@ -12,23 +12,31 @@ from demur.base.errors import GoalError
 from demur.core.rates import most_errors, rows_needed
 from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.thresholds.closed_form import lowest_keeping, too_few
-from demur.stats.thresholds.losses import Loss
-from demur.stats.thresholds.procedures.request import Request, Shares, explained, within
-from demur.stats.thresholds.results import Certified, Failure
-from demur.stats.thresholds.search import (
-    Split,
+from demur.stats.thresholds.objective import best_within
+from demur.stats.thresholds.problem import Loss
+from demur.stats.thresholds.procedures.task import (
+    Answer,
+    CertifyTask,
+    NotCertified,
+    Shares,
+    certified,
 )
+from demur.stats.thresholds.results import Uncertified
 
 
-def certify_budgets(request: Request) -> Certified | Failure:
+def certify_budgets(task: CertifyTask) -> Answer:
     """P2: level and delta split over the categories, the closed form for each, on all rows.
 
     For goals that only refusals can break. Also promises each category its share. Conservative.
     """
-    return _chains(request, _weights, "budgets per category, closed form (arXiv 2110.01052)")
+
+    def own_share(chains: list[_Chain]) -> list[float]:
+        return [chain.share for chain in chains]
+
+    return _chains(task, own_share, "budgets per category, closed form (arXiv 2110.01052)")
 
 
-def certify_graphical(request: Request) -> Certified | Failure:
+def certify_graphical(task: CertifyTask) -> Answer:
     """P5: budgets, where a category certified down to its last row hands its delta on to the
     others.
 
@@ -36,7 +44,7 @@ def certify_graphical(request: Request) -> Certified | Failure:
     the next, the last to the heads of the unfinished chains. Errors grow along a chain, so a chain
     ends where the closed form says, and the graph needs no learning split.
     """
-    return _chains(request, _funded, "graphical procedure over chains (Bretz et al. 2009)")
+    return _chains(task, _funded, "graphical procedure over chains (Bretz et al. 2009)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,31 +64,30 @@ class _Chain:
 
 
 def _chains(
-    request: Request, delta_of: Callable[[list[_Chain]], list[float]], method: str
-) -> Certified | Failure:
-    if request.fixed:
+    task: CertifyTask, delta_of: Callable[[list[_Chain]], list[float]], method: str
+) -> Answer:
+    if task.fixed:
         raise GoalError(
             "a target rate of one category cannot be set beside budgets", "use the method 'path'"
         )
-    by_loss = [_chains_of(request, loss) for loss in request.losses]
+    by_loss = [_chains_of(task, loss) for loss in task.losses]
     total = sum(chain.share for own in by_loss for chain in own)
-    chains = [chain for own in by_loss for chain in _with_idle(own, request.delta / total)]
-    low, deltas = [ALWAYS] * len(request.board.groups), delta_of(_scaled(chains, request.delta))
+    chains = [chain for own in by_loss for chain in _with_idle(own, task.delta / total)]
+    low, deltas = [ALWAYS] * len(task.grouped.groups), delta_of(_scaled(chains, task.delta))
     # A chain begins at NEVER, which refuses doubtful rows still: if that is not certified, nothing
     # is.
     if any(
         chain.counts and chain.allowed(weight) < 0
         for chain, weight in zip(chains, deltas, strict=True)
     ):
-        return _divided_too_far(request, chains, deltas)
+        return _divided_too_far(task, chains, deltas)
     for chain, weight in zip(chains, deltas, strict=True):
         if int((chain.logq_M == np.inf).sum()) > max(chain.allowed(weight), 0):
-            return explained(
-                request, Split(learn_N=request.everyone, test_N=request.everyone), weight
-            )
+            return NotCertified(split=task.on_all_rows, delta=weight)
         limit = lowest_keeping(chain.logq_M.astype(np.float32), chain.of, chain.level, weight)
         low[chain.group] = max(low[chain.group], NEVER if limit is None else limit)
-    return within(request, low, [NEVER] * len(low), method)
+    best = best_within(task.grouped, task.objective, low, [NEVER] * len(low))
+    return certified(task, best, task.on_all_rows, method)
 
 
 def _with_idle(chains: list[_Chain], delta: float) -> list[_Chain]:
@@ -105,24 +112,24 @@ def _with_idle(chains: list[_Chain], delta: float) -> list[_Chain]:
     return found
 
 
-def _chains_of(request: Request, loss: Loss) -> list[_Chain]:
+def _chains_of(task: CertifyTask, loss: Loss) -> list[_Chain]:
     if loss.when == "answered":
         raise GoalError(
             f"goal {loss.goal.text!r} cannot be split over categories", "use the method 'vectors'"
         )
-    board, of = request.board, loss.of(request.everyone)
-    touched = loss.groups(board)
-    share_G = _shares(request, touched)
+    grouped, of = task.grouped, loss.of(task.everyone)
+    touched = loss.groups(grouped)
+    share_G = _shares(task, touched)
     return [
         _Chain(g, logq_M[logq_M > -np.inf], of, loss.level * share, share)
         for g, share in zip(touched, share_G, strict=True)
-        for logq_M in (board.compared_with(g)[loss.could_err_N],)
+        for logq_M in (grouped.compared_with(g)[loss.could_err_N],)
     ]
 
 
 def _divided_too_far(
-    request: Request, chains: Sequence[_Chain], deltas: Sequence[float]
-) -> Failure:
+    task: CertifyTask, chains: Sequence[_Chain], deltas: Sequence[float]
+) -> Uncertified:
     """No category's share of level and delta can be promised on so many rows, even without an error
     among them.
     """
@@ -130,8 +137,8 @@ def _divided_too_far(
         ((rows_needed(c.level, d), c, d) for c, d in zip(chains, deltas, strict=True) if c.counts),
         key=lambda t: t[0],
     )
-    goal = next(loss.goal for loss in request.losses if chain.group in loss.groups(request.board))
-    name = request.board.groups[chain.group][0]
+    goal = next(loss.goal for loss in task.losses if chain.group in loss.groups(task.grouped))
+    name = task.grouped.groups[chain.group][0]
     divided = (
         f"level and delta are divided over the categories: {chain.level:.3g} of {name} at "
         f"delta {delta:.3g}"
@@ -139,12 +146,12 @@ def _divided_too_far(
     return too_few(goal, chain.of, needed, divided)
 
 
-def _shares(request: Request, touched: Sequence[int]) -> list[float]:
+def _shares(task: CertifyTask, touched: Sequence[int]) -> list[float]:
     """The shares of these groups of what one goal may spend: equal, or the caller's, scaled to
     those touched.
     """
-    names = [request.board.groups[g][0] for g in range(len(request.board.groups))]
-    given = request.shares
+    names = [task.grouped.groups[g][0] for g in range(len(task.grouped.groups))]
+    given = task.shares
     if given is None:
         return [1.0 / len(touched)] * len(touched)
     if set(given) != set(names):
@@ -173,10 +180,6 @@ def _scaled(chains: Sequence[_Chain], delta: float) -> list[_Chain]:
         _Chain(c.group, c.logq_M, c.of, c.level, delta * c.share / total, counts=c.counts)
         for c in chains
     ]
-
-
-def _weights(chains: list[_Chain]) -> list[float]:
-    return [chain.share for chain in chains]
 
 
 def _funded(chains: list[_Chain]) -> list[float]:

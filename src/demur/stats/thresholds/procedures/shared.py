@@ -7,28 +7,26 @@ import numpy as np
 from demur.core.rates import most_errors, rows_needed
 from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.thresholds.closed_form import highest_keeping, lowest_keeping, too_few
-from demur.stats.thresholds.procedures.request import Request, explained, within
-from demur.stats.thresholds.results import Certified, Failure
-from demur.stats.thresholds.search import (
-    Split,
-)
+from demur.stats.thresholds.objective import best_within
+from demur.stats.thresholds.procedures.task import Answer, CertifyTask, NotCertified, certified
+from demur.stats.thresholds.results import Uncertified
 
 _NONE = -1.0  # below every threshold: none keeps the goal
 
 
-def certify_shared(request: Request) -> Certified | Failure:
+def certify_shared(task: CertifyTask) -> Answer:
     """P3 and the closed form: the best single threshold between the limits that all rows
     certify.
     """
-    limits = shared_limits(request)
+    limits = shared_limits(task)
     if not isinstance(limits, tuple):
         return limits
-    return within(
-        request, [limits[0]], [limits[1]], "closed form, one shared threshold (arXiv 2110.01052)"
-    )
+    best = best_within(task.grouped, task.objective, limits[:1], limits[1:])
+    method = "closed form, one shared threshold (arXiv 2110.01052)"
+    return certified(task, best, task.on_all_rows, method)
 
 
-def shared_limits(request: Request) -> tuple[float, float] | Failure:
+def shared_limits(task: CertifyTask) -> tuple[float, float] | Uncertified | NotCertified:
     """The certified range of one threshold: from below for false refusals, from above for missed
     ones.
 
@@ -36,11 +34,11 @@ def shared_limits(request: Request) -> tuple[float, float] | Failure:
     delta, because the most careful of their thresholds is where fixed-sequence testing of the
     largest p-value stops.
     """
-    board, sides = request.board, {loss.when for loss in request.losses}
-    delta, low, high = request.delta / len(sides), ALWAYS, NEVER
-    for loss in request.losses:
-        compared_M = board.logq_N[loss.could_err_N & (board.group_N == 0)].astype(np.float32)
-        of = loss.of(request.everyone)
+    grouped, sides = task.grouped, {loss.when for loss in task.losses}
+    delta, low, high = task.delta / len(sides), ALWAYS, NEVER
+    for loss in task.losses:
+        compared_M = grouped.logq_N[loss.could_err_N & (grouped.group_N == 0)].astype(np.float32)
+        of = loss.of(task.everyone)
         if most_errors(of, loss.level, delta) is None:
             divided = f"tested at delta {delta:.3g}" if len(sides) > 1 else ""
             return too_few(loss.goal, of, rows_needed(loss.level, delta), divided)
@@ -48,10 +46,10 @@ def shared_limits(request: Request) -> tuple[float, float] | Failure:
             low = max(low, lowest_keeping(compared_M, of, loss.level, delta) or ALWAYS)
             continue
         never_M = np.full(
-            int((loss.could_err_N & (board.group_N != 0)).sum()), -np.inf, dtype=np.float32
+            int((loss.could_err_N & (grouped.group_N != 0)).sum()), -np.inf, dtype=np.float32
         )
         limit = highest_keeping(np.concatenate([compared_M, never_M]), of, loss.level, delta)
         high = min(high, _NONE if limit is None else limit)
     if low > high or low == NEVER:
-        return explained(request, Split(learn_N=request.everyone, test_N=request.everyone), delta)
+        return NotCertified(split=task.on_all_rows, delta=delta)
     return low, high

@@ -26,18 +26,19 @@ from demur.core.goals.kinds import (
 )
 from demur.core.goals.promised import PromisedGoal
 from demur.core.policy import Policy
-from demur.core.rates import upper_bound
+from demur.core.rates import decimal_fraction, upper_bound
 from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.closed_form import METHOD
-from demur.stats.thresholds.exact import best_fbeta, best_linear, exact, totals
-from demur.stats.thresholds.losses import board_of, evidence_of, losses_of
-from demur.stats.thresholds.procedures.request import Request
+from demur.stats.thresholds.curve import category_sweeps, pooled_sweep
+from demur.stats.thresholds.explain import failure_of
+from demur.stats.thresholds.losses import grouped_scores, losses_of
+from demur.stats.thresholds.objective import best_within, objective_of
 from demur.stats.thresholds.procedures.shared import shared_limits
-from demur.stats.thresholds.rates import cut_at_rate
+from demur.stats.thresholds.procedures.task import CertifyTask, evidence_of
 from demur.stats.thresholds.results import Evidence, Failure, Uncertified
-from demur.stats.thresholds.sweep import Sweep, category_sweeps, pooled_sweep
-from demur.stats.thresholds.worth import aim_of, best_within
+from demur.stats.thresholds.sweep import Sweep, best_fbeta, best_linear, totals
+from demur.stats.thresholds.target_rates import cut_at_rate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +51,7 @@ class _Case:
     @property
     def delta(self) -> float:
         """1 - confidence, without the float residue of 1 - 0.95."""
-        return float(1 - exact(self.confidence))
+        return float(1 - decimal_fraction(self.confidence))
 
     @property
     def emittable(self) -> tuple[str, ...]:
@@ -78,7 +79,7 @@ class Alone:
     certified: Evidence | None = None  # what a certified goal was tested on
 
 
-def best_alone(goal: Goal, template: Policy, rows: LabelledScores, confidence: float) -> Alone:
+def solve_single(goal: Goal, template: Policy, rows: LabelledScores, confidence: float) -> Alone:
     """The thresholds that meet one goal on these rows. confidence: of a promised rate, in (0, 1).
 
     fbeta, youden, cost: the global optimum for "refused or answered". fbeta of a category,
@@ -197,10 +198,10 @@ def _beside_locks(case: _Case, goal: Optimum) -> Alone:
 
 def _best_anywhere(case: _Case, goal: Optimum, *, shared: bool) -> dict[str, float]:
     """The thresholds of most worth between "always" and "never"."""
-    board = board_of(case.template, case.rows, shared=shared)
-    aim, groups = aim_of(goal, board, ()), len(board.groups)
-    by_group = best_within(board, aim, [ALWAYS] * groups, [NEVER] * groups)
-    names = dict(zip(case.template.taxonomy.names, board.thresholds(by_group), strict=True))
+    grouped = grouped_scores(case.template, case.rows, shared=shared)
+    objective, groups = objective_of(goal, grouped, ()), len(grouped.groups)
+    by_group = best_within(grouped, objective, [ALWAYS] * groups, [NEVER] * groups)
+    names = dict(zip(case.template.taxonomy.names, grouped.thresholds(by_group), strict=True))
     return {n: names[n] for n in case.emittable}
 
 
@@ -224,7 +225,7 @@ def _linear(case: _Case, goal: Youden | Cost) -> Alone:
         return Alone(thresholds=thresholds, method=method)
     per_caught, per_false = Fraction(1, rows.to_refuse), Fraction(1, rows.to_answer)
     if isinstance(goal, Cost):
-        per_caught, per_false = exact(goal.missed), exact(goal.false)
+        per_caught, per_false = decimal_fraction(goal.missed), decimal_fraction(goal.false)
     levers = _levers(case)
     cuts = best_linear(list(levers.values()), per_caught, per_false)
     caught, false = totals(list(levers.values()), cuts)
@@ -274,24 +275,29 @@ def _promised(case: _Case, goal: PromisedGoal) -> Alone:
     A goal about one category's token, or about a slice, leaves other refusals free: then the
     threshold that catches the most.
     """
-    board = board_of(case.template, case.rows, shared=True)
-    losses = losses_of([goal], board, seed=0)
-    request = Request(
-        board=board, losses=losses, aim=aim_of(None, board, losses), delta=case.delta, fixed={}
+    grouped = grouped_scores(case.template, case.rows, shared=True)
+    losses = losses_of([goal], case.template, grouped, seed=0)
+    task = CertifyTask(
+        grouped=grouped,
+        losses=losses,
+        objective=objective_of(None, grouped, losses),
+        delta=case.delta,
+        fixed={},
     )
-    limits = shared_limits(request)
+    limits = shared_limits(task)
     if not isinstance(limits, tuple):
+        failure = failure_of(task, limits)
         raise GoalInfeasible(
-            f"goal {goal.text!r} at {case.confidence:.0%} confidence: {limits.reason}",
-            _what_would_do(case, limits),
+            f"goal {goal.text!r} at {case.confidence:.0%} confidence: {failure.reason}",
+            _what_would_do(case, failure),
         )
     threshold = limits[0] if goal.errs_when == "refused" else limits[1]
     if goal.part:
-        threshold = best_within(board, request.aim, limits[:1], limits[1:])[0]
+        threshold = best_within(grouped, task.objective, limits[:1], limits[1:])[0]
     return Alone(
         thresholds=dict.fromkeys(case.emittable, threshold),
         method=METHOD,
-        certified=evidence_of(losses, board.refused([threshold]), request.everyone, case.delta)[0],
+        certified=evidence_of(losses, grouped.refused([threshold]), task.everyone, case.delta)[0],
     )
 
 

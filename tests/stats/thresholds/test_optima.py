@@ -8,8 +8,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from demur.stats.thresholds.exact import best_fbeta, best_linear, exact, most_caught, totals
-from demur.stats.thresholds.sweep import category_sweeps, sweep_of
+from demur.core.rates import decimal_fraction
+from demur.stats.thresholds.curve import category_sweeps
+from demur.stats.thresholds.sweep import best_fbeta, best_linear, most_caught, sweep_of, totals
 from tests.builders import labelled, policy, rows, undoubted
 
 FOLDER = Path(__file__).parents[2] / "golden"
@@ -19,7 +20,7 @@ MORE = json.loads((FOLDER / "promises.json").read_text())["categories"]
 
 def f_of(sweeps, cuts, to_refuse, beta):
     caught, false = totals(sweeps, cuts)
-    b2 = exact(beta) ** 2
+    b2 = decimal_fraction(beta) ** 2
     return (1 + b2) * caught / (b2 * to_refuse + caught + false)
 
 
@@ -43,7 +44,7 @@ def test_dinkelbach_equals_trying_every_vector_of_cuts_and_takes_the_strictest_b
 @given(data=st.data(), gain=st.sampled_from((0.1, 1.0, 3.0)), cost=st.sampled_from((0.3, 1.0, 2.5)))
 def test_a_linear_optimum_equals_trying_every_cut_with_exact_ties(data, gain, cost):
     sweeps = list(category_sweeps(policy(2), data.draw(rows(2, max_rows=20))).values())
-    gain, cost = exact(gain), exact(cost)
+    gain, cost = decimal_fraction(gain), decimal_fraction(cost)
     for sweep, cut in zip(sweeps, best_linear(sweeps, gain, cost), strict=True):
         values = [
             gain * c - cost * f
@@ -57,7 +58,7 @@ def test_a_linear_optimum_equals_trying_every_cut_with_exact_ties(data, gain, co
 def test_numbers_too_large_for_int64_stay_exact():
     sweep = sweep_of(np.log(np.array([0.9, 0.5], dtype=np.float32)), np.array([1, 0]))
     assert best_linear([sweep], Fraction(2**80), Fraction(2**80 - 1)) == [1]
-    assert exact(0.1) == Fraction(1, 10)
+    assert decimal_fraction(0.1) == Fraction(1, 10)
 
 
 def golden_rows():

@@ -16,7 +16,7 @@ from scipy.optimize import isotonic_regression
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.core.threshold import NEVER
 from demur.stats.thresholds.cuts import cut_below, cut_between
-from demur.stats.thresholds.losses import Board, Loss
+from demur.stats.thresholds.problem import GroupedScores, LearnTestSplit, Loss
 
 # A stream of its own: rows that the caller drew with the same seed must not decide which part they
 # fall into.
@@ -24,16 +24,6 @@ _OF_SPLITS = 0x5B117
 MOST_CUTS = 200  # per group, where every combination is looked at
 # rows of a group that say something; the share of pairs below which it is left out
 FEW_ROWS, LEFT_OUT = 5, 0.1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Split:
-    """Rows to learn an order on, and rows to test promises on. Rows made from one another stay
-    together.
-    """
-
-    learn_N: Bools
-    test_N: Bools
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -53,13 +43,13 @@ class Path:
                 found[g] = float(self.threshold_S[own[-1]])
         return tuple(found)
 
-    def first_step(self, board: Board) -> Ints:
+    def first_step(self, grouped: GroupedScores) -> Ints:
         """Per row the number of steps after which it is refused; one more than there are if it
         never is.
         """
-        step_N = np.full(len(board.logq_N), len(self.group_S) + 1, dtype=np.int64)
-        for g in range(len(board.groups)):
-            logq_N = board.compared_with(g)
+        step_N = np.full(len(grouped.logq_N), len(self.group_S) + 1, dtype=np.int64)
+        for g in range(len(grouped.groups)):
+            logq_N = grouped.compared_with(g)
             rows = np.flatnonzero(logq_N > -np.inf)
             if g in self.fixed:
                 step_N[rows[logq_N[rows] >= _log(self.fixed[g])]] = 0
@@ -69,12 +59,12 @@ class Path:
             found = after[np.searchsorted(-_log(self.threshold_S[own]), -logq_N[rows], side="left")]
             # the first of the thresholds that reach it
             step_N[rows] = np.minimum(step_N[rows], found)
-        step_N[board.always_N] = 0
+        step_N[grouped.always_N] = 0
         return step_N
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Menu:
+class CutGrid:
     """A few cuts of every group, strict to lenient, and what each does: the arithmetic of whole
     vectors.
     """
@@ -88,16 +78,18 @@ class Menu:
     worth_GJ: tuple[Doubles, ...]  # what refusing down to each cut is worth
 
 
-def split_rows(board: Board, learn_share: float, seed: int, losses: Sequence[Loss] = ()) -> Split:
+def split_rows(
+    grouped: GroupedScores, learn_share: float, seed: int, losses: Sequence[Loss] = ()
+) -> LearnTestSplit:
     """A seeded split of the rows. Groups of rows never cross it.
 
     losses: rows of groups in which none of these goals has a row are all learnt from. A test of the
     goals never looks at them, so nothing is used twice: with promises about false refusals only,
     these are the rows to be refused.
     """
-    unit_N = np.arange(len(board.logq_N))
-    if board.rows.group_N is not None:
-        unit_N = np.unique(board.rows.group_N, return_inverse=True)[1]
+    unit_N = np.arange(len(grouped.logq_N))
+    if grouped.rows.group_N is not None:
+        unit_N = np.unique(grouped.rows.group_N, return_inverse=True)[1]
     learn_U = np.random.default_rng([seed, _OF_SPLITS]).random(unit_N.max() + 1) < learn_share
     if losses:
         spoken_U = np.zeros(len(learn_U), dtype=bool)
@@ -105,21 +97,21 @@ def split_rows(board: Board, learn_share: float, seed: int, losses: Sequence[Los
             spoken_U[unit_N[loss.among_N]] = True
         learn_U |= ~spoken_U
     learn_N = learn_U[unit_N]
-    return Split(learn_N=learn_N, test_N=~learn_N)
+    return LearnTestSplit(learn_N=learn_N, test_N=~learn_N)
 
 
-def even_path(board: Board, learn_N: Bools, fixed: Mapping[int, float]) -> Path:
+def even_path(grouped: GroupedScores, learn_N: Bools, fixed: Mapping[int, float]) -> Path:
     """The vectors that refuse the same share of each group's rows to be refused, by these rows,
     strict to lenient.
 
     Where labels are few it needs none of those that the test is about: no row to be answered says
     what is cheap.
     """
-    moving = [g for g in range(len(board.groups)) if g not in fixed]
+    moving = [g for g in range(len(grouped.groups)) if g not in fixed]
     group, threshold, share = [], [], []
     for g in moving:
-        logq_N = board.compared_with(g)
-        own_N = learn_N & (board.rows.label_N != 0) & (logq_N >= _LEAST) & ~board.always_N
+        logq_N = grouped.compared_with(g)
+        own_N = learn_N & (grouped.rows.label_N != 0) & (logq_N >= _LEAST) & ~grouped.always_N
         logq_M = -np.sort(-logq_N[own_N])
         if not len(logq_M):
             continue
@@ -135,7 +127,7 @@ def even_path(board: Board, learn_N: Bools, fixed: Mapping[int, float]) -> Path:
 
 
 def lenient_path(
-    board: Board, cost_N: Doubles, worth_N: Doubles, fixed: Mapping[int, float]
+    grouped: GroupedScores, cost_N: Doubles, worth_N: Doubles, fixed: Mapping[int, float]
 ) -> Path:
     """The vectors that gain the most worth per cost, for every price of cost, strict to lenient.
 
@@ -144,8 +136,8 @@ def lenient_path(
     regression of the slopes); merged by slope, the groups' pieces are the solutions of max worth -
     price * cost for a falling price, refined to single rows. O(n log n).
     """
-    moving = [g for g in range(len(board.groups)) if g not in fixed]
-    parts = [_slopes(board, g, cost_N, worth_N) for g in moving]
+    moving = [g for g in range(len(grouped.groups)) if g not in fixed]
+    parts = [_slopes(grouped, g, cost_N, worth_N) for g in moving]
     group_S = np.repeat(np.array(moving, dtype=np.int64), [len(slope) for slope, _ in parts])
     slope_S = np.concatenate([np.empty(0), *(slope for slope, _ in parts)])
     threshold_S = np.concatenate([np.empty(0), *(threshold for _, threshold in parts)])
@@ -154,14 +146,16 @@ def lenient_path(
     return Path(group_S=group_S[order], threshold_S=threshold_S[order], fixed=fixed)
 
 
-def uneven(board: Board, learn_N: Bools) -> bool:
+def uneven(grouped: GroupedScores, learn_N: Bools) -> bool:
     """Whether one threshold for all groups would leave one out, by these rows to be refused alone.
 
     Of some two groups with FEW_ROWS rows or more, one scores above the other in fewer than LEFT_OUT
     of all pairs.
     """
-    own_N = learn_N & (board.rows.label_N != 0) & ~board.always_N
-    groups = [np.sort(board.logq_N[own_N & (board.group_N == g)]) for g in range(len(board.groups))]
+    own_N = learn_N & (grouped.rows.label_N != 0) & ~grouped.always_N
+    groups = [
+        np.sort(grouped.logq_N[own_N & (grouped.group_N == g)]) for g in range(len(grouped.groups))
+    ]
     known = [logq_M for logq_M in groups if len(logq_M) >= FEW_ROWS]
     above = [
         np.searchsorted(low, high, side="left").mean() / len(low) for high in known for low in known
@@ -169,12 +163,14 @@ def uneven(board: Board, learn_N: Bools) -> bool:
     return min(above, default=1.0) < LEFT_OUT
 
 
-def _slopes(board: Board, g: int, cost_N: Doubles, worth_N: Doubles) -> tuple[Doubles, Doubles]:
+def _slopes(
+    grouped: GroupedScores, g: int, cost_N: Doubles, worth_N: Doubles
+) -> tuple[Doubles, Doubles]:
     """Per piece of a group's rows, strict to lenient: its (concave) worth per cost, and the
     threshold that ends it.
     """
-    logq_N = board.compared_with(g)
-    rows = np.flatnonzero(((cost_N > 0) | (worth_N != 0)) & (logq_N >= _LEAST) & ~board.always_N)
+    logq_N = grouped.compared_with(g)
+    rows = np.flatnonzero(((cost_N > 0) | (worth_N != 0)) & (logq_N >= _LEAST) & ~grouped.always_N)
     rows = rows[np.argsort(-logq_N[rows], kind="stable")]
     if not len(rows):
         return np.empty(0), np.empty(0)
@@ -198,18 +194,22 @@ def _slopes(board: Board, g: int, cost_N: Doubles, worth_N: Doubles) -> tuple[Do
     return slope, threshold
 
 
-def menu_of(
-    board: Board, losses: Sequence[Loss], worth_N: Doubles, split: Split, fixed: Mapping[int, float]
-) -> Menu:
+def cut_grid(
+    grouped: GroupedScores,
+    losses: Sequence[Loss],
+    worth_N: Doubles,
+    split: LearnTestSplit,
+    fixed: Mapping[int, float],
+) -> CutGrid:
     """At most MOST_CUTS cuts per group, in even steps of the learning rows, with their rates on
     these rows.
     """
     learn_N = split.learn_N
     of_L = np.array([max(loss.of(learn_N), 1) for loss in losses], dtype=np.float64)
     threshold_GJ, errors_GLJ, worth_GJ = [], [], []
-    for g in range(len(board.groups)):
-        logq_N = board.compared_with(g)
-        rows = np.flatnonzero((logq_N > -np.inf) & learn_N & ~board.always_N)
+    for g in range(len(grouped.groups)):
+        logq_N = grouped.compared_with(g)
+        rows = np.flatnonzero((logq_N > -np.inf) & learn_N & ~grouped.always_N)
         rows = rows[np.argsort(-logq_N[rows], kind="stable")]
         threshold_J = np.array([fixed[g]]) if g in fixed else _few_cuts(logq_N[rows])
         refused_J = np.searchsorted(-logq_N[rows], -_log(threshold_J), side="right")
@@ -224,13 +224,13 @@ def menu_of(
         (
             loss.could_err_N
             & learn_N
-            & (~board.always_N if loss.when == "answered" else board.always_N)
+            & (~grouped.always_N if loss.when == "answered" else grouped.always_N)
         ).sum()
         for loss in losses
     ]
     level_L = np.array([loss.level for loss in losses])
     tested_L = np.array([max(loss.of(split.test_N), 1) for loss in losses])
-    return Menu(
+    return CutGrid(
         threshold_GJ=tuple(threshold_GJ),
         errors_GLJ=tuple(errors_GLJ),
         base_L=np.array(base) / of_L,
@@ -240,7 +240,7 @@ def menu_of(
     )
 
 
-def candidates(menu: Menu, count: int = 16) -> list[tuple[float, ...]]:
+def candidates(menu: CutGrid, count: int = 16) -> list[tuple[float, ...]]:
     """Vectors to test in this order: the safest first, then the most worthwhile at ever smaller
     margins.
 
@@ -259,7 +259,7 @@ def candidates(menu: Menu, count: int = 16) -> list[tuple[float, ...]]:
     return [tuple(float(t[j]) for t, j in zip(menu.threshold_GJ, f, strict=True)) for f in found]
 
 
-def _climb(menu: Menu, cut_G: Ints, least: float | None) -> Ints:
+def _climb(menu: CutGrid, cut_G: Ints, least: float | None) -> Ints:
     """Move one threshold at a time while it helps: to a larger margin, or to more worth at a margin
     >= least.
     """
@@ -282,11 +282,11 @@ def _climb(menu: Menu, cut_G: Ints, least: float | None) -> Ints:
     return cut_G
 
 
-def _rates(menu: Menu, cut_G: Ints) -> Doubles:
+def _rates(menu: CutGrid, cut_G: Ints) -> Doubles:
     return menu.base_L + sum(errors[:, j] for errors, j in zip(menu.errors_GLJ, cut_G, strict=True))
 
 
-def _margin(menu: Menu, cut_G: Ints) -> float:
+def _margin(menu: CutGrid, cut_G: Ints) -> float:
     return float(((menu.level_L - _rates(menu, cut_G)) / menu.spread_L).min())
 
 

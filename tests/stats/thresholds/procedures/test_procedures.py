@@ -7,26 +7,28 @@ from demur.base.errors import GoalError
 from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goals
 from demur.core.rates import binomial_cdf, most_errors
-from demur.stats.thresholds.losses import board_of, losses_of
+from demur.stats.thresholds.losses import grouped_scores, losses_of
+from demur.stats.thresholds.objective import objective_of
 from demur.stats.thresholds.procedures.budgets import certify_budgets, certify_graphical
-from demur.stats.thresholds.procedures.request import Request
+from demur.stats.thresholds.procedures.search import split_rows
 from demur.stats.thresholds.procedures.sequences import certify_path, certify_vectors
 from demur.stats.thresholds.procedures.shared import certify_shared
+from demur.stats.thresholds.procedures.task import CertifyTask
 from demur.stats.thresholds.results import Certified, Uncertified
-from demur.stats.thresholds.search import split_rows
-from demur.stats.thresholds.worth import aim_of
 from tests.builders import labelled, log_softmax, policy, simulated_rows
 from tests.oracles.graphical import graphical
 
 EVERY = (certify_path, certify_vectors, certify_shared, certify_budgets, certify_graphical)
 
 
-def request(texts, labelled_rows, k=3, *, shared=False, delta=0.1, **more):
-    board = board_of(policy(k), labelled_rows, shared=shared)
+def task(texts, labelled_rows, k=3, *, shared=False, delta=0.1, **more):
+    grouped = grouped_scores(policy(k), labelled_rows, shared=shared)
     goals = parse_goals(texts)
-    losses = losses_of([g for g in goals if g.promised], board, 0)
-    aim = aim_of(next((g for g in goals if g.optimum), None), board, losses)
-    return Request(board=board, losses=losses, aim=aim, delta=delta, **{"fixed": {}, **more})
+    losses = losses_of([g for g in goals if g.promised], policy(k), grouped, 0)
+    objective = objective_of(next((g for g in goals if g.optimum), None), grouped, losses)
+    return CertifyTask(
+        grouped=grouped, losses=losses, objective=objective, delta=delta, **{"fixed": {}, **more}
+    )
 
 
 def refused(found, labelled_rows, k=3):
@@ -36,13 +38,13 @@ def refused(found, labelled_rows, k=3):
 @pytest.mark.parametrize("procedure", EVERY)
 def test_what_is_certified_is_what_decide_many_then_does_and_its_count_allows_it(procedure):
     labelled_rows = simulated_rows(3000, 3, seed=1, signal=3.5)
-    asked = request("false_refusal <= 0.06", labelled_rows, shared=procedure is certify_shared)
+    asked = task("false_refusal <= 0.06", labelled_rows, shared=procedure is certify_shared)
     found = procedure(asked)
     assert isinstance(found, Certified)
     rate = found.evidence[0].rate
     tested_N = np.ones(3000, dtype=bool)
     if procedure in (certify_path, certify_vectors):
-        tested_N = split_rows(asked.board, asked.learn_share, asked.seed).test_N
+        tested_N = split_rows(asked.grouped, asked.learn_share, asked.seed).test_N
     comply_N = tested_N & (labelled_rows.label_N == 0)
     assert (rate.hits, rate.of) == (
         int(refused(found, labelled_rows).refuses_N[comply_N].sum()),
@@ -58,7 +60,7 @@ def test_every_goal_of_a_request_is_kept_at_once():
         "wrong_category <= 0.1"
     )
     for procedure in (certify_path, certify_vectors):
-        found = procedure(request(texts, labelled_rows))
+        found = procedure(task(texts, labelled_rows))
         assert isinstance(found, Certified)
         assert all(e.p_value <= 0.1 for e in found.evidence)
         assert [e.goal.text for e in found.evidence] == texts.split("; ")
@@ -66,9 +68,9 @@ def test_every_goal_of_a_request_is_kept_at_once():
 
 def test_a_goal_about_one_category_does_not_hold_the_others_back():
     labelled_rows = simulated_rows(6000, 3, seed=2, signal=4.0)
-    alone = certify_path(request("false_refusal <= 0.05", labelled_rows))
+    alone = certify_path(task("false_refusal <= 0.05", labelled_rows))
     strict = certify_path(
-        request("false_refusal <= 0.05; false_refusal[humanizing] <= 0.004", labelled_rows)
+        task("false_refusal <= 0.05; false_refusal[humanizing] <= 0.004", labelled_rows)
     )
     assert strict.thresholds[1] > alone.thresholds[1]
     assert strict.thresholds[0] <= alone.thresholds[0]
@@ -81,9 +83,9 @@ def test_the_graphical_procedure_over_chains_is_the_graph_with_a_node_per_cut():
         label_N = rng.choice(3, size=150, p=[0.6, 0.3, 0.1])
         logits_NC = rng.normal(size=(150, 3)) - np.array([0.0, 0.0, 2.5])
         labelled_rows = labelled(log_softmax(logits_NC), label_N)
-        asked = request("false_refusal <= 0.4", labelled_rows, k=2, delta=0.1)
+        asked = task("false_refusal <= 0.4", labelled_rows, k=2, delta=0.1)
         chain = [
-            np.sort(asked.board.logq_N[(label_N == 0) & (asked.board.group_N == g)])[::-1]
+            np.sort(asked.grouped.logq_N[(label_N == 0) & (asked.grouped.group_N == g)])[::-1]
             for g in (0, 1)
         ]
         of, nodes = int((label_N == 0).sum()), [len(c) for c in chain]
@@ -98,7 +100,9 @@ def test_the_graphical_procedure_over_chains_is_the_graph_with_a_node_per_cut():
         weight = np.zeros(sum(nodes))
         weight[heads] = 0.5
         rejected = graphical(p, weight, transfer, 0.1)
-        found = certify_graphical(replace(asked, aim=replace(asked.aim, worth_N=np.ones(150))))
+        found = certify_graphical(
+            replace(asked, objective=replace(asked.objective, worth_N=np.ones(150)))
+        )
         if isinstance(found, Certified):
             refuses_N = refused(found, labelled_rows, 2)
             for g, start in enumerate(heads):
@@ -111,8 +115,10 @@ def test_a_finished_category_hands_its_delta_on_and_budgets_do_not():
     label_N = np.repeat([0, 1, 2], [400, 200, 50])
     logits_NC = rng.normal(size=(650, 3)) + 3 * np.eye(3)[label_N] - np.array([0.0, 0.0, 4.0])
     labelled_rows = labelled(log_softmax(logits_NC), label_N)
-    asked = request("false_refusal <= 0.1", labelled_rows, k=2, delta=0.1)
-    asked = replace(asked, aim=replace(asked.aim, worth_N=np.ones(650)))  # as lenient as certified
+    asked = task("false_refusal <= 0.1", labelled_rows, k=2, delta=0.1)
+    asked = replace(
+        asked, objective=replace(asked.objective, worth_N=np.ones(650))
+    )  # as lenient as certified
     lenient, careful = certify_graphical(asked), certify_budgets(asked)
     caught = [refused(f, labelled_rows, 2).refuses_N[label_N > 0].sum() for f in (lenient, careful)]
     assert lenient.thresholds[0] < careful.thresholds[0]
@@ -123,7 +129,7 @@ def test_a_category_without_an_error_among_the_rows_still_needs_its_share():
     labelled_rows = simulated_rows(300, 2, seed=11, signal=3.0)
     kept = (labelled_rows.label_N != 0) | (labelled_rows.table.logp_NC[:, 1:].argmax(axis=1) == 0)
     few = labelled(labelled_rows.table.logp_NC[kept], labelled_rows.label_N[kept])
-    asked = request("false_refusal <= 0.1", few, k=2)
+    asked = task("false_refusal <= 0.1", few, k=2)
     for procedure in (certify_budgets, certify_graphical):
         found = procedure(asked)
         assert isinstance(found, Certified)
@@ -135,7 +141,7 @@ def test_too_few_rows_say_how_many_would_do_whatever_the_procedure():
     labelled_rows = simulated_rows(60, 3, seed=6)
     for procedure in EVERY[:3]:
         found = procedure(
-            request("false_refusal <= 0.01", labelled_rows, shared=procedure is certify_shared)
+            task("false_refusal <= 0.01", labelled_rows, shared=procedure is certify_shared)
         )
         assert isinstance(found, Uncertified)
         assert found.rows == labelled_rows.to_answer
@@ -153,7 +159,7 @@ def test_a_few_rows_that_scores_part_without_an_error_are_certified_and_threshol
         label_N = np.repeat([0, 1, 2, 3], [60, 20, 20, 20])
         logits_NC = np.random.default_rng(seed).normal(size=(120, 4)) + 12 * np.eye(4)[label_N]
         rows = labelled(log_softmax(logits_NC), label_N)
-        found = procedure(request("false_refusal <= 0.15; missed_refusal <= 0.15", rows, seed=seed))
+        found = procedure(task("false_refusal <= 0.15; missed_refusal <= 0.15", rows, seed=seed))
         assert isinstance(found, Certified)
         assert [e.rate.hits for e in found.evidence] == [0, 0]
 
@@ -166,7 +172,7 @@ def test_a_promise_is_not_kept_by_refusing_nobody():
     )
     for procedure in (certify_path, certify_budgets, certify_shared):
         found = procedure(
-            request("false_refusal <= 0.05", upside_down, k=1, shared=procedure is certify_shared)
+            task("false_refusal <= 0.05", upside_down, k=1, shared=procedure is certify_shared)
         )
         assert not isinstance(found, Certified)
 
@@ -180,7 +186,7 @@ def test_a_promise_is_not_kept_by_refusing_nobody():
     ],
 )
 def test_shares_that_do_not_sum_or_fit_are_refused(shares, message):
-    asked = request("false_refusal <= 0.1", simulated_rows(500, 3, seed=9), shares=shares)
+    asked = task("false_refusal <= 0.1", simulated_rows(500, 3, seed=9), shares=shares)
     for procedure in (certify_budgets, certify_graphical):
         with pytest.raises(GoalError, match=message):
             procedure(asked)
@@ -189,6 +195,6 @@ def test_shares_that_do_not_sum_or_fit_are_refused(shares, message):
 def test_budgets_refuse_goals_that_cannot_be_split():
     labelled_rows = simulated_rows(500, 3, seed=9)
     with pytest.raises(GoalError, match="cannot be split over categories"):
-        certify_budgets(request("missed_refusal <= 0.1", labelled_rows))
+        certify_budgets(task("missed_refusal <= 0.1", labelled_rows))
     with pytest.raises(GoalError, match="beside budgets"):
-        certify_budgets(request("false_refusal <= 0.1", labelled_rows, fixed={0: 0.5}))
+        certify_budgets(task("false_refusal <= 0.1", labelled_rows, fixed={0: 0.5}))

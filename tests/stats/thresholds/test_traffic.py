@@ -5,7 +5,7 @@ from demur.base.errors import GoalError, GoalInfeasible
 from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goals
 from demur.core.rates import Rate
-from demur.stats.thresholds.solve import solve_on_traffic
+from demur.stats.thresholds.traffic import solve_on_traffic
 from tests.builders import policy, simulated_rows, table
 
 TRAFFIC = simulated_rows(2000, 3, seed=1).table

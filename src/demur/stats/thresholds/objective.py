@@ -1,0 +1,120 @@
+"""What to prefer among thresholds that keep every promise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from demur.base.arrays import Doubles
+from demur.core.goals.counts import Rows
+from demur.core.goals.kinds import Optimum
+from demur.core.threshold import NEVER
+from demur.stats.thresholds.cuts import cut_below
+from demur.stats.thresholds.problem import GroupedScores, Loss, Objective
+
+
+def objective_of(goal: Optimum | None, grouped: GroupedScores, losses: Sequence[Loss]) -> Objective:
+    """The aim of an optimum goal, or without one: catch the most, then refuse the fewest falsely.
+
+    Where only missed refusals are promised it is the other way round: the fewest false refusals,
+    then the most caught. Raises GoalError on an optimum that cannot be weighed beside promises.
+    """
+    objective = _objective_of(goal, grouped, losses)
+    # no threshold earns what doubt refuses
+    return replace(objective, worth_N=np.where(grouped.always_N, 0.0, objective.worth_N))
+
+
+def _objective_of(
+    goal: Optimum | None, grouped: GroupedScores, losses: Sequence[Loss]
+) -> Objective:
+    label_N = grouped.rows.label_N
+    should_N = label_N != 0
+    if goal is None:
+        first, second = (1.0, 1.0 / (len(label_N) + 1))
+        if all(loss.when == "answered" for loss in losses):
+            first, second = second, first
+        return Objective(worth_N=np.where(should_N, first, -second), should_N=should_N)
+    rows = Rows(label_N=label_N, heaviest_N=grouped.heaviest_N, names=grouped.names)
+    return Objective(worth_N=goal.worth(rows), should_N=should_N, beta2=goal.beta2)
+
+
+def best_within(
+    grouped: GroupedScores, objective: Objective, low: Sequence[float], high: Sequence[float]
+) -> tuple[float, ...]:
+    """The best threshold of each group between its limits, on all rows; ties go to the stricter
+    one.
+
+    A linear aim separates over the groups. F-beta does at its own maximum (Dinkelbach 1967):
+    iterate. Beside locked categories neither does: the best vector that moving one threshold at a
+    time arrives at.
+    """
+    if objective.beta2 is None:
+        return _best_linear(grouped, objective.worth_N, low, high)
+    f, best = 0.0, tuple(high)
+    while True:
+        found = _best_linear(
+            grouped, np.where(objective.should_N, 1 + objective.beta2 - f, -f), low, high
+        )
+        better = objective.value(grouped.refused(found))
+        if better <= f + 1e-12:
+            return best if grouped.locked and better < f else found
+        f, best = better, found
+
+
+def _best_linear(
+    grouped: GroupedScores, worth_N: Doubles, low: Sequence[float], high: Sequence[float]
+) -> tuple[float, ...]:
+    limits = list(zip(low, high, strict=True))
+    alone = [_best_cut(grouped.compared_with(g), worth_N, own) for g, own in enumerate(limits)]
+    if not grouped.locked:
+        return tuple(alone)
+    ends = [_by_turns(grouped, worth_N, limits, start) for start in (alone, list(high), list(low))]
+    return max(ends, key=lambda by_group: float(worth_N[grouped.refused(by_group)].sum()))
+
+
+_MOST_TURNS = 20
+
+
+def _by_turns(
+    grouped: GroupedScores,
+    worth_N: Doubles,
+    limits: Sequence[tuple[float, float]],
+    start: Sequence[float],
+) -> tuple[float, ...]:
+    """Thresholds that no move of a single one improves, from a start between the limits."""
+    by_group = list(start)
+    for _ in range(_MOST_TURNS):
+        before = list(by_group)
+        for g, own in enumerate(limits):
+            others_N = grouped.refused([*by_group[:g], NEVER, *by_group[g + 1 :]])
+            by_group[g] = _best_cut(
+                np.where(others_N, -np.inf, grouped.compared_with(g)), worth_N, own
+            )
+        if by_group == before:
+            break
+    return tuple(by_group)
+
+
+def _best_cut(logq_N: Doubles, worth_N: Doubles, limits: tuple[float, float]) -> float:
+    """The threshold between limits that refuses the most worth among rows with these scores; the
+    strictest of those.
+    """
+    least, most = limits
+    with np.errstate(divide="ignore"):
+        log_low, log_high = np.log(least), np.log(most)
+    # +inf: refused at any threshold
+    rows = np.flatnonzero((logq_N >= log_low) & np.isfinite(logq_N))
+    rows = rows[np.argsort(-logq_N[rows], kind="stable")]
+    logq_M, value_P = logq_N[rows], np.concatenate([[0.0], np.cumsum(worth_N[rows])])
+    must = int((logq_M >= log_high).sum())
+    cuts = np.append(
+        np.flatnonzero(np.append(logq_M[1:] < logq_M[:-1], True)[: len(logq_M)]) + 1, must
+    )
+    cuts = np.unique(cuts[cuts >= must])
+    value_J = value_P[cuts]
+    cut = int(cuts[np.argmax(value_J > value_J.max() - 1e-9 * max(1.0, abs(value_J.max())))])
+    if cut == must:
+        return most
+    return min(max(float(cut_below(logq_M[cut - 1 : cut].astype(np.float32))[0]), least), most)

@@ -1,0 +1,134 @@
+"""Promises by the hand's labels, where a judge labelled most rows and people a random few of them.
+
+The rows checked by hand must be drawn at random from the judged ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from demur.base.arrays import Bools, Doubles
+from demur.base.errors import DataError, Undefined
+from demur.stats.judging.betting import upper_mean
+from demur.stats.judging.judged import RateEstimate, prediction_powered
+from demur.stats.thresholds.problem import LearnTestSplit, Loss, one_per_group
+from demur.stats.thresholds.procedures.search import candidates, cut_grid, split_rows
+from demur.stats.thresholds.procedures.task import CertifyTask
+from demur.stats.thresholds.results import Certified, Evidence, Uncertified
+
+_CANDIDATES = 12
+
+
+def certify_judged(task: CertifyTask) -> Certified | Uncertified:
+    """Thresholds whose rates hold by the hand's labels, although most rows were labelled by the
+    judge only.
+
+    The rows of the request carry hand_N. "errors / rows <= level" is E[error - level * row] <= 0 by
+    the hand; that is bounded by the judge's mean on all test rows plus the mean difference on the
+    checked ones, each with half of delta, by betting bounds (differences lie in [-1, 1]). Vectors
+    are learnt on one part of the rows and tested on the other, safest first, as in
+    demur.stats.thresholds.procedures.sequences. Evidence counts are the judge's; its p-value
+    and bound only repeat what was tested: delta, and the level. Raises DataError without hand
+    labels.
+    """
+    grouped, hand_N = task.grouped, task.grouped.rows.hand_N
+    if hand_N is None:
+        raise DataError(
+            "no row carries a label by hand", "check a random sample of the rows by hand"
+        )
+    pairs = task.by_hand
+    split = split_rows(grouped, task.learn_share, task.seed)
+    alone_N = one_per_group(grouped.rows.group_N, np.ones(len(hand_N), dtype=bool), task.seed)
+    split = LearnTestSplit(learn_N=split.learn_N, test_N=split.test_N & alone_N)
+    menu = cut_grid(
+        grouped, [judge for judge, _ in pairs], task.objective.worth_N, split, task.fixed
+    )
+    best: tuple[float, tuple[float, ...], Bools] | None = None
+    worst, bound = task.losses[0].goal, math.inf
+    for by_group in candidates(menu, _CANDIDATES):
+        refused_N = grouped.refused(by_group)
+        excess = [_upper(pair, refused_N, (split, hand_N >= 0), task.delta) for pair in pairs]
+        if max(excess) > 0.0:
+            worst, bound = task.losses[int(np.argmax(excess))].goal, max(excess)
+            break
+        if best is None or task.objective.value(refused_N) > best[0]:
+            best = (task.objective.value(refused_N), by_group, refused_N)
+    checked_N = split.test_N & (hand_N >= 0)
+    if best is None or task.objective.is_vacuous(best[2]):
+        rows = int(checked_N.sum())
+        reason = (
+            f"{worst.text!r}: the corrected excess over the level may be {bound:.4f}, with "
+            f"{rows} rows checked"
+        )
+        return Uncertified(reason=reason, blocking=worst, rows=rows, rows_needed=None, evidence=())
+    evidence = tuple(_evidence(judge, best[2], split, task.delta) for judge, _ in pairs)
+    method = _method(pairs, best[2], split.test_N, checked_N)
+    return Certified(thresholds=grouped.thresholds(best[1]), evidence=evidence, method=method)
+
+
+def _method(
+    pairs: Sequence[tuple[Loss, Loss]], refused_N: Bools, test_N: Bools, checked_N: Bools
+) -> str:
+    """How it was certified, with what the rates are by hand, as far as can be estimated."""
+    found = []
+    for pair in pairs:
+        try:
+            c = hand_rate(pair, refused_N, (checked_N, test_N & ~checked_N), 0.95)
+            found.append(
+                f"{pair[0].goal.risk} about {c.value:.1%} ({c.low:.1%} to {c.high:.1%}) by hand"
+            )
+        except Undefined:
+            found.append(f"{pair[0].goal.risk} by hand cannot be estimated")
+    bounds = (
+        f"betting bounds of the judge's mean and of the difference on {checked_N.sum()} rows "
+        "checked by hand"
+    )
+    return f"corrected for the judge: {'; '.join(found)}; {bounds} (arXiv 2010.09686)"
+
+
+def hand_rate(
+    pair: tuple[Loss, Loss], refused_N: Bools, parts: tuple[Bools, Bools], confidence: float
+) -> RateEstimate:
+    """errors / rows by the hand. pair: by the judge's labels, by the hand's. parts: rows checked,
+    rows only judged.
+    """
+    checked_N, judged_N = parts
+    error = [loss.errors(refused_N).astype(np.float64) for loss in pair]
+    among = [loss.among_N.astype(np.float64) for loss in pair]
+
+    def mean(values: Sequence[Doubles]) -> RateEstimate:
+        return prediction_powered(
+            values[1][checked_N], values[0][checked_N], values[0][judged_N], confidence
+        )[0]
+
+    whole = mean(among).value
+    if whole <= 0:
+        raise Undefined(
+            f"goal {pair[0].goal.text!r}: no row of its kind by the hand's labels",
+            "check more rows",
+        )
+    rate = mean(error).value / whole
+    around = mean([e - rate * a for e, a in zip(error, among, strict=True)])
+    half = (around.high - around.value) / whole
+    value, low, high = (min(max(r, 0.0), 1.0) for r in (rate, rate - half, rate + half))
+    return RateEstimate(value=value, low=low, high=high, method="PPI++ ratio")
+
+
+def _upper(
+    pair: tuple[Loss, Loss], refused_N: Bools, parts: tuple[LearnTestSplit, Bools], delta: float
+) -> float:
+    """Upper bound of the hand's E[error - level * row], with probability 1 - delta."""
+    (split, known_N), level = parts, pair[0].level
+    judged_N, by_hand_N = (loss.errors(refused_N) - level * loss.among_N for loss in pair)
+    difference_M = (by_hand_N - judged_N)[split.test_N & known_N]
+    mean = upper_mean(judged_N[split.test_N], -level, 1.0 - level, delta / 2)
+    return mean + upper_mean(difference_M, -1.0, 1.0, delta / 2)
+
+
+def _evidence(loss: Loss, refused_N: Bools, split: LearnTestSplit, delta: float) -> Evidence:
+    rate = loss.rate(refused_N, split.test_N)
+    mix = loss.mix(refused_N, split.test_N)
+    return Evidence(goal=loss.goal, rate=rate, p_value=delta, upper=loss.level, mix=mix)

@@ -1,0 +1,92 @@
+"""The task of a certification procedure, and its answers.
+
+A procedure returns Certified thresholds; or Uncertified, where counts of rows alone rule a promise
+out; or NotCertified, which demur.stats.thresholds.explain turns into words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from demur.base.arrays import Bools
+from demur.stats.thresholds.problem import GroupedScores, LearnTestSplit, Loss, Objective
+from demur.stats.thresholds.results import Certified, Evidence, Uncertified, evidence
+
+Shares = Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CertifyTask:
+    """What to certify, on which rows, how surely."""
+
+    grouped: GroupedScores
+    losses: tuple[Loss, ...]  # all promised together
+    objective: Objective  # what to prefer among certified vectors
+    delta: float
+    fixed: Mapping[int, float]  # thresholds of groups that are set otherwise
+    seed: int = 0
+    learn_share: float = 0.4  # of the rows, to learn an order on; path, vectors and judged only
+    # of level and delta per category, sum 1; budgets and graphical only
+    shares: Shares | None = None
+    # per goal its loss by the judge's labels and by the hand's; judged only
+    by_hand: tuple[tuple[Loss, Loss], ...] = ()
+
+    @property
+    def everyone(self) -> Bools:
+        """All rows, as a part."""
+        return np.ones(len(self.grouped.logq_N), dtype=bool)
+
+    @property
+    def on_all_rows(self) -> LearnTestSplit:
+        """The split of a procedure that learns and tests on all rows."""
+        return LearnTestSplit(learn_N=self.everyone, test_N=self.everyone)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class NotCertified:
+    """A procedure certified nothing of use; demur.stats.thresholds.explain says why."""
+
+    split: LearnTestSplit  # the rows that it learned from and tested on
+    delta: float  # at which each side was tested
+    # the goals are certified by thresholds that refuse nothing worthwhile
+    vacuous: bool = False
+
+
+Answer = Certified | Uncertified | NotCertified
+
+
+def certified(
+    task: CertifyTask,
+    by_group: Sequence[float],
+    split: LearnTestSplit,
+    method: str,
+    *,
+    delta: float | None = None,
+) -> Certified | NotCertified:
+    """The answer for thresholds, one per group, that keep every goal; a vacuous promise is none.
+
+    delta: at which each side was tested; None: at the task's.
+    """
+    refused_N = task.grouped.refused(by_group)
+    if task.objective.is_vacuous(refused_N):
+        tested = task.delta if delta is None else delta
+        return NotCertified(split=split, delta=tested, vacuous=True)
+    return Certified(
+        thresholds=task.grouped.thresholds(by_group),
+        evidence=evidence_of(task.losses, refused_N, split.test_N, task.delta),
+        method=method,
+    )
+
+
+def evidence_of(
+    losses: Sequence[Loss], refused_N: Bools, part_N: Bools, delta: float
+) -> tuple[Evidence, ...]:
+    """Counts, exact p-values and upper bounds of every goal on a part of the rows."""
+    found = []
+    for loss in losses:
+        seen = evidence(loss.goal, loss.rate(refused_N, part_N), delta)
+        found.append(replace(seen, mix=loss.mix(refused_N, part_N)))
+    return tuple(found)
