@@ -14,7 +14,7 @@ from demur.core.rates import Rate
 from demur.core.taxonomy import coconot
 from demur.core.training.seen import Seen, seen_of
 from demur.engines.fake.constant import (
-    Subject,
+    ConstantModel,
     always_refuse,
     answer_then_refuse,
     never_refuse,
@@ -23,7 +23,7 @@ from demur.engines.fake.constant import (
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import bench_refusals, evaluate
 from demur.stages.bench_refusals import Candidate, Config
-from demur.stages.bench_refusals.texts import PART_PROMPTS
+from demur.stages.texts import PART_PROMPTS
 from demur.store.policies.policy_file import read_policy
 from demur.store.results.bench_file import read_bench
 from demur.store.scores.tables import read_scores
@@ -61,7 +61,7 @@ def candidate(kind=always_refuse, judge=JUDGE, **more):
 class Counting:
     """A generator that counts the texts it writes, and may be killed after so many calls."""
 
-    engine: Subject
+    engine: ConstantModel
     calls_left: int = 1_000
     written: int = 0
 
@@ -83,7 +83,7 @@ class Narrow:
     do.
     """
 
-    engine: Subject
+    engine: ConstantModel
     calls: int = 0
 
     @property

@@ -4,7 +4,6 @@ from demur.base.errors import ArtifactError
 from demur.core.judging.outcome import Outcome
 from demur.core.ports import Answer
 from demur.store.answers.branch_cache import BranchCache
-from demur.store.run import RunFolder
 from demur.store.scores.tables import Branch, read_branches
 
 TOKENS = ("[respond]", "[no]")
@@ -21,7 +20,10 @@ def branch(name, column):
 
 
 def cache(tmp_path, origin="a"):
-    opened = BranchCache(folder=RunFolder(tmp_path), tokens=TOKENS, origin=origin)
+    stage = tmp_path / "evaluate"
+    opened = BranchCache(
+        file=stage / "branches.parquet", parts=stage / "parts", tokens=TOKENS, origin=origin
+    )
     opened.load()
     return opened
 

@@ -20,7 +20,7 @@ from demur.base.errors import ConfigError, DataError
 from demur.base.files import write_text
 from demur.core.decision import decide_many
 from demur.core.judging.benchmark import BenchRow, BenchSet
-from demur.core.judging.judge import ChatAnswer, ChatQuestion, Declined, NoAnswer, judge_rows
+from demur.core.judging.judge import ChatQuestion, NoAnswer
 from demur.core.judging.outcome import Outcome
 from demur.core.ports import Progress, no_progress
 from demur.core.training.seen import seen_prompts
@@ -29,7 +29,8 @@ from demur.stages.bench_refusals.candidate import Candidate, Endpoint
 from demur.stages.bench_refusals.content import HEADER, page_of, table_rows
 from demur.stages.bench_refusals.counts import level_errors, text_errors
 from demur.stages.bench_refusals.scores import scores_of
-from demur.stages.bench_refusals.texts import Texts, item_of
+from demur.stages.bench_refusals.texts import text_outcomes, text_row
+from demur.stages.texts import ENDPOINT, reply_outcomes
 from demur.stats.sample import evenly_spaced
 from demur.store.policies.policy_file import policy_digest
 from demur.store.results.bench_file import (
@@ -43,7 +44,6 @@ from demur.store.results.bench_file import (
 
 __all__ = ["HEADER", "Candidate", "Config", "Endpoint", "run", "run_endpoint", "table_rows"]
 
-ENDPOINT = "endpoint"  # the judge's name in outcomes of prompts that the endpoint itself declined
 TOO_LONG = "longer than the model can read"
 
 
@@ -83,12 +83,7 @@ def run(
     chosen = _without(sampled, dict.fromkeys(set(range(len(prompts))) - set(fit), TOO_LONG))
     rows = [row for s in chosen for row in s.rows]
     choice_N = decide_many(candidate.policy, logp_NC).choice_N
-    outcomes = None
-    if candidate.judge is not None:
-        texts = Texts(
-            candidate=candidate, judge=candidate.judge, rows=rows, path=out / "branches.parquet"
-        )
-        outcomes = texts.outcomes(choice_N, progress)
+    outcomes = text_outcomes(candidate, rows, choice_N, out / "branches.parquet", progress)
     # Choices and outcomes are in one row over all benchmarks: `part` is where this one's lie.
     measured, start = [], 0
     for s in chosen:
@@ -133,21 +128,10 @@ def run_endpoint(
         if isinstance(reply, NoAnswer)
     }
     chosen = _without(sampled, silent)
-    items = [
-        item_of(row, None, r.text)
-        for row, r in zip(rows, replies, strict=True)
-        if isinstance(r, ChatAnswer)
-    ]
-    # One outcome per reply that is not left out, in order: the endpoint's declines, else the
-    # judge's.
-    judged = iter(judge_rows(endpoint.judge, items, progress))
-    outcomes = [
-        Outcome(verdict="refusal", reason=r.reason, judge=ENDPOINT)
-        if isinstance(r, Declined)
-        else next(judged)
-        for r in replies
-        if not isinstance(r, NoAnswer)
-    ]
+    answered = [text_row(row) for s in chosen for row in s.rows]
+    given = [r for r in replies if not isinstance(r, NoAnswer)]
+    outcomes = reply_outcomes(endpoint.judge, answered, given, progress)
+    # Outcomes are in one row over all benchmarks.
     start, measured = 0, []
     for s in chosen:
         part = outcomes[start : start + len(s.rows)]

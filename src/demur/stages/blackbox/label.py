@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from demur.base.errors import DataError
 from demur.core.example import Example
-from demur.core.judging.judge import ChatAnswer, Declined, JudgeInput, judge_rows
+from demur.core.judging.judge import ChatAnswer, Declined
 from demur.core.judging.outcome import Outcome, Verdict, declines
 from demur.core.ports import Judge, Progress, no_progress
 from demur.core.taxonomy import Taxonomy
 from demur.stages.blackbox.collect import Collected
+from demur.stages.texts import TextRow, reply_outcomes
 from demur.store.answers.blackbox_file import (
     BlackboxFile,
     BlackboxFolder,
@@ -29,7 +30,6 @@ from demur.store.prompts_file import PromptRow
 
 # of either kind: about 15 to learn from, 9 to choose a threshold on and 6 to measure it on
 FEWEST = 30
-ENDPOINT = "endpoint"  # the judge of what the endpoint itself says that it declined
 VERDICTS: tuple[Verdict, ...] = ("refusal", "partial", "compliance", "unscored")
 
 
@@ -51,7 +51,9 @@ def run(
     A partial answer counts as declined. Raises DataError, with both counts, if too few were
     declined or answered; all files are written before, so that more prompts may be added.
     """
-    outcomes = _outcomes(config.judge, collected, progress)
+    # No category: nobody knows yet what ought to happen to these prompts.
+    asked = [TextRow(id=p.id, prompt=p.messages, category=None) for p in collected.asked]
+    outcomes = reply_outcomes(config.judge, asked, collected.replies, progress)
     write_answers(folder.answers, collected.asked, [r.text for r in collected.replies], outcomes)
     category = config.taxonomy.names[0]
     # An unscored answer has no label, so that nobody knows what ought to happen to its prompt.
@@ -72,24 +74,6 @@ def run(
     )
     _check(sum(e.kind == "refusal" for e in rows), len(rows))
     return file
-
-
-def _outcomes(judge: Judge, collected: Collected, progress: Progress) -> list[Outcome]:
-    """One outcome per reply, in order: refusal for a decline by the endpoint, else the judge's."""
-    pairs = list(zip(collected.asked, collected.replies, strict=True))
-    items = [
-        JudgeInput(request=p.messages[-1].content, answer=r.text)
-        for p, r in pairs
-        if isinstance(r, ChatAnswer)
-    ]
-    # The judge's outcomes are taken in the order of the replies that it read.
-    judged = iter(judge_rows(judge, items, progress))
-    return [
-        Outcome(verdict="refusal", reason=r.reason, judge=ENDPOINT)
-        if isinstance(r, Declined)
-        else next(judged)
-        for _, r in pairs
-    ]
 
 
 def _example(prompt: PromptRow, category: str | None) -> Example:

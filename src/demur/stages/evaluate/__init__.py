@@ -17,7 +17,8 @@ from demur.stages.evaluate import measures, words
 from demur.stages.evaluate.compared import Case, read_case
 from demur.stages.evaluate.everyday import ask as ask_everyday
 from demur.stages.evaluate.table import CORRECTED_HEADER, HEADER, Block, corrected_rows, table_rows
-from demur.stages.evaluate.texts import Judged, generate_missing, judge_again, judge_fixed
+from demur.stages.evaluate.texts import Judged, judged_texts, needed, sent
+from demur.stages.texts import generate_missing, judge_again, judge_fixed
 from demur.stats.contradictions import Contradiction, contradicted_promises
 from demur.stats.labelled import label_scores
 from demur.store.answers.branch_cache import BranchCache
@@ -84,13 +85,17 @@ def run(
     if found and not any(texts.unscored for texts in found.branches.values()):
         return found
     case = read_case(folder, generator.fingerprint, config.also, config.limit)
-    judged = Judged(judge, _cache(config, folder, generator.fingerprint), case.sample(config.texts))
-    judge_again(judged, progress)
-    if found and measures.verdicts(judged.case, judged.cache) == found.branches:
-        return found  # what could not be scored still cannot be
-    generate_missing(config.branches, generator, judged, progress)
-    judge_fixed(judged)
-    judged.cache.merge()
+    cache = _cache(config, folder, generator.fingerprint)
+    judged = judged_texts(case.sample(config.texts), judge, cache)
+    judge_again(judged.texts, progress)
+    # Nothing else has changed: a metrics file of the same verdicts is current.
+    if found and measures.verdicts(judged.case, cache) == found.branches:
+        return found
+    columns = needed(judged.case, config.branches)
+    wanted = zip(judged.texts.rows.values(), columns, strict=True)
+    generate_missing(judged.texts, generator, wanted, progress)
+    judge_fixed(judged.texts, sent(judged))
+    cache.merge()
     evaluation = _evaluation(config, case, judged, generator.fingerprint)
     ours = {folder.root / c.file: c.policy for c in case.compared if c.policy is not case.policy}
     for path, policy in ours.items():
@@ -150,7 +155,14 @@ def _cache(config: Config, folder: RunFolder, model: Fingerprint) -> BranchCache
         "max_new_tokens": config.max_new_tokens,
         "prompts": digest_file(folder.split("test")),
     }
-    cache = BranchCache(folder=folder, tokens=model.tokens, origin=digest_json(origin))
+    cache = BranchCache(
+        file=folder.branches,
+        parts=folder.stage("evaluate") / "parts",
+        tokens=model.tokens,
+        origin=digest_json(origin),
+        # written when another policy of the run was evaluated
+        others=(RunFolder(folder.root).branches,),
+    )
     cache.load()
     return cache
 
@@ -159,10 +171,10 @@ def _evaluation(config: Config, case: Case, judged: Judged, model: Fingerprint) 
     labels = (
         read_labels(config.labels, case.policy.taxonomy.choices) if config.labels else NO_LABELS
     )
-    read = judged.case
+    read, cache = judged.case, judged.texts.cache
     return Evaluation(
         model=model,
-        judge=judged.judge.version,
+        judge=judged.texts.judge.version,
         max_new_tokens=config.max_new_tokens,
         choices=case.policy.taxonomy.choices,
         limit=config.limit,
@@ -177,8 +189,8 @@ def _evaluation(config: Config, case: Case, judged: Judged, model: Fingerprint) 
         ranking=measures.rankings(case),
         calibration=measures.calibration(case),
         leftover=measures.leftover(case),
-        branches=measures.verdicts(read, judged.cache),
-        forced=words.forced(read, judged.cache, labels),
-        twins=words.twin_rows(read, judged.cache, labels),
-        labels=sum((b.id, b.column) in labels.verdicts for b in judged.cache.known.values()),
+        branches=measures.verdicts(read, cache),
+        forced=words.forced(read, cache, labels),
+        twins=words.twin_rows(read, cache, labels),
+        labels=sum(key in labels.verdicts for key in cache.known),
     )

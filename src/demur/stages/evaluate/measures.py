@@ -70,7 +70,8 @@ def policy_metrics(case: Case, place: int, judged: Judged, labels: HandLabels) -
     policy, sent_N, n = compared.policy, read.compared[place].choice_N, len(read.examples)
     decisions = measure_decisions(policy, case.rows, case.examples)
     outcomes = [
-        judged.outcome(e, policy, c) for e, c in zip(read.examples, sent_N.tolist(), strict=True)
+        judged.texts.outcome(row, policy, c)
+        for row, c in zip(judged.texts.rows.values(), sent_N.tolist(), strict=True)
     ]
     sent = sent_texts(read, read.compared[place], outcomes, labels)
     texts = measure_texts(read.rows, read.examples, sent_N, outcomes)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from demur.base.errors import ArtifactError
-from demur.store.run import RunFolder
 from demur.store.scores.tables import Branch, branches_origin, read_branches, write_branches
 
 
@@ -18,23 +17,20 @@ class BranchCache:
     token.
 
     Their outcomes may be of several judges: each names its own. Parts are saved as they come, so a
-    killed run loses at most one; `merge` makes them evaluate/branches.parquet.
+    killed run loses at most one; `merge` joins them in one file.
     """
 
-    folder: RunFolder
+    file: Path  # of all branches, written by merge
+    parts: Path  # the folder of the parts until then
     tokens: tuple[str, ...]  # control tokens by score column
     origin: str  # digest; files of another origin are left unread and overwritten by merge
+    others: tuple[Path, ...] = ()  # more files to read branches of this origin from
     known: dict[tuple[str, int], Branch] = field(default_factory=dict)
-
-    @property
-    def _parts(self) -> Path:
-        return self.folder.stage("evaluate") / "parts"
 
     def load(self) -> None:
         """Read what is on disk. Raises ArtifactError naming a damaged file."""
-        # what another policy of the run had written is not written again
-        shared = RunFolder(self.folder.root).branches
-        for path in (shared, self.folder.branches, *sorted(self._parts.glob("*.parquet"))):
+        # In the order of writing: a later outcome of the same branch takes the earlier one's place.
+        for path in (*self.others, self.file, *sorted(self.parts.glob("*.parquet"))):
             if path.exists() and branches_origin(path) == self.origin:
                 self._know(read_branches(path, self.tokens))
 
@@ -54,15 +50,15 @@ class BranchCache:
 
     def add(self, branches: Sequence[Branch]) -> None:
         """Save a part and know it."""
-        taken = len(list(self._parts.glob("*.parquet")))
-        write_branches(self._parts / f"{taken:05d}.parquet", branches, self.tokens, self.origin)
+        taken = len(list(self.parts.glob("*.parquet")))
+        write_branches(self.parts / f"{taken:05d}.parquet", branches, self.tokens, self.origin)
         self._know(branches)
 
     def merge(self) -> None:
-        """Write everything known as evaluate/branches.parquet, then drop the parts."""
+        """Write all branches into `file`, then delete the parts."""
         rows = [self.known[key] for key in sorted(self.known)]
-        write_branches(self.folder.branches, rows, self.tokens, self.origin)
-        shutil.rmtree(self._parts, ignore_errors=True)
+        write_branches(self.file, rows, self.tokens, self.origin)
+        shutil.rmtree(self.parts, ignore_errors=True)
 
     def _know(self, branches: Sequence[Branch]) -> None:
         self.known.update({(b.id, b.column): b for b in branches})
