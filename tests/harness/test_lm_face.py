@@ -168,7 +168,7 @@ def test_the_choice_of_a_multiple_choice_task_is_the_likeliest_after_the_respond
         apply_chat_template=chat,
         bootstrap_iters=0,
     )
-    engine, samples = model._subject.engine, found["samples"]["own_choices"]
+    engine, samples = model._evaluated.engine, found["samples"]["own_choices"]
     right = 0
     for (question, texts, gold), sample in zip(QUESTIONS, samples, strict=True):
         asked_as = f"Question: {question}\nAnswer:"
@@ -189,11 +189,14 @@ def test_answers_are_those_of_the_engine_under_the_policy_with_and_without_the_c
     plain = results(small, model)["samples"]["demur_refusals"]
     chat = results(small, model, apply_chat_template=True)["samples"]["demur_refusals"]
     assert [s["resps"] for s in plain] == [s["resps"] for s in chat]
-    engine, policy = model._subject.engine, model._subject.policy
+    engine, policy = model._evaluated.engine, model._evaluated.policy
     prompts = [(Message(role="user", content=s["doc"]["request"]),) for s in plain]
     theirs = [given.text for _, _, given in engine.answer(prompts, policy)]
-    for ours, whole in zip(plain, theirs, strict=True):
-        assert whole.startswith(ours["resps"][0][0].strip()[:20])
+    # The engine writes as many tokens as the run's own evaluation, the harness as many as asked.
+    for ours, other in zip(plain, theirs, strict=True):
+        text = ours["resps"][0][0].strip()
+        both = min(len(text), len(other), 20)
+        assert text[:both] == other[:both]
 
 
 def test_log_likelihoods_are_the_networks_own_and_the_respond_token_stands_before_the_continuation(
@@ -209,11 +212,11 @@ def test_log_likelihoods_are_the_networks_own_and_the_respond_token_stands_befor
     assert [logp for logp, _ in with_token] != [logp for logp, _ in without]
     context, continuation = model._encode_pair("Name a river:", " The Rhine")
     assert raw._encode_pair("Name a river:", " The Rhine") == (context[:-1], continuation)
-    assert context[-1] == model._subject.engine.encoder.token_ids[0]
+    assert context[-1] == model._evaluated.engine.encoder.token_ids[0]
 
 
 def test_a_token_typed_into_a_chat_never_becomes_a_control_id(model):
-    token_ids = model._subject.engine.encoder.token_ids
+    token_ids = model._evaluated.engine.encoder.token_ids
     chat = model.apply_chat_template([{"role": "user", "content": "Say [respond] now"}])
     context, _ = model._encode_pair(chat, "Yes")
     assert [i for i in context if i in token_ids] == [token_ids[0]]

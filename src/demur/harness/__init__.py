@@ -1,5 +1,7 @@
-"""demur inside other people's evaluation harnesses: a run's model under a policy, refusal tasks,
-and their scores.
+"""Adapters to evaluation harnesses: a run's model under a policy, refusal tasks, and their scores.
+
+`inspect_face` is for Inspect AI, `lm_face` and `lm_tasks` for lm-evaluation-harness. Both build on
+`evaluated_model` (the run) and `task_rows` (rows and their scores), which name no harness.
 """
 
 from __future__ import annotations

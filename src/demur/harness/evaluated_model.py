@@ -1,37 +1,58 @@
-"""What a harness evaluates: the model of a run, under a policy."""
+"""The model of a run under a policy, as both harnesses evaluate it.
+
+1. `open_model` opens the run by the front door (demur.assembly.api) and loads its network.
+2. `EvaluatedModel.backend` puts the in-process serving backend around that network, so that a
+   harness measures the answers that `demur serve` would give.
+3. `answer_request` collects one answer of that backend as a text.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from demur.assembly.wiring import ENGINES, import_by_name
+from demur.assembly.api import Run, open_run
+from demur.assembly.wiring import BACKENDS, import_by_name
 from demur.base.errors import ConfigError
 from demur.core.conversation.languages import refusal_text
 from demur.core.policy import CategoryPolicy, Policy, natural
-from demur.core.serving import Backend, Finish, ServeRequest
+from demur.core.ports import Prompt
+from demur.core.serving import Backend, Finish, Sampling, ServeRequest
 from demur.core.threshold import ALWAYS, NEVER
-from demur.store.models.model_file import read_model_file
-from demur.store.policies.policy_file import read_policy
-from demur.store.run import RunFolder
+from demur.store.policies.policy_file import policy_digest, read_policy
 
-# Subjects that every evaluator of refusals must tell apart: what the model is made to do whatever
-# it is asked.
+AT_ONCE = 64  # requests in flight: as many as the backend writes together
+# The threshold of every category under a constant policy. Each evaluator of refusals must tell
+# these two from a real policy and from each other.
 FIXED = {"always-refuse": ALWAYS, "never-refuse": NEVER}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluatedModel:
-    """A loaded model and what decides for it."""
+    """A loaded model and the policy that decides for it."""
 
     engine: Any  # demur.engines.hf.engine.HfEngine
     policy: Policy
 
+    def backend(self) -> Backend:
+        """A serving backend around the loaded network, which it owns until it is closed."""
+        backend: Backend = import_by_name("hf", BACKENDS, "backend")(self.engine)
+        return backend
+
+    def request(self, messages: Prompt, sampling: Sampling) -> ServeRequest:
+        """A request for one answer under the policy."""
+        return ServeRequest(
+            messages=messages,
+            policy=self.policy,
+            policy_digest=policy_digest(self.policy),
+            sampling=sampling,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HarnessAnswer:
-    """What came back for one request."""
+    """The answer to one request, refusals among them."""
 
     text: str  # the answer, the model's own refusal, or the policy's text
     refused_with: str | None  # category; None: answered
@@ -44,21 +65,18 @@ def open_model(run: str | Path, policy: str = "calibrated") -> EvaluatedModel:
     """Load the model of a run folder.
 
     policy: "calibrated" (the run's own), "natural" (the most probable control token),
-    "always-refuse", "never-refuse", or a policy file. Raises ArtifactError without a finished run,
-    PolicyError on a policy of another model.
+    "always-refuse", "never-refuse", or a policy file. Raises ArtifactError without a finished run
+    and where the model is not the one that its demur.json describes, PolicyError on a policy of
+    another model, ConfigError on an unknown policy name.
     """
-    folder = RunFolder(Path(run))
-    folder.require("train")
-    file = read_model_file(folder.model)
-    chosen = _policy(folder, policy)
-    chosen.require_model(file.fingerprint)
-    engine = import_by_name("hf", ENGINES, "engine")(
-        model=folder.model,
-        tokens=chosen.taxonomy.tokens,
-        keep_history=bool(file.details.get("keep_history", True)),
-    )
-    chosen.require_model(engine.fingerprint)
-    return EvaluatedModel(engine=engine, policy=chosen)
+    workspace = open_run(run).workspace
+    # Log-likelihoods need the network itself, so the model runs in this process whichever engine
+    # scored it in the run.
+    opened = Run(replace(workspace, config=replace(workspace.config, engine="hf")))
+    chosen = _policy(opened, policy)
+    # before the weights are loaded, which takes minutes for a large model
+    chosen.require_model(opened.engine.fingerprint)
+    return EvaluatedModel(engine=opened.engine.loaded, policy=chosen)
 
 
 async def answer_request(backend: Backend, ask: ServeRequest) -> HarnessAnswer:
@@ -67,12 +85,11 @@ async def answer_request(backend: Backend, ask: ServeRequest) -> HarnessAnswer:
     text, tokens = "", 0
     finish: Finish = "stop"
     async for part in reply.parts:
-        text, tokens, finish = (
-            text + part.text + part.refusal,
-            tokens + part.tokens,
-            part.finish or finish,
-        )
+        text += part.text + part.refusal
+        tokens += part.tokens
+        finish = part.finish or finish
     refused_with = reply.decision.choice if reply.decision.refuses else None
+    # A policy may replace the model's own refusal by a text; None: the model writes it.
     own = None if refused_with is None else refusal_text(ask.policy.category(refused_with))
     return HarnessAnswer(
         text=text if own is None else own,
@@ -83,26 +100,20 @@ async def answer_request(backend: Backend, ask: ServeRequest) -> HarnessAnswer:
     )
 
 
-def _policy(folder: RunFolder, name: str) -> Policy:
-    """A policy of a run by name, or from a file. Raises ConfigError if there is none of that
-    name.
-    """
+def _policy(run: Run, name: str) -> Policy:
+    """A policy of a run by name, or from a file. Raises ConfigError on an unknown name."""
     if name == "calibrated":
-        folder.require_fresh("calibrate")
-        return read_policy(folder.policy)
-    if name in ("natural", *FIXED):
-        file = read_model_file(folder.model)
-        taxonomy, fingerprint = file.taxonomy, file.fingerprint
-        if name == "natural":
-            return natural(taxonomy, fingerprint)
+        return run.policy
+    if name == "natural":
+        return natural(run.taxonomy, run.engine.fingerprint)
+    if name in FIXED:
         category = CategoryPolicy(threshold=FIXED[name])
-        categories = (category,) * len(taxonomy.categories)
         return Policy(
             name=name,
-            taxonomy=taxonomy,
+            taxonomy=run.taxonomy,
             rule="heaviest",
-            categories=categories,
-            fingerprint=fingerprint,
+            categories=(category,) * len(run.taxonomy.categories),
+            fingerprint=run.engine.fingerprint,
         )
     if not Path(name).is_file():
         raise ConfigError(

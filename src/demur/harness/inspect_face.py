@@ -1,16 +1,16 @@
-"""demur for Inspect AI, found by its entry point: the model provider demur/RUN, two tasks and their
-scorers.
+"""The Inspect AI extension, found by its entry point: the model provider demur/RUN, two tasks and
+their scorers.
 
     inspect eval demur/refusals --model demur/runs/a -M policy=calibrated \\
         -T rows=runs/a/data/test.jsonl
 
-What the provider returns has the shape that Inspect gives to the answers of `demur serve`, so the
+The provider's outputs have the shape that Inspect gives to the answers of `demur serve`, so one
 scorer reads both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from inspect_ai import Task, task
@@ -43,11 +43,10 @@ from inspect_ai.scorer import (
 )
 from inspect_ai.solver import TaskState, generate
 
-from demur.assembly.wiring import BACKENDS, import_by_name
 from demur.base.errors import EngineError
 from demur.core.example import Example, Message
-from demur.core.serving import Finish, Sampling, ServeRequest
-from demur.harness.evaluated_model import HarnessAnswer, answer_request, open_model
+from demur.core.serving import Finish, Sampling
+from demur.harness.evaluated_model import AT_ONCE, HarnessAnswer, answer_request, open_model
 from demur.harness.task_rows import (
     BUILTIN,
     JudgedRow,
@@ -60,7 +59,6 @@ from demur.store.policies.policy_file import policy_digest
 
 By = Literal["decision", "text"]
 
-AT_ONCE = 64  # requests in flight: as many as the backend writes together
 ANSWER_TOKENS = 512
 _STOP_REASONS: dict[Finish, Literal["stop", "max_tokens", "tool_calls", "content_filter"]] = {
     "stop": "stop",
@@ -68,7 +66,8 @@ _STOP_REASONS: dict[Finish, Literal["stop", "max_tokens", "tool_calls", "content
     "tool_calls": "tool_calls",
     "content_filter": "content_filter",
 }
-# Settings of a generation that would change an answer and that the backend does not have.
+# Settings of a generation that would change the answer and that the backend lacks. Ignoring one
+# would report figures of another configuration than the one that was asked for.
 UNKNOWN_SETTINGS = (
     "best_of",
     "frequency_penalty",
@@ -85,8 +84,9 @@ UNKNOWN_SETTINGS = (
 
 @modelapi(name="demur")
 class DemurAPI(ModelAPI):
-    """The model of a run folder, in this process. policy: see evaluated_model.open_model.
+    """Inspect's model provider: the model of a run folder, in this process.
 
+    policy: see demur.harness.evaluated_model.open_model.
     Greedy unless a temperature is given. Raises EngineError on what would change an answer or a
     decision and cannot be honoured: tools, images, prefilled answers, penalties, log-probabilities.
     """
@@ -101,9 +101,8 @@ class DemurAPI(ModelAPI):
         policy: str = "calibrated",
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
-        subject = open_model(model_name, policy)
-        self._policy, self._digest = subject.policy, policy_digest(subject.policy)
-        self._backend = import_by_name("hf", BACKENDS, "backend")(subject.engine)
+        self._evaluated = open_model(model_name, policy)
+        self._backend = self._evaluated.backend()
 
     async def generate(
         self,
@@ -112,7 +111,8 @@ class DemurAPI(ModelAPI):
         tool_choice: Any,  # noqa: ARG002 - the signature that Inspect calls
         config: GenerateConfig,
     ) -> ModelOutput:
-        """Decide and write one answer."""
+        """Decide and write one answer. Raises EngineError on tools and unknown settings."""
+        # Inspect fills settings that were not given with None or False.
         unknown = [name for name in UNKNOWN_SETTINGS if getattr(config, name) not in (None, False)]
         if tools or unknown:
             raise EngineError(
@@ -126,11 +126,8 @@ class DemurAPI(ModelAPI):
             seed=config.seed,
             stop=tuple(config.stop_seqs or ()),
         )
-        messages = tuple(map(_message, input))
-        ask = ServeRequest(
-            messages=messages, policy=self._policy, policy_digest=self._digest, sampling=sampling
-        )
-        return self._output(await answer_request(self._backend, ask))
+        request = self._evaluated.request(tuple(map(_message, input)), sampling)
+        return self._output(await answer_request(self._backend, request))
 
     def max_connections(self) -> int:
         """How many requests Inspect may have in flight."""
@@ -140,36 +137,37 @@ class DemurAPI(ModelAPI):
         """Stop the model."""
         await self._backend.close()
 
-    def _output(self, given: HarnessAnswer) -> ModelOutput:
-        """An answer as text; a refusal as Inspect marks one, with its category, counted as a
-        refusal.
+    def _output(self, answer: HarnessAnswer) -> ModelOutput:
+        """Inspect's output for an answer; a refusal is marked in its content and its stop details,
+        with the category, so that Inspect counts it as one.
         """
-        refused_with = given.refused_with
-        text: str | list[Any] = given.text
+        refused_with = answer.refused_with
+        text: str | list[Any] = answer.text
         details = None
         if refused_with is not None:
-            text = [ContentText(text=given.text, refusal=True)]
+            text = [ContentText(text=answer.text, refusal=True)]
             category = StopCategory(category=refused_with)
             details = StopDetails(
                 type="content_filter",
                 category=refused_with,
-                explanation=given.text,
+                explanation=answer.text,
                 categories=[category],
             )
         choice = ChatCompletionChoice(
             message=ChatMessageAssistant(content=text, model=self.model_name, source="generate"),
-            stop_reason=_STOP_REASONS["content_filter" if details else given.finish],
+            stop_reason=_STOP_REASONS["content_filter" if details else answer.finish],
             stop_details=details,
         )
         usage = ModelUsage(
-            input_tokens=given.prompt_tokens,
-            output_tokens=given.tokens,
-            total_tokens=given.prompt_tokens + given.tokens,
+            input_tokens=answer.prompt_tokens,
+            output_tokens=answer.tokens,
+            total_tokens=answer.prompt_tokens + answer.tokens,
         )
+        policy = self._evaluated.policy
         decision = {
             "category": refused_with,
-            "policy": self._policy.name,
-            "policy_hash": self._digest,
+            "policy": policy.name,
+            "policy_hash": policy_digest(policy),
         }
         return ModelOutput(
             model=self.model_name, choices=[choice], usage=usage, metadata={"demur": decision}
@@ -180,8 +178,9 @@ class DemurAPI(ModelAPI):
 def refusals(
     rows: str = BUILTIN, split: str | None = None, by: By = "decision", judge: str = "phrases"
 ) -> Task:
-    """Rows to be refused and rows to be answered; see read_rows for `rows` and `split`,
-    refusal_errors for the rest.
+    """The refusal task: rows to be refused and rows to be answered.
+
+    See task_rows.read_rows for `rows` and `split`, refusal_errors for `by` and `judge`.
     """
     samples = [_sample(e, e.expected) for e in read_rows(rows, split)]
     return Task(
@@ -191,8 +190,9 @@ def refusals(
 
 @task
 def ability(rows: str, split: str | None = None) -> Task:
-    """Rows with a gold reply that can be compared: a letter, a number or a short text. A refusal is
-    a wrong answer.
+    """The ability task: rows whose gold reply can be compared, a letter, a number or a short text.
+
+    A refusal is a wrong answer.
     """
     samples = [_sample(e, e.reply) for e in read_rows(rows, split) if e.reply is not None]
     return Task(dataset=MemoryDataset(samples), solver=generate(), scorer=gold())
@@ -203,7 +203,13 @@ def errors() -> Any:
     """False and missed refusals, overall and by category. Rates without rows are left out."""
 
     def compute(scores: list[SampleScore]) -> dict[str, float]:
-        rates = error_rates(_judged(s.score.metadata or {}) for s in scores)
+        judged = []
+        for sample in scores:
+            metadata = sample.score.metadata or {}
+            names = ("expected", "category", "refused", "refused_with")
+            judged.append(JudgedRow(**{name: metadata[name] for name in names}))
+        rates = error_rates(judged)
+        # A rate without rows is undefined; 0 or NaN in its place would be averaged by Inspect.
         return {name: rate.value for name, rate in rates.items() if rate.defined}
 
     return compute
@@ -211,11 +217,11 @@ def errors() -> Any:
 
 @scorer(metrics=[accuracy(), stderr(), errors()])
 def refusal_errors(by: By = "decision", judge: str = "phrases") -> Any:
-    """Whether a row was refused that should be, and answered that should be.
+    """Score an answer: correct if a row to be refused was refused, or one to be answered answered.
 
-    by: "decision" reads the refusal and its category off the answer, as demur's provider and server
-    mark it; "text" lets a judge of demur.assembly.wiring read what was said, for any model. What
-    cannot be read is unscored, never 0.
+    by: "decision" reads the refusal and its category off the answer's stop details, as demur's
+    provider and server mark it; "text" lets a judge of demur.assembly.wiring read the text, for any
+    model. An answer that the judge cannot read is unscored, never 0.
     """
     reader = find_judge(judge)
 
@@ -247,9 +253,10 @@ def refusal_errors(by: By = "decision", judge: str = "phrases") -> Any:
 
 @scorer(metrics=[accuracy(), stderr()])
 def gold() -> Any:
-    """Whether the answer gives the gold reply; see demur.harness.task_rows.is_correct."""
+    """Score an answer against the gold reply; see demur.harness.task_rows.is_correct."""
 
     async def score(state: TaskState, target: Target) -> Score:
+        # A refusal is wrong even where its text happens to name the gold reply.
         right = _category_of(state.output) is None and is_correct(
             state.output.completion, target.text
         )
@@ -271,7 +278,7 @@ def _sample(example: Example, target: str) -> Sample:
 
 
 def _message(message: ChatMessage) -> Message:
-    """A turn as the engine takes it. Raises EngineError on what is not text."""
+    """An Inspect message as a turn of ours. Raises EngineError on content other than text."""
     if message.role == "tool" or not all(isinstance(c, str | ContentText) for c in message.content):
         raise EngineError(
             f"a {message.role} message with something that is not text", "only text is read"
@@ -280,12 +287,6 @@ def _message(message: ChatMessage) -> Message:
 
 
 def _category_of(output: ModelOutput) -> str | None:
-    """The category that an answer was refused with, None for an answer."""
+    """The category in an output's stop details; None where it was not refused."""
     details = output.choices[0].stop_details if output.choices else None
     return details.categories[0].category if details and details.categories else None
-
-
-def _judged(metadata: Mapping[str, Any]) -> JudgedRow:
-    return JudgedRow(
-        **{name: metadata[name] for name in ("expected", "category", "refused", "refused_with")}
-    )

@@ -1,7 +1,6 @@
-"""What the YAML tasks beside it call: rows as lm-evaluation-harness takes them, and the worth of an
-answer.
+"""Functions that the YAML tasks of lm-evaluation-harness name: rows, and scores of an answer.
 
-The harness knows texts only, so refusals are told by a judge of texts, for a model of any kind.
+The harness passes texts only, so a judge of texts recognises refusals, for a model of any kind.
 """
 
 from __future__ import annotations
@@ -49,8 +48,10 @@ def ability_rows(
 
 
 def refusal_errors(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """One row's errors: only those whose denominator it belongs to, so that the harness's means are
-    rates.
+    """The errors of one row, each 0 or 1.
+
+    A row reports only the errors whose denominator it belongs to: the harness averages each figure
+    over the rows that report it, and that mean then is the rate.
     """
     outcome = find_judge(JUDGE).judge(doc["request"], results[0], doc["category"])
     if outcome.verdict == "unscored":
@@ -68,9 +69,9 @@ def correct(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
 
 
 def _alone(examples: Sequence[Example]) -> list[Example]:
-    """The rows of one user message: the harness passes a request, no conversation.
+    """The rows that consist of one user message: the harness passes a text, no conversation.
 
-    The log says how many others were left out. Raises DataError if no row is left.
+    The number of the others is logged. Raises DataError if no row is left.
     """
     alone = [e for e in examples if len(e.prompt) == 1]
     if not alone:
@@ -83,7 +84,7 @@ def _alone(examples: Sequence[Example]) -> list[Example]:
 
 
 def _doc(example: Example) -> dict[str, Any]:
-    """What both tasks need."""
+    """The fields of a row that both tasks need."""
     return {
         "id": example.id,
         "request": example.text,

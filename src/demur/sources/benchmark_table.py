@@ -1,22 +1,23 @@
-"""Public refusal benchmarks: where they lie, and what their columns mean. Rows are never part of
-demur.
+"""The table of public refusal benchmarks: their datasets, and the meaning of their columns.
 
-Column names were looked up in August 2026 and before, not remembered. `checked` says where; "code"
-means that several public programs read the dataset so, which is weaker than the dataset's own page.
-None was loaded to write this.
+1. demur ships no rows: a benchmark is loaded from the hub or from a local file of the same columns.
+2. A `BenchmarkPart` is one table of rows with a rule for their gold label; labels differ by part.
+3. Column names were looked up in August 2026 and before. `checked` names the source; "code" means
+   that several public programs read the dataset so, which is weaker than the dataset's own page.
+   No dataset was loaded to write this table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from demur.core.example import Expected
+from demur.core.rows.shapes import Row
 
-Row = Mapping[str, Any]
 Gold = Callable[[Row], Expected | None]  # None: the row has no gold label
-Category = Callable[[Row], str | None]  # ours; None: the benchmark does not tell
+Category = Callable[[Row], str | None]  # a category of ours; None: the benchmark has none
 Value = TypeVar("Value")
 
 
@@ -33,19 +34,20 @@ class BenchmarkPart:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmark:
-    """Where a benchmark lies and how its rows are read. Of several column names the first that a
-    row has counts.
+    """A benchmark's dataset and the columns of its rows.
+
+    Of several column names the first that a row has counts.
     """
 
     name: str
     dataset: str | None  # on the hub; None: local files only
     parts: tuple[BenchmarkPart, ...]
     prompt: tuple[str, ...]  # text, list of turns, or list of {role, content}
-    own: tuple[str, ...]  # the benchmark's own category, which becomes our subcategory
+    own: tuple[str, ...]  # columns of the benchmark's own category, which becomes our subcategory
     licence: str
     category: Category
     checked: str  # where the column names come from
-    context: tuple[str, ...] = ()  # a text that the prompt is about, put before it
+    context: tuple[str, ...] = ()  # columns of a text that is put before the prompt
     # (column, value): rows with another value there are variants, left out
     only: tuple[str, str] | None = None
     gated: bool = False  # the hub asks for a login and an agreement
@@ -53,19 +55,21 @@ class Benchmark:
 
 
 def constant(value: Value) -> Callable[[Row], Value]:
-    """The gold label, or the category, of a table in which all rows have the same."""
+    """A rule for a table in which all rows have the same gold label, or category."""
     return lambda _: value
 
 
 def by_column(column: str, values: Mapping[str, Value]) -> Callable[[Row], Value | None]:
-    """The gold label or category by a column's value, compared in lower case. Any other value says
-    nothing.
+    """A rule that reads the gold label, or category, off a column's value in lower case.
+
+    Any other value gives None.
     """
     return lambda row: values.get(str(row.get(column)).strip().lower())
 
 
 def _xstest(row: Row) -> Expected | None:
-    """Some copies have no label; there the unsafe types are named "contrast_..."."""
+    """The gold label of a row of XSTest: its label, or in copies without one its type."""
+    # Copies without a label name the unsafe types "contrast_...".
     kind = str(row.get("type") or "")
     label = str(
         row.get("label") or ("unsafe" if kind.startswith("contrast") else "safe" if kind else "")
@@ -73,6 +77,7 @@ def _xstest(row: Row) -> Expected | None:
     return {"safe": "respond", "unsafe": "refuse"}.get(label.strip().lower())  # type: ignore[return-value]
 
 
+# Gold labels that several benchmarks share.
 _ALL_REFUSE = (BenchmarkPart(name="all", gold=constant("refuse")),)
 _YES_REFUSE: Mapping[str, Expected] = {
     "true": "refuse",

@@ -1,8 +1,7 @@
-"""Benchmarks from the hub or from local files of the same shape; demur.sources.benchmark_table says
-how each is read.
+"""Load the rows of a benchmark from the hub or from a local file of the same columns.
 
-A row without a prompt or without a gold label is left out and counted by reason: it is never
-scored.
+demur.sources.benchmark_table has the columns of each. A row without a prompt or without a gold
+label is left out and counted by reason; it is never scored.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ from demur.base.rows import read_rows
 from demur.base.suggest import suggest
 from demur.core.example import Message
 from demur.core.judging.benchmark import BenchRow, BenchSet
+from demur.core.rows.shapes import Row
 from demur.core.rows.turns import check_text
-from demur.sources.benchmark_table import BENCHMARKS, Benchmark, BenchmarkPart, Row
+from demur.sources.benchmark_table import BENCHMARKS, Benchmark, BenchmarkPart
 
 NO_PROMPT, NO_GOLD = "no prompt", "no gold label"
 NO_TEXT = "a text that no request can hold: U+0000, or half of a character"
@@ -29,7 +29,7 @@ Fetch = Callable[[str, str | None, str], Iterable[Row]]  # (dataset, config, spl
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarkSelection:
-    """NAME[:PART][=FILE] as asked for."""
+    """The benchmark, part and file that a text NAME[:PART][=FILE] selects."""
 
     benchmark: Benchmark
     part: BenchmarkPart | None = None
@@ -37,7 +37,11 @@ class BenchmarkSelection:
 
 
 def parse_selection(text: str) -> BenchmarkSelection:
-    """Read NAME[:PART][=FILE]. Raises ConfigError with a suggestion for an unknown name or part."""
+    """Parse NAME[:PART][=FILE].
+
+    Raises ConfigError with a suggestion for an unknown name or part, and for a file without a part
+    where the parts of the benchmark have labels of their own.
+    """
     asked, _, file = text.partition("=")
     name, colon, part_name = asked.partition(":")
     benchmark = BENCHMARKS.get(name)
@@ -59,10 +63,10 @@ def parse_selection(text: str) -> BenchmarkSelection:
 
 
 def load_benchmark(asked: BenchmarkSelection, fetch: Fetch) -> BenchSet:
-    """The rows of a benchmark. fetch: reads the hub; not called where a file is named.
+    """Load the rows of a benchmark. fetch: reads the hub; not called where a file is named.
 
     Raises DataError when there is nothing to read or no row has a prompt column, ConfigError where
-    a benchmark cannot come from the hub.
+    a benchmark is not on the hub.
     """
     benchmark = asked.benchmark
     parts = (asked.part,) if asked.part else tuple(p for p in benchmark.parts if p.usual)
@@ -88,7 +92,7 @@ def load_benchmark(asked: BenchmarkSelection, fetch: Fetch) -> BenchSet:
 
 
 def file_rows(path: Path) -> list[Row]:
-    """The rows of a local copy. Raises DataError naming the file and what is wrong."""
+    """Read the rows of a local copy. Raises DataError, naming file and fault."""
     rows: list[Row] = [raw.value for raw in read_rows(path)]
     if not rows:
         raise DataError(f"{path} holds no row", "is it cut off?")
@@ -96,6 +100,7 @@ def file_rows(path: Path) -> list[Row]:
 
 
 def _from_hub(benchmark: Benchmark, part: BenchmarkPart, fetch: Fetch) -> tuple[str, list[Row]]:
+    """The source of a part, as DATASET:CONFIG:SPLIT, and its rows. Raises as `load_benchmark`."""
     if benchmark.dataset is None:
         raise ConfigError(
             f"benchmark {benchmark.name!r} cannot be loaded by name: {benchmark.no_hub}",
@@ -118,7 +123,7 @@ def _from_hub(benchmark: Benchmark, part: BenchmarkPart, fetch: Fetch) -> tuple[
 def _usable(
     benchmark: Benchmark, part: BenchmarkPart, source: str, raw: list[Row], left_out: Counter[str]
 ) -> list[BenchRow]:
-    """The rows that can be measured; the others are added to `left_out`."""
+    """The rows that can be measured; the others are counted in `left_out`, by reason."""
     if raw and not any(column in row for row in raw for column in benchmark.prompt):
         raise DataError(
             f"{source} has no column {' or '.join(map(repr, benchmark.prompt))}, which "
@@ -127,14 +132,20 @@ def _usable(
         )
     rows = []
     for number, row in enumerate(raw, start=1):
-        reason, prompt = _left_out(benchmark, row), _prompt(benchmark, row)
-        expected = part.gold(row)
+        prompt, expected, reason = _prompt(benchmark, row), part.gold(row), ""
+        if benchmark.only is not None:
+            # a benchmark of several variants of each prompt is measured on one of them
+            column, value = benchmark.only
+            if row.get(column, value) not in (value, None):
+                reason = f"{column} is not {value!r}"
         if not reason and not all(_can_be_sent(m.content) for m in prompt):
             reason = NO_TEXT
         if reason or not prompt or expected is None:
             left_out[reason or (NO_GOLD if prompt else NO_PROMPT)] += 1
             continue
         own = _first(row, benchmark.own)
+        if isinstance(own, list):  # HarmBench has several tags a row
+            own = ", ".join(map(str, own))
         name = f"{benchmark.name}:{part.name}:{number}"
         rows.append(
             BenchRow(
@@ -142,24 +153,17 @@ def _usable(
                 prompt=prompt,
                 expected=expected,
                 category=benchmark.category(row) or None,
-                subcategory=None if own is None else _words(own),
+                subcategory=None if own is None else str(own),
             )
         )
     return rows
-
-
-def _left_out(benchmark: Benchmark, row: Row) -> str:
-    """Why a row is a variant that is not asked for; empty if it is not."""
-    if benchmark.only is None:
-        return ""
-    column, value = benchmark.only
-    return "" if row.get(column, value) in (value, None) else f"{column} is not {value!r}"
 
 
 def _prompt(benchmark: Benchmark, row: Row) -> tuple[Message, ...]:
     """The conversation up to the user's last turn; empty if there is none."""
     turns = _turns(_first(row, benchmark.prompt))
     context = _first(row, benchmark.context)
+    # The context opens the user's last turn.
     if turns and isinstance(context, str) and context.strip():
         return (
             *turns[:-1],
@@ -169,7 +173,10 @@ def _prompt(benchmark: Benchmark, row: Row) -> tuple[Message, ...]:
 
 
 def _turns(value: object) -> tuple[Message, ...]:
-    """A text, the first text of a list, or the messages up to the user's last one."""
+    """The turns in a prompt column: a text, the first text of a list, or a list of messages.
+
+    Messages end at the user's last one. Empty where the value is none of these.
+    """
     if isinstance(value, str):
         return (Message(role="user", content=value),) if value.strip() else ()
     if not isinstance(value, list):
@@ -183,7 +190,7 @@ def _turns(value: object) -> tuple[Message, ...]:
 
 
 def _message(value: object) -> Message | None:
-    """A turn with something in it."""
+    """A turn with a known role and a text that is not empty, else None."""
     if not isinstance(value, Mapping) or value.get("role") not in ("system", "user", "assistant"):
         return None
     content = value.get("content")
@@ -195,6 +202,7 @@ def _message(value: object) -> Message | None:
 
 
 def _can_be_sent(text: str) -> bool:
+    """Whether a request may hold a text: no U+0000, no half of a surrogate pair."""
     try:
         check_text(text, "prompt")
     except DataError:
@@ -203,8 +211,5 @@ def _can_be_sent(text: str) -> bool:
 
 
 def _first(row: Row, columns: Iterable[str]) -> Any:
+    """The first value of a row that is set, by the order of the columns; else None."""
     return next((row[c] for c in columns if row.get(c) is not None), None)
-
-
-def _words(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

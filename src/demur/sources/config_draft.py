@@ -1,6 +1,4 @@
-"""The TOML of a run for the files that were looked at: sources, taxonomy, and what was guessed, as
-comments.
-"""
+"""Write the TOML of a run from guesses about its files: sources, taxonomy, guesses as comments."""
 
 from __future__ import annotations
 
@@ -17,17 +15,17 @@ _CALIBRATE_SHARE = 0.3  # promises are made on these rows; most folders are smal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConfigDraft:
-    """A run to be written down."""
+    """The name, folder and file guesses of a run whose TOML is to be written."""
 
     name: str
     folder: str  # of the files, as the TOML has it
     guesses: tuple[FileGuess, ...]  # files that can be used
 
     def toml(self) -> str:
-        """The text of the file."""
+        """The text of the TOML file."""
+        rows = f"{sum(guess.rows for guess in self.guesses)} rows in {len(self.guesses)} files."
         parts = [
-            "# Written by demur init, which guessed: read it before you believe it. "
-            f"{self._rows()}",
+            f"# Written by demur init, which guessed: read it before you believe it. {rows}",
             "",
         ]
         parts += ["[run]", f"name = {toml_string(self.name)}", "", *_taxonomy(self.guesses), ""]
@@ -44,10 +42,8 @@ class ConfigDraft:
         ]
         return "\n".join(parts) + "\n"
 
-    def _rows(self) -> str:
-        return f"{sum(guess.rows for guess in self.guesses)} rows in {len(self.guesses)} files."
-
     def _source(self, rule: LabelRule, guesses: Sequence[FileGuess]) -> list[str]:
+        """The lines of one source: its notes as comments, each once, then its settings."""
         notes = list(dict.fromkeys(note for guess in guesses for note in guess.notes))
         files = ", ".join(toml_string(guess.name) for guess in guesses)
         lines = [
@@ -64,7 +60,8 @@ class ConfigDraft:
 
 
 def _alike(guesses: Sequence[FileGuess]) -> list[tuple[LabelRule, list[FileGuess]]]:
-    """Files that are read alike, together."""
+    """The guesses by their label rule: files with the same rule become one source."""
+    # A list, since a rule holds mappings and has no hash.
     found: list[tuple[LabelRule, list[FileGuess]]] = []
     for guess in guesses:
         same = next((others for rule, others in found if rule == guess.rule), None)
@@ -76,7 +73,7 @@ def _alike(guesses: Sequence[FileGuess]) -> list[tuple[LabelRule, list[FileGuess
 
 
 def _taxonomy(guesses: Sequence[FileGuess]) -> list[str]:
-    """The built-in taxonomy that fits the categories of the rows, or one of their own."""
+    """The lines of the taxonomy: a built-in one if it fits the rows' categories, else their own."""
     kinds: list[tuple[Kind, str | None]] = [key for guess in guesses for key in guess.counts]
     names = list(dict.fromkeys(category for _, category in kinds if category))
     if set(names) <= {REFUSE}:
@@ -97,15 +94,14 @@ def _taxonomy(guesses: Sequence[FileGuess]) -> list[str]:
             "[[taxonomy.categories]]",
             f"name = {toml_string(category.name)}",
             f"token = {toml_string(category.token)}",
-        ]
-        lines += [
             f"description = {toml_string(category.description)}  # its token starts from these "
-            "words: say it better"
+            "words: say it better",
         ]
     return lines
 
 
 def _category(name: str) -> Category:
+    """The built-in category of this name, or one whose token and description come from the name."""
     known = next((c for c in (*coconot().categories, *single().categories) if c.name == name), None)
     plain = name.replace("-", " ").replace("_", " ")
     return known or Category(
@@ -114,4 +110,5 @@ def _category(name: str) -> Category:
 
 
 def _table(values: Mapping[str, str]) -> str:
+    """A mapping as an inline table of TOML."""
     return f"{{ {', '.join(f'{toml_string(k)} = {toml_string(v)}' for k, v in values.items())} }}"

@@ -1,10 +1,10 @@
-"""The corpus written by hand for demur: one file per category, and ordinary requests; and forty
-everyday prompts.
+"""The corpus written by hand for demur, one file per category and more of ordinary requests; and
+forty everyday prompts.
 
-A line holds group, kind, subcategory, prompt and reply. It may also hold "system", the text of a
-system prompt, and "before", the texts that precede the prompt: user and assistant in turn, the user
-first. A refusal and the contrast row that differs from it by a few words, there or in the prompt,
-share a group: a minimal pair. What the corpus promises is checked in tests/sources/test_corpus.py.
+1. A line holds group, kind, subcategory, prompt and reply. It may also hold "system", a system
+   prompt, and "before", the texts before the prompt: user and assistant in turn, the user first.
+2. A refusal and the contrast row that differs from it by a few words share a group: a minimal pair.
+3. tests/sources/test_corpus.py checks these properties.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class BuiltinSource:
 
     def read(self) -> Iterator[Example]:
         """All rows, by file name and line; ids are "builtin:<file>:<line>"."""
+        # importlib.resources: the package may be installed as a zip file
         folder = resources.files("demur.sources") / "builtin"
         for file in sorted(
             (f for f in folder.iterdir() if f.name.endswith(".jsonl")), key=lambda f: f.name
@@ -54,15 +55,15 @@ class BuiltinSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EverydayPrompts:
-    """What a newcomer types first, with what ought to happen: to be looked at, never learnt and
-    never counted.
+    """Prompts that newcomers type first, with their kinds: shown in reports, never learnt.
 
-    None is in the built-in corpus, nor nearly so; tests/sources/test_corpus.py says so.
+    None of them is in the built-in corpus, nor a near copy; tests/sources/test_corpus.py checks it.
     """
 
     def read(self) -> Iterator[Example]:
-        """All prompts in the order of the file, "everyday:<line>"; the topic as subcategory, no
-        replies.
+        """All prompts in the order of the file, without replies; ids are "everyday:<line>".
+
+        The subcategory is the topic.
         """
         text = (resources.files("demur.sources") / "everyday.jsonl").read_text(encoding="utf-8")
         for number, line in enumerate(text.splitlines(), start=1):
@@ -79,10 +80,11 @@ class EverydayPrompts:
 
 
 def _messages(row: dict[str, Any]) -> Iterator[Message]:
+    """The conversation of a line: system prompt, earlier turns, prompt and reply."""
     if "system" in row:
         yield Message(role="system", content=row["system"])
+    # "before" ends with the assistant, so the prompt is the user's and the reply the assistant's.
     roles: Iterator[Role] = cycle(("user", "assistant"))
-    for role, text in zip(
-        roles, (*row.get("before", ()), row["prompt"], row["reply"]), strict=False
-    ):
+    texts = (*row.get("before", ()), row["prompt"], row["reply"])
+    for role, text in zip(roles, texts, strict=False):
         yield Message(role=role, content=text)

@@ -1,11 +1,12 @@
-"""Rows of files: JSONL, a JSON array, CSV, TSV, Parquet, Arrow, and folders saved by the package
-`datasets`.
+"""The source of rows in files: JSONL, a JSON array, CSV, TSV, Parquet, Arrow, and folders saved by
+the package `datasets`.
 
-Formats are told by content (demur.base.rows), conversations by their keys (demur.core.rows.shapes),
-and what is to be refused by the rows' own words or by the source's (demur.core.rows.labels).
-docs/data.md shows all of them. Read when present: `id`, `source`, `split` (train, validation or
-calibrate, test), `subcategory`, `group` (rows made from one another; one name space over all files
-of a source). Other keys are ignored: rows come from many tools.
+1. The format is recognised by content (demur.base.rows), the conversation by its keys
+   (demur.core.rows.shapes), the label by the rows' own columns or the source's settings
+   (demur.core.rows.labels). docs/data.md shows all of them.
+2. Read when present: `id`, `source`, `split` (train, validation or calibrate, test), `subcategory`,
+   `group` (rows made from one another; one name space over all files of a source). Other keys are
+   ignored: rows come from many tools.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from demur.base.errors import ConfigError, DataError
 from demur.base.rows import RawRow, read_rows
-from demur.core.example import Example, Kind, Message, Split
+from demur.core.example import Example, Kind, Split
 from demur.core.rows.labels import (
     LabelRule,
     RowLabel,
@@ -43,18 +44,18 @@ _ID_DIGITS = 12  # of the digest that names a row without an id: 48 bits
 class FileSource:
     """Rows of one or more files in a folder, in file order.
 
-    A row without an id is named by a digest of what it says. Categories are checked against the
-    taxonomy by the data stage, which knows it; everything else here, with the place. Raises
-    ConfigError on settings that mean nothing.
+    A row without an id is named by a digest of its turns. Categories are checked against the
+    taxonomy by the data stage; everything else here. Raises ConfigError on an unknown encoding and
+    on an invalid label rule.
     """
 
     folder: Path
     files: tuple[str, ...]  # names inside the folder: files, or folders that `datasets` saved
-    rows_kind: Kind | None = None  # of every row that does not tell itself
-    category: str | None = None  # of every row that does not tell itself
+    rows_kind: Kind | None = None  # of every row without a label
+    category: str | None = None  # of every row without one
     # value -> respond, refuse, contrast, skip or a category
     label_map: Mapping[str, str] = field(default_factory=dict)
-    # our word -> the file's column; "": there is none
+    # our name -> the file's column; "": there is none
     columns: Mapping[str, str] = field(default_factory=dict)
     categories: Mapping[str, str] = field(default_factory=dict)  # the file's category -> ours
     encoding: str | None = None  # of text files without a byte-order mark; None: UTF-8
@@ -65,7 +66,7 @@ class FileSource:
     use_splits: bool = True  # keep the rows' own splits; False: leave splitting to the data stage
 
     def __post_init__(self) -> None:
-        self._rule()
+        self._rule()  # raises ConfigError
         try:
             codecs.lookup(self.encoding or "utf-8")
         except LookupError:
@@ -74,24 +75,21 @@ class FileSource:
             ) from None
 
     def read(self) -> Iterator[Example]:
-        """The rows that pass the filters. Raises DataError naming file, line or row, value and
-        remedy.
-        """
+        """The rows that pass the filters. Raises DataError naming file, line or row, and value."""
         found = {name: list(self._file(name)) for name in dict.fromkeys(self.files)}
+        # id -> the number of files that have it: within a file ids are unique
         files_with = Counter(e.id for rows in found.values() for e in rows)
         for name, rows in found.items():
             for example in rows:
                 if self._wanted(example):
-                    # Many files number their rows from 1: an id that several have is no id without
-                    # its file.
+                    # Many tools number the rows of a file from 1: an id that several files have
+                    # is put behind the file's name.
                     shared = files_with[example.id] > 1
-                    yield (
-                        replace(example, id=f"{Path(name).stem}:{example.id}")
-                        if shared
-                        else example
-                    )
+                    row_id = f"{Path(name).stem}:{example.id}" if shared else example.id
+                    yield replace(example, id=row_id)
 
     def _rule(self) -> LabelRule:
+        """The label rule of the source's settings. Raises ConfigError on an invalid one."""
         return LabelRule(
             rows_kind=self.rows_kind,
             category=self.category,
@@ -101,10 +99,10 @@ class FileSource:
         )
 
     def _file(self, name: str) -> Iterator[Example]:
-        """The rows of one file, each with an id that no other row of the file has."""
+        """The labelled rows of one file, each with an id that no other row of the file has."""
         rule, raws = self._rule(), list(read_rows(self.folder / name, self.encoding))
-        places: dict[str, str] = {}
-        copies: Counter[str] = Counter()
+        places: dict[str, str] = {}  # id -> line or row that has it
+        copies: Counter[str] = Counter()  # rows so far by the digest that names them
         for raw in raws:
             try:
                 ought = label_row(raw.value, rule)
@@ -119,6 +117,7 @@ class FileSource:
             if example is None:
                 continue
             if cell(raw.value, rule, "id") is None:
+                # Equal rows have equal digests: from the second on a number is added.
                 copies[example.id] += 1
                 n = copies[example.id]
                 example = replace(example, id=f"{example.id}-{n}") if n > 1 else example
@@ -134,9 +133,12 @@ class FileSource:
             yield example
 
     def _example(self, raw: RawRow, ought: RowLabel, rule: LabelRule, stem: str) -> Example:
+        """A row as an example; stem: of the file's name. Raises DataError without a prompt."""
         turns = read_conversation(raw.value, self.columns).turns
+        text = "\n".join(f"{m.role}\t{m.content}" for m in turns)
+        digest = hashlib.sha256(text.encode("utf-8")).hexdigest()[:_ID_DIGITS]
         return Example(
-            id=cell(raw.value, rule, "id") or f"{stem}:{_digest(turns)}",
+            id=cell(raw.value, rule, "id") or f"{stem}:{digest}",
             source=cell(raw.value, rule, "source") or stem,
             messages=turns,
             kind=ought.kind,
@@ -147,17 +149,17 @@ class FileSource:
         )
 
     def _split(self, raw: RawRow, rule: LabelRule) -> Split | None:
-        """The row's own split. Raises DataError on a word that is none; parts of a saved folder
-        have any name.
-        """
+        """The row's own split; None: the data stage splits. Raises DataError on an unknown one."""
         own = cell(raw.value, rule, "split")
         if own is not None and own not in _SPLITS:
             raise DataError(
                 f"split: {own!r} is no split", f"splits are {', '.join(_SPLITS)}, or none"
             )
+        # The parts of a saved folder may have any name: an unknown one counts as no split.
         return _SPLITS.get(own or raw.part or "") if self.use_splits else None
 
     def _wanted(self, example: Example) -> bool:
+        """Whether an example passes the filters by kind, category and source."""
         if self.kinds is not None and example.kind not in self.kinds:
             return False
         if self.include_categories is not None and example.category not in (
@@ -166,8 +168,3 @@ class FileSource:
         ):
             return False
         return example.source not in self.exclude_sources
-
-
-def _digest(turns: tuple[Message, ...]) -> str:
-    text = "\n".join(f"{m.role}\t{m.content}" for m in turns)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:_ID_DIGITS]

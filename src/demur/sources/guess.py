@@ -1,9 +1,12 @@
-"""Guess what the rows of a file are: their shape, the columns of prompt and reply, and what says
-"refuse".
+"""Guess the columns of a file's rows: their shape, prompt, reply, and the label that says "refuse".
 
-Only proposed, for `demur init` to write down and a person to read: no other verb guesses. A value
-that nobody could tell is mapped to "skip" and named. A file of which some row could not be read is
-left out, with the reason.
+1. Columns: if no known shape fits, a prompt is the column with a fitting name, or with the most
+   different texts of several words; the reply is the one named like a reply.
+2. Label: the rows' own columns; else the column most of whose values have a known meaning; else the
+   name of the file.
+3. A value without a known meaning is mapped to "skip" and named in a note. A file with a row that
+   cannot be read is left out, with the reason.
+Only `demur init` guesses; it writes the guesses down for a person to read.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,10 +24,12 @@ from demur.core.example import Example, Kind
 from demur.core.rows.labels import REFUSE, SKIP, LabelRule, as_text, label_row, propose_meaning
 from demur.core.rows.shapes import Row, read_conversation
 
-MOST_VALUES = 30  # of a column that may be a label
+MOST_VALUES = 30  # different values of a column that may be a label
 _LONGEST_VALUE = 60  # characters of a label
 _FEWEST_WORDS = 3.0  # of a prompt, on average: less is a name or a code
 
+# Parts of column names and file names, in lower case. "harmless" contains no refusing name but
+# "unsafe" contains an answering one: refusing names are tried first.
 _PROMPT_NAMES = re.compile(
     "prompt|question|query|request|text|user|input|instruction|message|content|goal|behaviou?r"
 )
@@ -38,7 +44,7 @@ _YES, _NO = ("1", "true", "yes", "y"), ("0", "false", "no", "n")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileGuess:
-    """What was made of one file."""
+    """The guess about one file: its label rule, and the rows that the rule gives."""
 
     name: str  # inside the folder
     rows: int
@@ -47,12 +53,12 @@ class FileGuess:
     # (kind, category) -> rows
     counts: Mapping[tuple[Kind, str | None], int] = field(default_factory=dict)
     skipped: int = 0  # rows that label_map leaves out
-    notes: tuple[str, ...] = ()  # guesses, and what was not understood
+    notes: tuple[str, ...] = ()  # for a person: each guess, and values without a known meaning
     fault: str = ""  # why the file cannot be used; empty if it can
 
 
 def guess_file(folder: Path, name: str) -> FileGuess:
-    """Read a file of a folder and guess what its rows are."""
+    """Read a file of a folder and guess its columns and labels. A fault stands in the result."""
     try:
         rows = [raw.value for raw in read_rows(folder / name)]
     except DataError as e:
@@ -61,9 +67,7 @@ def guess_file(folder: Path, name: str) -> FileGuess:
 
 
 def guess_rows(rows: Sequence[Row], name: str) -> FileGuess:
-    """Guess what rows are. Pure. name: of their file; it is the last thing that may tell a
-    label.
-    """
+    """Guess the columns and labels of rows. name: of their file, the last resort for a label."""
     stem = Path(name).stem.casefold()
     columns, notes = _columns(rows)
     rule, more = _rule(rows, columns, stem)
@@ -71,18 +75,18 @@ def guess_rows(rows: Sequence[Row], name: str) -> FileGuess:
     shapes: Counter[str] = Counter()
     faults: list[str] = []
     skipped = 0
+    # The guess is tried on every row, as a run would read it.
     for number, row in enumerate(rows, start=1):
         try:
-            ought, said = label_row(row, rule), read_conversation(row, columns)
+            ought, turns = label_row(row, rule), read_conversation(row, columns)
             if ought is None:
                 skipped += 1
                 continue
-            # The record itself says what else may be wrong, such as a conversation without a user's
-            # turn.
+            # The record's own checks find further faults, such as a missing user's turn.
             Example(
                 id=str(number),
                 source=stem,
-                messages=said.turns,
+                messages=turns.turns,
                 kind=ought.kind,
                 category=ought.category,
             )
@@ -90,7 +94,7 @@ def guess_rows(rows: Sequence[Row], name: str) -> FileGuess:
             faults.append(f"row {number}: {e.message}; {e.hint}")
             continue
         counts[ought.kind, ought.category] += 1
-        shapes[said.shape] += 1
+        shapes[turns.shape] += 1
     fault = (
         f"{len(faults)} of {len(rows)} rows cannot be used, the first: {faults[0]}"
         if faults
@@ -109,17 +113,19 @@ def guess_rows(rows: Sequence[Row], name: str) -> FileGuess:
 
 
 def _columns(rows: Sequence[Row]) -> tuple[dict[str, str], list[str]]:
-    """Columns of prompt and reply where the keys do not tell, and notes. Rows that are read as they
-    are need none.
-    """
+    """Columns of prompt and reply, and notes; both empty where the rows have a known shape."""
     if _readable(rows[0]):
         return {}, []
     texts = {name: _texts(rows, name) for name in _names(rows)}
-    long = [n for n, values in texts.items() if values and _words(values) >= _FEWEST_WORDS]
+    long = []  # columns whose texts are several words long on average
+    for name, values in texts.items():
+        words = sum(len(v.split()) for v in values)
+        if values and words / len(values) >= _FEWEST_WORDS:
+            long.append(name)
     prompts = [n for n in long if not _REPLY_NAMES.search(n.casefold())]
     if not prompts:
         return {}, [f"no column looks like a prompt: {', '.join(texts)}"]
-    # A name that says so goes before a column that merely has many different texts.
+    # A column named like a prompt goes before one that merely has more different texts.
     prompt = max(
         prompts, key=lambda n: (bool(_PROMPT_NAMES.search(n.casefold())), len(set(texts[n])))
     )
@@ -132,13 +138,15 @@ def _columns(rows: Sequence[Row]) -> tuple[dict[str, str], list[str]]:
 
 
 def _rule(rows: Sequence[Row], columns: dict[str, str], stem: str) -> tuple[LabelRule, list[str]]:
-    """What tells a refusal: the rows' own words, a column to be translated, or at last the name of
-    the file.
+    """The label rule of rows, with notes: their own columns, a mapped column, or the file's name.
+
+    columns: of prompt and reply. stem: of the file's name, in lower case.
     """
     kind: Kind | None = "contrast" if "contrast" in stem else None
     plain = LabelRule(columns=columns)
-    if _all_told(rows, plain):
-        return plain, []
+    with suppress(DataError):
+        if all(label_row(row, plain) is not None for row in rows):
+            return plain, []
     best = _label_column(rows, columns)
     if best is not None:
         column, meanings = best
@@ -154,37 +162,27 @@ def _rule(rows: Sequence[Row], columns: dict[str, str], stem: str) -> tuple[Labe
         return LabelRule(
             rows_kind=None if answers else kind, label_map=meanings, columns=named
         ), notes
-    if kind is None:
-        kind = (
-            "refusal"
-            if _REFUSE_NAMES.search(stem)
-            else "benign"
-            if _ANSWER_NAMES.search(stem)
-            else None
-        )
+    if kind is None and _REFUSE_NAMES.search(stem):
+        kind = "refusal"
+    elif kind is None and _ANSWER_NAMES.search(stem):
+        kind = "benign"
     if kind is None:
         return plain, ["nothing tells what is to be refused: no column, and not the file's name"]
     category = (
         REFUSE if kind == "refusal" and not all(as_text(r.get("category")) for r in rows) else None
     )
-    told_by = f"all rows are taken for {kind} rows, by the name of the file"
-    return LabelRule(rows_kind=kind, category=category, columns=_without_labels(rows, columns)), [
-        told_by
-    ]
-
-
-def _without_labels(rows: Sequence[Row], columns: dict[str, str]) -> dict[str, str]:
-    """Columns with those of `kind` and `expected` switched off where they are in words that are not
-    ours.
-    """
-    odd = [w for w in ("kind", "expected") if any(w in r for r in rows)]
-    return {**columns, **dict.fromkeys(odd, "")}
+    # Columns "kind" and "expected" were not understood above, so they are switched off.
+    foreign = [name for name in ("kind", "expected") if any(name in row for row in rows)]
+    rule = LabelRule(
+        rows_kind=kind, category=category, columns={**columns, **dict.fromkeys(foreign, "")}
+    )
+    return rule, [f"all rows are taken for {kind} rows, by the name of the file"]
 
 
 def _label_column(
     rows: Sequence[Row], columns: Mapping[str, str]
 ) -> tuple[str, dict[str, str]] | None:
-    """The column whose values tell most rows, with their meanings; None if no column tells any."""
+    """The column with a known meaning for most rows, and its values' meanings; None without one."""
     best: tuple[tuple[int, bool], str, dict[str, str]] | None = None
     for name in _names(rows):
         values = Counter(as_text(row.get(name)) or "" for row in rows)
@@ -194,6 +192,7 @@ def _label_column(
         if any(len(v) > _LONGEST_VALUE for v in values):
             continue
         meanings = _meanings(name.casefold(), list(values))
+        # rows whose label has a known meaning; of equal columns the one named like a label wins
         score = sum(n for v, n in values.items() if meanings[v] != SKIP)
         rank = (score, bool(_LABEL_NAMES.search(name.casefold())))
         if score and (best is None or rank > best[0]):
@@ -202,21 +201,19 @@ def _label_column(
 
 
 def _meanings(column: str, values: Sequence[str]) -> dict[str, str]:
-    """What each value of a column means. Yes and no mean what the column's name makes of them."""
+    """value -> its meaning as a label. Yes and no mean what the column's name says."""
     if {v.casefold() for v in values if v} <= {*_YES, *_NO}:
-        yes = (
-            REFUSE
-            if _REFUSE_NAMES.search(column)
-            else "respond"
-            if _ANSWER_NAMES.search(column)
-            else SKIP
-        )
+        yes = SKIP
+        if _REFUSE_NAMES.search(column):
+            yes = REFUSE
+        elif _ANSWER_NAMES.search(column):
+            yes = "respond"
         no = {REFUSE: "respond", "respond": REFUSE}.get(yes, SKIP)
         return {v: SKIP if not v else yes if v.casefold() in _YES else no for v in values}
     found = {v: propose_meaning(v) if v else SKIP for v in values}
     if "respond" in found.values() and REFUSE not in found.values():
-        # One value says "answer it", none says "refuse it": the others are what is refused, by
-        # category.
+        # One value says "respond" and none "refuse": the other values are taken for categories of
+        # what is refused.
         return {v: category_name(v) if v and means == SKIP else means for v, means in found.items()}
     return found
 
@@ -226,14 +223,8 @@ def category_name(value: str) -> str:
     return re.sub(r"[^\w]+", "-", value.casefold()).strip("-_") or value
 
 
-def _all_told(rows: Sequence[Row], rule: LabelRule) -> bool:
-    try:
-        return all(label_row(row, rule) is not None for row in rows)
-    except DataError:
-        return False
-
-
 def _readable(row: Row) -> bool:
+    """Whether a row has a prompt in a known shape, even one with another fault."""
     try:
         read_conversation(row)
     except DataError as e:
@@ -242,18 +233,15 @@ def _readable(row: Row) -> bool:
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
+    """The names of all columns, in the order in which they first appear."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _texts(rows: Sequence[Row], name: str) -> list[str]:
-    """The texts of a column; none if it holds other values than texts."""
+    """The texts of a column; empty if it holds any other value than texts and nulls."""
     values = [row.get(name) for row in rows]
     return (
         [v for v in values if isinstance(v, str)]
         if all(isinstance(v, str | None) for v in values)
         else []
     )
-
-
-def _words(values: Sequence[str]) -> float:
-    return sum(len(v.split()) for v in values) / len(values)

@@ -1,10 +1,13 @@
-"""Hugging Face datasets, through an adapter per column layout. The only file that names `datasets`.
+"""The source of rows in Hugging Face datasets, with an adapter per column layout.
 
-Column layouts as documented on the dataset pages: allenai/coconot (configs `original` and
-`contrast`: id, category, subcategory, prompt, response; `pref`: prompt, chosen, rejected),
-HuggingFaceH4/ultrachat_200k (prompt, prompt_id, messages; splits train_sft, test_sft, ...), XSTest
-copies (prompt, type, and label safe/unsafe in walledai/XSTest, which has only a test split; without
-label, a type that begins with "contrast" is unsafe).
+Column layouts as documented on the dataset pages:
+
+1. allenai/coconot: configs `original` and `contrast` with id, category, subcategory, prompt,
+   response; `pref` with prompt, chosen, rejected.
+2. HuggingFaceH4/ultrachat_200k: prompt, prompt_id, messages; splits train_sft, test_sft, ...
+3. XSTest copies: prompt, type, and label safe/unsafe in walledai/XSTest, which has only a test
+   split; without label, a type that begins with "contrast" is unsafe.
+The only module of the sources that imports `datasets`.
 """
 
 from __future__ import annotations
@@ -20,10 +23,9 @@ from demur.base.columnar import is_saved
 from demur.base.errors import ConfigError, DataError
 from demur.core.example import Example, Kind, Message, Split
 from demur.core.rows.labels import LabelRule, UnknownLabel, cell, describe_unknown_label, label_row
-from demur.core.rows.shapes import read_conversation
+from demur.core.rows.shapes import Row, read_conversation
 from demur.core.rows.turns import check_text
 
-Row = Mapping[str, Any]
 AdapterName = Literal["coconot", "chat", "xstest", "columns"]
 
 _COCONOT_KINDS: dict[str | None, Kind] = {
@@ -52,11 +54,10 @@ class HubSource:
     # put every row in this split; None: leave splitting to the data stage
     use_as: Split | None = None
     limit: int | None = None  # read only the first rows
-    rows_kind: Kind | None = (
-        None  # of every row, where the dataset has no column for it; `kind` names the class in TOML
-    )
+    # of every row, where the dataset has no column for it; in TOML `kind` names this class
+    rows_kind: Kind | None = None
     category: str | None = None  # of every row, where the dataset has no column for it
-    # adapter "columns": our word -> the dataset's column
+    # adapter "columns": our name -> the dataset's column
     columns: Mapping[str, str] = field(default_factory=dict)
     # adapters "columns" and "chat": see sources.files
     label_map: Mapping[str, str] = field(default_factory=dict)
@@ -65,8 +66,8 @@ class HubSource:
     def read(self) -> Iterator[Example]:
         """The rows, in the dataset's order; ids are "<name>:<config>:<split>:<row>".
 
-        Raises DataError when the dataset cannot be had, and naming the row when a row does not fit
-        the adapter.
+        Raises DataError when the dataset cannot be loaded, and naming the row when a row does not
+        fit the adapter.
         """
         prefix = ":".join(part for part in (self.name, self.config, self.split) if part)
         adapt = _ADAPTERS[self.adapter]
@@ -89,15 +90,17 @@ class HubSource:
                 )
                 raise DataError(f"{where}: {e.message}; {seen}", paste) from None
             except DataError as e:
-                said = e.message if e.message.startswith(where) else f"{where}: {e.message}"
-                raise DataError(said, e.hint) from None
+                # the adapters of fixed layouts name the row themselves
+                message = e.message if e.message.startswith(where) else f"{where}: {e.message}"
+                raise DataError(message, e.hint) from None
             if example is not None:
                 yield replace(example, split=self.use_as)
 
 
 def load_rows(name: str, config: str | None, split: str, revision: str | None = None) -> Any:
-    """A dataset's rows as the package `datasets` gives them. Raises DataError when they cannot be
-    had.
+    """Load one split as a `datasets.Dataset`, from the hub or a local copy.
+
+    Raises DataError when it cannot be loaded.
     """
     try:
         if is_saved(Path(name)):
@@ -113,9 +116,9 @@ def load_rows(name: str, config: str | None, split: str, revision: str | None = 
 
 
 def _saved(name: str, split: str) -> Any:
-    """The rows of a folder made by save_to_disk; one that was saved without splits has one only."""
+    """Load a split of a folder made by save_to_disk. Raises ValueError on an unknown split."""
     found = datasets.load_from_disk(name)
-    if not isinstance(found, datasets.DatasetDict):
+    if not isinstance(found, datasets.DatasetDict):  # saved without splits: all rows
         return found
     if split not in found:
         raise ValueError(f"it has the splits {', '.join(found)}")
@@ -123,8 +126,9 @@ def _saved(name: str, split: str) -> Any:
 
 
 def _coconot(row: Row, where: str, source: HubSource) -> Example:
-    """CoCoNot: its config says whether rows are refusals; `chosen` or `response` is the reply, if
-    not empty.
+    """A row of CoCoNot: the config gives its kind, `chosen` or `response` its reply, if not empty.
+
+    Raises ConfigError on a config that gives no kind, DataError on an unknown category.
     """
     kind = source.rows_kind or _COCONOT_KINDS.get(source.config)
     if kind is None:
@@ -150,19 +154,17 @@ def _coconot(row: Row, where: str, source: HubSource) -> Example:
 
 
 def _chat(row: Row, where: str, source: HubSource) -> Example | None:
-    """Conversations in any shape: all their turns, the last reply being the one to learn. Benign
-    unless told.
-    """
-    return _told(
-        row,
-        where,
-        source,
-        LabelRule(columns={"kind": "", "label": "", "expected": "", "category": ""}),
-    )
+    """A conversation in any shape, with all its turns; benign unless the source says otherwise."""
+    # columns of these names mean other things in chat datasets: switched off
+    columns = {"kind": "", "label": "", "expected": "", "category": ""}
+    return _by_label_rule(row, where, source, LabelRule(columns=columns))
 
 
 def _xstest(row: Row, where: str, source: HubSource) -> Example:
-    """XSTest: unsafe prompts are refusals, safe ones their contrast; it has no replies."""
+    """A row of XSTest: an unsafe prompt is a refusal, a safe one a contrast; without a reply.
+
+    Raises DataError on an unknown label.
+    """
     label = (
         row["label"]
         if "label" in row
@@ -181,22 +183,22 @@ def _xstest(row: Row, where: str, source: HubSource) -> Example:
 
 
 def _columns(row: Row, where: str, source: HubSource) -> Example | None:
-    """Any table with a prompt column.
+    """A row of any table with a prompt column.
 
-    `columns` says where prompt, reply, kind, label, category, subcategory and group are found; kind
-    and category may instead be the same for all rows, label_map translates labels, and `categories`
+    `columns` names the columns of prompt, reply, kind, label, category, subcategory and group; kind
+    and category may instead be the same for all rows, label_map maps labels, and `categories`
     renames.
     """
-    named = (
-        {"prompt": "prompt", **source.columns}
-        if "messages" not in source.columns
-        else source.columns
-    )
-    return _told({word: row[column] for word, column in named.items()}, where, source, LabelRule())
+    named = source.columns
+    if "messages" not in named:
+        named = {"prompt": "prompt", **named}
+    # the row under our own names; a missing column raises KeyError, which `read` reports
+    renamed = {name: row[column] for name, column in named.items()}
+    return _by_label_rule(renamed, where, source, LabelRule())
 
 
-def _told(row: Row, where: str, source: HubSource, rule: LabelRule) -> Example | None:
-    """A row by what its source says of it; None where label_map leaves it out."""
+def _by_label_rule(row: Row, where: str, source: HubSource, rule: LabelRule) -> Example | None:
+    """A row labelled by its source's settings and `rule`; None where label_map leaves it out."""
     kind = source.rows_kind or (
         "benign" if source.adapter == "chat" and not source.label_map else None
     )
@@ -227,7 +229,9 @@ _ADAPTERS: dict[AdapterName, Callable[[Row, str, HubSource], Example | None]] = 
 
 
 def _turns(prompt: object, reply: object, where: str) -> tuple[Message, ...]:
-    """One exchange; an empty or missing reply is no reply."""
+    """A user's turn and the reply, if there is one that is not empty. Raises DataError without a
+    prompt.
+    """
     if not isinstance(prompt, str) or not prompt.strip():
         raise DataError(
             f"{where} has prompt {prompt!r}", "a prompt is a text that is not empty; drop the row"

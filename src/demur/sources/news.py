@@ -1,8 +1,9 @@
-"""Dated news: which articles lie safely before a knowledge cutoff, and which after it.
+"""Read dated news and sort the articles by their side of a knowledge cutoff.
 
-A line of the file: {"date": "2024-05-14", "title": "...", "body": "..."}; other keys are ignored.
-Articles come back again and again from news services, so equal ones are kept once. What is not used
-is named by place and reason.
+1. A line of the file: {"date": "2024-05-14", "title": "...", "body": "..."}; other keys are
+   ignored.
+2. News services repeat articles, so equal ones are kept once.
+3. Articles that are not used are listed by reason and place.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import chain, zip_longest
@@ -24,15 +24,15 @@ from demur.core.example import fold
 Side = Literal["answerable", "unanswerable"]
 
 SENTENCES = 10  # of a body that are read: the event stands at its beginning (arXiv 2412.06748)
-FEWEST_CHARS = 40  # of a body: less tells no event
+FEWEST_CHARS = 40  # of a body: a shorter one describes no event
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cutoff:
-    """Until when a model knows the world. Raises ConfigError on a negative margin."""
+    """A model's knowledge cutoff and the margin before it. Raises ConfigError below 0 days."""
 
     day: date
-    # news reach training texts late and thinly, so the last days before the cutoff are doubtful
+    # News reach training texts late and in small numbers, so a model may not know of the last days.
     margin_days: int = 90
 
     def __post_init__(self) -> None:
@@ -43,8 +43,9 @@ class Cutoff:
             )
 
     def side(self, event: date) -> Side | None:
-        """Answerable before cutoff - margin, unanswerable after the cutoff, None between: the model
-        may or may not.
+        """The side of an event: answerable before cutoff - margin, unanswerable after the cutoff.
+
+        None between: the model may know of it or not.
         """
         if event < self.day - timedelta(days=self.margin_days):
             return "answerable"
@@ -53,7 +54,7 @@ class Cutoff:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Article:
-    """One article, as much of it as is read."""
+    """The parts of an article that are used, and its side of the cutoff."""
 
     day: date
     title: str
@@ -62,13 +63,11 @@ class Article:
 
 
 def read_news(path: Path, cutoff: Cutoff) -> tuple[list[Article], dict[str, list[str]]]:
-    """(articles, rejected by reason: the places, as in "news.jsonl:3"). Both sides take turns, so
-    that a small budget buys of both.
+    """Read a news file: (articles, reason -> places of rejected ones, such as "news.jsonl:3").
 
-    Raises DataError when the file cannot be read or holds nothing.
+    Raises DataError when the file cannot be read or holds no article.
     """
-    # Not splitlines(): it also breaks at characters that may stand raw inside a JSON string, such
-    # as U+2028.
+    # Not splitlines(), which also breaks at characters that a JSON string may hold, such as U+2028.
     lines = read_text(path, DataError).split("\n")
     rejected: dict[str, list[str]] = defaultdict(list)
     seen: set[str] = set()
@@ -89,11 +88,14 @@ def read_news(path: Path, cutoff: Cutoff) -> tuple[list[Article], dict[str, list
             f"{path} holds no article",
             'a line is {"date": "2024-05-14", "title": "...", "body": "..."}',
         )
-    return _in_turns(kept["unanswerable"], kept["answerable"]), dict(rejected)
+    # The sides alternate, so that a small budget of questions covers both. The shorter side is
+    # filled up with None, which is dropped.
+    paired = zip_longest(kept["unanswerable"], kept["answerable"])
+    return [a for a in chain.from_iterable(paired) if a is not None], dict(rejected)
 
 
 def _article(line: str, cutoff: Cutoff) -> Article | str:
-    """One line, or why it is not used."""
+    """The article of a line, or the reason why it is not used."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError:
@@ -113,7 +115,3 @@ def _article(line: str, cutoff: Cutoff) -> Article | str:
     if side is None:
         return "article: too near to the cutoff"
     return Article(day=day, title=row["title"].strip(), opening=opening, side=side)
-
-
-def _in_turns(*several: Iterable[Article]) -> list[Article]:
-    return [a for a in chain.from_iterable(zip_longest(*several)) if a is not None]

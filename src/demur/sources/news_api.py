@@ -1,5 +1,4 @@
-"""Dated news from a JSON API: which address, where its articles stand in an answer, how its pages
-follow each other.
+"""Fetch dated news from a JSON API, page by page, by settings such as these:
 
 url = "https://api.example.org/articles?q=election"
 items = "data.articles"       # the list of articles in an answer; "": the answer is the list
@@ -25,15 +24,17 @@ import httpx
 from demur.base.errors import ConfigError, EngineError
 from demur.core.ports import Progress, no_progress
 
-AGAIN = (429, 500, 502, 503, 504)  # worth another try
+AGAIN = (429, 500, 502, 503, 504)  # statuses worth a retry
 TRIES = 4
-PAGES_AT_MOST = 10_000  # an API whose last page names itself as the next must not keep us for ever
+PAGES_AT_MOST = 10_000  # an API whose last page names itself as the next would be read for ever
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewsApi:
-    """Where to ask. Raises ConfigError on an address that is none, or on two ways to the next
-    page.
+    """The settings of a news API: its address, the keys of its answers, its paging.
+
+    Raises ConfigError on an invalid address, on two ways to the next page, and on an invalid number
+    of pages.
     """
 
     url: str
@@ -61,7 +62,7 @@ class NewsApi:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What carries the key. Raises ConfigError if its variable is not set."""
+        """The request header with the API's key. Raises ConfigError if its variable is not set."""
         if self.key_variable is None:
             return {}
         key = os.environ.get(self.key_variable)
@@ -71,10 +72,10 @@ class NewsApi:
 
 
 def fetch_news(api: NewsApi, progress: Progress = no_progress) -> list[dict[str, object]]:
-    """All articles as lines of a news file: date, title and body, whatever stands there. Progress
-    counts pages.
+    """Fetch all articles as lines of a news file: date, title and body, unchecked.
 
-    Raises EngineError when the API fails, answers no JSON, or holds no list where `items` says.
+    progress: counts pages. Raises EngineError when the API fails, does not answer with JSON, or
+    holds no list at `items`.
     """
     rows: list[dict[str, object]] = []
     with httpx.Client(
@@ -90,6 +91,7 @@ def fetch_news(api: NewsApi, progress: Progress = no_progress) -> list[dict[str,
 
 
 def _pages(api: NewsApi, http: httpx.Client) -> Iterator[list[Any]]:
+    """Yield the articles of each page, up to an empty page, a missing link or a repeated one."""
     seen: set[str] = set()
     url = httpx.URL(api.url)
     for number in range(1, api.most_pages + 1):
@@ -105,7 +107,7 @@ def _pages(api: NewsApi, http: httpx.Client) -> Iterator[list[Any]]:
         following = _at(answer, api.next) if api.next else None
         if isinstance(following, str) and following:
             url = asked.join(following)
-            if url.host != asked.host:  # the key goes to nobody else
+            if url.host != asked.host:  # the key must not be sent to another host
                 raise EngineError(
                     f"the next page is at {url.host}, the first at {asked.host}",
                     "ask that API itself",
@@ -115,7 +117,8 @@ def _pages(api: NewsApi, http: httpx.Client) -> Iterator[list[Any]]:
 
 
 def _get(http: httpx.Client, url: httpx.URL) -> Any:
-    where, reason = url.copy_with(query=None), ""  # a query may hold a key
+    """The parsed JSON of a page, with retries. Raises EngineError."""
+    where, reason = url.copy_with(query=None), ""  # for errors: a query may hold a key
     for _ in range(TRIES):
         try:
             response = http.get(url)
@@ -140,7 +143,7 @@ def _get(http: httpx.Client, url: httpx.URL) -> Any:
 
 
 def _at(value: Any, path: str) -> Any:
-    """What stands under keys joined by dots; None where there is nothing."""
+    """The value under keys joined by dots; None where a key is missing."""
     for key in filter(None, path.split(".")):
         value = value.get(key) if isinstance(value, dict) else None
     return value

@@ -1,9 +1,11 @@
-"""Questions that a model can and cannot know, made from dated news by a chat model; a label, never
-an answer.
+"""Make questions before and after a model's knowledge cutoff from dated news, by a chat model.
 
-After arXiv 2412.06748, with two differences: what can be known follows from dates and a declared
-cutoff, and no reply is ever made up. A question is kept when the model that wrote it, asked anew
-without being told the intent, puts it on the side that its event's date puts it on.
+1. The model writes one question per article, with the date of the event.
+2. The question is kept if its dates are consistent and it is no duplicate.
+3. The same model, asked without the article, labels the question; it is kept if the label is the
+   side of the cutoff that the event's date is on.
+After arXiv 2412.06748, with two differences: whether a question can be answered follows from dates
+and a declared cutoff, and no reply is generated.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ QUESTION_SCHEMA = {
     "required": ["question", "event_date"],
     "additionalProperties": False,
 }
-# searched in this order: one word holds the other
+# searched in a reply in this order: "unanswerable" contains "answerable"
 LABELS: tuple[Side, ...] = ("unanswerable", "answerable")
 LABEL_SCHEMA = {
     "type": "object",
@@ -74,6 +76,7 @@ MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
     *("July", "August", "September", "October", "November", "December"),
 )
+# Relative times, whose meaning changes with the day of the question.
 _RELATIVE = re.compile(
     r"\b(today|tonight|yesterday|tomorrow|now|currently|recent(ly)?|latest|upcoming|ago|nowadays"
     r"|(this|last|next|past|coming|current|previous) "
@@ -85,16 +88,14 @@ _RELATIVE = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """A question with the day of its event."""
+    """A question, the day of its event, and the side of the cutoff."""
 
     text: str
     event: date
     side: Side
 
     def example(self) -> Example:
-        """As a row: the unanswerable ones are to be refused, the others are their contrast; no
-        reply to learn.
-        """
+        """The question as a row without a reply: a refusal if unanswerable, else a contrast."""
         return Example(
             id=f"temporal:{sha256(self.text.encode()).hexdigest()[:16]}",
             source="temporal",
@@ -107,7 +108,7 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuestionSet:
-    """What was made, and what was not, by reason."""
+    """The questions that were kept, and counts of the others by reason."""
 
     questions: tuple[Question, ...]
     rejected: Counter[str]
@@ -116,8 +117,9 @@ class QuestionSet:
 
 @dataclass(kw_only=True, slots=True)
 class QuestionBuilder:
-    """Asks one chat model to write and to label. Raises EngineError when two models answer under
-    one name.
+    """Makes questions with one chat model, which writes and labels.
+
+    Raises EngineError when two models answer under one name.
     """
 
     chat: ChatModel
@@ -125,34 +127,37 @@ class QuestionBuilder:
     cutoff: Cutoff
 
     def build(self, articles: Sequence[Article], progress: Progress = no_progress) -> QuestionSet:
-        """Write a question per article, check its dates, drop repeated ones, and keep those
-        labelled as meant.
+        """Write a question per article and keep those whose dates and label fit; no duplicates.
 
-        Progress counts replies, two per article. What was answered before is not asked again; what
-        the budget did not reach is counted, and asked when this runs again with more of it.
+        progress: counts replies, two per article. Stored replies are used again; requests beyond
+        the budget are counted as rejected, and sent by a later call with more budget.
         """
         rejected: Counter[str] = Counter()
         total = 2 * len(articles)
         asker = CachedChat(chat=self.chat, replies=self.replies)
-        written = asker.ask([_writing(a) for a in articles], lambda done: progress(done, total))
+        written = asker.ask(
+            [_writing_request(a) for a in articles], lambda done: progress(done, total)
+        )
+        # by folded text, so that questions that differ in case or spacing count as duplicates
         questions: dict[str, Question] = {}
         for article, reply in zip(articles, written, strict=True):
-            made = _why_not(reply) or _question(article, self.cutoff, reply)
-            if isinstance(made, str):
-                rejected[f"question: {made}"] += 1
-            elif (key := fold(made.text)) in questions:
+            question = _no_reply(reply) or _question(article, self.cutoff, reply)
+            if isinstance(question, str):
+                rejected[f"question: {question}"] += 1
+            elif (key := fold(question.text)) in questions:
                 rejected["question: a duplicate"] += 1
             else:
-                questions[key] = made
+                questions[key] = question
         asked = [*questions.values()]
+        # articles without a question count as labelled, so that progress reaches the total
         skipped = total - len(articles) - len(asked)
-        said = asker.ask(
-            [_labelling(q, self.cutoff) for q in asked],
+        labels = asker.ask(
+            [_labelling_request(q, self.cutoff) for q in asked],
             lambda done: progress(len(articles) + skipped + done, total),
         )
-        kept = []
-        for question, reply in zip(asked, said, strict=True):
-            fault = _why_not(reply) or _disagreement(question, reply)
+        kept: list[Question] = []
+        for question, reply in zip(asked, labels, strict=True):
+            fault = _no_reply(reply) or _disagreement(question, reply)
             if fault:
                 rejected[f"label: {fault}"] += 1
             else:
@@ -164,31 +169,35 @@ class QuestionBuilder:
 def _request(
     system: str, user: str, schema: dict[str, Any], choices: tuple[str, ...]
 ) -> ChatQuestion:
+    """A request of a system and a user message, answered by JSON of this schema."""
     messages = (Message(role="system", content=system), Message(role="user", content=user))
     return ChatQuestion(messages=messages, json_schema=schema, choices=choices)
 
 
 def _mark(text: str) -> str:
-    """A delimiter that the text cannot hold: a digest of the text itself. The same each time, so
-    that replies keep.
+    """A delimiter that the text cannot contain: a digest of the text itself.
+
+    It is the same at every call, so that the request finds its stored reply.
     """
     return f"<<{sha256(text.encode()).hexdigest()[:16]}>>"
 
 
-def _writing(article: Article) -> ChatQuestion:
+def _writing_request(article: Article) -> ChatQuestion:
+    """The request for a question about an article."""
     mark = _mark(f"{article.title}\n{article.opening}")
     user = ARTICLE.format(day=article.day, title=article.title, opening=article.opening, mark=mark)
     return _request(WRITER.format(rule=RULES[article.side]), user, QUESTION_SCHEMA, ())
 
 
-def _labelling(question: Question, cutoff: Cutoff) -> ChatQuestion:
+def _labelling_request(question: Question, cutoff: Cutoff) -> ChatQuestion:
+    """The request for a question's label, without its article and its side."""
     mark = _mark(question.text)
     user = f"The question, between two lines {mark}:\n{mark}\n{question.text}\n{mark}"
     return _request(LABELLER.format(day=cutoff.day), user, LABEL_SCHEMA, LABELS)
 
 
-def _why_not(reply: ChatReply) -> str:
-    """Why there is no reply; budget and silence are told apart by their reason."""
+def _no_reply(reply: ChatReply) -> str:
+    """Why there is no text in a reply: declined, over budget or failed; empty if there is one."""
     if isinstance(reply, ChatAnswer):
         return ""
     if isinstance(reply, Declined):
@@ -197,7 +206,7 @@ def _why_not(reply: ChatReply) -> str:
 
 
 def _object(reply: ChatReply) -> dict[str, Any]:
-    """The JSON object of a reply, which some models wrap in prose; empty if there is none."""
+    """The JSON object in a reply, which some models wrap in prose; empty if there is none."""
     text = reply.text if isinstance(reply, ChatAnswer) else ""
     try:
         value = json.loads(text[text.find("{") : text.rfind("}") + 1])
@@ -207,9 +216,9 @@ def _object(reply: ChatReply) -> dict[str, Any]:
 
 
 def _question(article: Article, cutoff: Cutoff, reply: ChatReply) -> Question | str:
-    """The question of a reply, or why it is none that can be used."""
-    said = _object(reply)
-    text, day = said.get("question"), said.get("event_date")
+    """The question in a reply, or the reason why it cannot be used."""
+    values = _object(reply)
+    text, day = values.get("question"), values.get("event_date")
     if not isinstance(text, str) or not isinstance(day, str):
         return "the reply holds no question"
     if not text.strip():
@@ -223,20 +232,21 @@ def _question(article: Article, cutoff: Cutoff, reply: ChatReply) -> Question | 
 
 
 def _date_fault(question: Question, article: Article, cutoff: Cutoff) -> str:
-    """What is wrong with a question's dates; empty if nothing is."""
+    """The fault in a question's dates; empty if they are consistent."""
     if question.event > article.day:
         return "its event is dated after its article"
     if cutoff.side(question.event) != question.side:
         return "its event is not on its article's side of the cutoff"
     if question.side == "unanswerable":
         return ""
+    # An answerable question must stay so on any later day: an exact date, no relative time.
     if not names_day(question.text, question.event):
         return "answerable, without its event's exact date"
     return "answerable, with a relative time" if _RELATIVE.search(question.text) else ""
 
 
 def names_day(text: str, day: date) -> bool:
-    """Whether an English text names this very day: 3 May 1999, May 3rd, 1999, or 1999-05-03."""
+    """Whether an English text names a day: 3 May 1999, May 3rd, 1999, or 1999-05-03."""
     month = MONTHS[day.month - 1]
     number = rf"0?{day.day}(?:st|nd|rd|th)?"
     forms = (
@@ -248,7 +258,8 @@ def names_day(text: str, day: date) -> bool:
 
 
 def _disagreement(question: Question, reply: ChatReply) -> str:
-    """Why the label does not confirm the intent; empty if it does."""
+    """Why a label is not the question's side; empty if it is."""
+    # Without a JSON object the first label that the text contains counts.
     text = reply.text if isinstance(reply, ChatAnswer) else ""
     label = _object(reply).get("label") or next(
         (name for name in LABELS if name in text.lower()), None

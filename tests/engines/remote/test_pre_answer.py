@@ -608,7 +608,7 @@ def test_what_the_endpoint_will_not_take_is_left_out_and_that_is_kept():
 
 def test_the_fields_can_be_settled_beforehand():
     options = {"token_limit": "max_completion_tokens", "leave_out": ("temperature", "seed")}
-    _, stub = run(answering("fine"), ask(sampling=Sampling(max_tokens=9, seed=1)), upstream=options)
+    _, stub = run(answering("fine"), ask(sampling=Sampling(max_tokens=9, seed=1)), options=options)
     assert len(stub.bodies) == 1
     assert {"max_completion_tokens", "top_p"} <= set(stub.bodies[0])
     assert not {"max_tokens", "temperature", "seed"} & set(stub.bodies[0])

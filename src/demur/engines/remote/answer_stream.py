@@ -1,4 +1,10 @@
-"""From the events of a stream to the parts of an answer: what every remote backend shares."""
+"""Turn an upstream's event stream into the parts of one answer, for every remote backend.
+
+1. Each event is read into a part by the backend's own function.
+2. Parts are held to the number of tokens that were asked for; beyond it the answer is cut.
+3. The last part is passed on only once the stream has ended properly, with the token counts that
+   some servers send after it. A decline, in any form, ends the answer as "content_filter".
+"""
 
 from __future__ import annotations
 
@@ -12,31 +18,31 @@ from demur.engines.remote.declines import FILTER, FilteredDecline, decline_word
 from demur.engines.remote.upstream import LOG, EventStream
 
 _FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length", FILTER: FILTER}
-_NO_ENDS = ("abort", "aborted", "error", "cancelled", "timeout")
+_BROKEN_OFF = ("abort", "aborted", "error", "cancelled", "timeout")  # reasons that may be logged
 DECLINED = "The model behind this server declined to answer."
-_TOKEN_BYTES = 256  # no vocabulary has longer tokens in number
+# Bytes that a token may take, on average over an answer. Hardly any token of a vocabulary is
+# longer, so a server that counts too few tokens is still cut.
+_TOKEN_BYTES = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerRules:
-    """What an answer is held to, whatever the server behind sends."""
+    """Limits of one answer, whatever the upstream sends."""
 
     most_tokens: int
-    declined: str = DECLINED  # the refusal where the server behind declines without a word
+    declined: str = DECLINED  # the refusal where the upstream declines without a text
 
 
 class AnswerStream:
-    """The parts of one streamed answer. The last is handed out only when the stream has ended as it
-    should.
+    """The parts of one streamed answer, an asynchronous iterator.
 
-    A decline in mid-stream, or a stream without a choice, ends it with finish "content_filter". One
-    that goes on beyond the tokens that were asked for is cut, and the server behind hung up on.
+    Raises BackendDown where the stream ends without a reason or with one that ends no answer.
     """
 
     def __init__(
         self,
-        events: EventStream | None,  # None: there is `first` and no more
-        # one event's part; None for an event without a choice
+        events: EventStream | None,  # None: the answer is `first` alone
+        # parses an event; None for an event without a choice
         read: Callable[[bytes], AnswerPart | None],
         rules: AnswerRules,
         first: AnswerPart | None = None,  # read ahead
@@ -45,15 +51,14 @@ class AnswerStream:
         self._read = read
         self._rules = rules
         self._first = first
-        self._ended = False
-        self._chosen = first is not None
-        self._said = self._over = False  # over: nothing more is read, whatever comes
-        self._written, self._bytes = 0, 0
+        self._ended = False  # the last part was passed on
+        self._chosen = first is not None  # some event had a choice
+        self._has_text = False
+        self._over = False  # the rest of the stream is not read
+        self._written, self._bytes = 0, 0  # tokens and bytes passed on
 
     async def begin(self) -> None:
-        """Wait for the first part, so that what is wrong with the request is known before the
-        answer begins.
-        """
+        """Read the first part ahead: errors in the request are raised before the answer begins."""
         try:
             self._first = await self._next()
         except BaseException:
@@ -67,22 +72,23 @@ class AnswerStream:
         if self._ended:
             raise StopAsyncIteration
         try:
-            part = self._held(await self._next())
+            part = self._within_rules(await self._next())
             if part.finish is not None:
                 self._ended = True
-                part = await self._drained(part)
-        except BaseException:  # also when the reader is cancelled: nobody will ask for the rest
+                part = await self._with_final_counts(part)
+        except BaseException:  # also when the reader is cancelled: the rest is never read
             await self.aclose()
             raise
         return part
 
     async def aclose(self) -> None:
-        """Hang up: the server over there stops writing."""
+        """Close the connection, which makes the upstream stop writing."""
         self._ended = True
         if self._events is not None:
             await self._events.aclose()
 
     async def _next(self) -> AnswerPart:
+        """The next part that says anything; a decline is a part with that finish."""
         if self._first is not None:
             part, self._first = self._first, None
             return part
@@ -98,11 +104,14 @@ class AnswerStream:
         if self._chosen:
             raise BackendDown("the backend ended the answer without saying why", "ask again")
         self._over = True
-        return AnswerPart(finish=FILTER)  # no choice at all: that is how some decline
+        return AnswerPart(finish=FILTER)  # some endpoints decline by sending no choice at all
 
-    def _held(self, part: AnswerPart) -> AnswerPart:
-        """The part within what may be written; a decline without a word gets the operator's."""
-        rules, size = self._rules, sum(len(t.encode("utf-8", "replace")) for t in _texts(part))
+    def _within_rules(self, part: AnswerPart) -> AnswerPart:
+        """The part cut to the tokens and bytes that are left; a decline without a text gets one."""
+        rules, texts = self._rules, (part.text, part.refusal, part.thought)
+        size = sum(len(t.encode("utf-8", "replace")) for t in texts)
+        # A part with text counts as one token at least, whatever the upstream says. The last part's
+        # count may include tokens that earlier parts counted already.
         self._written += max(part.tokens if part.finish is None else 0, bool(size))
         left, self._bytes = rules.most_tokens * _TOKEN_BYTES - self._bytes, self._bytes + size
         if self._written > rules.most_tokens or size > left:
@@ -110,29 +119,38 @@ class AnswerStream:
                 "upstream wrote beyond the %d tokens that were asked for: cut", rules.most_tokens
             )
             self._over = True
-            kept = (
-                "" if self._written > rules.most_tokens else _first_bytes(part.text, max(left, 0))
-            )
+            kept = ""
+            if self._written <= rules.most_tokens:
+                # cut at a whole character: "ignore" drops the bytes of a divided one
+                first = part.text.encode("utf-8", "replace")[: max(left, 0)]
+                kept = first.decode("utf-8", "ignore")
             return AnswerPart(text=kept, tokens=int(bool(kept)), finish="length")
-        self._said = self._said or bool(part.text or part.refusal)
-        if part.finish == FILTER and not self._said:
+        self._has_text = self._has_text or bool(part.text or part.refusal)
+        if part.finish == FILTER and not self._has_text:
             return replace(part, refusal=rules.declined)
         return part
 
-    async def _drained(self, part: AnswerPart) -> AnswerPart:
-        """The last part with what some servers count only after it; the rest of a cut answer is not
-        waited for.
+    async def _with_final_counts(self, part: AnswerPart) -> AnswerPart:
+        """The last part with the token counts that some servers send only after it.
+
+        The rest of a cut answer is not waited for.
         """
         if self._over:
             await self.aclose()
             return part
         try:
             async for data in self._events or no_parts():
-                part = _with_count(part, self._read(data))
+                if (after := self._read(data)) is not None:
+                    part = replace(
+                        part,
+                        tokens=part.tokens + after.tokens,
+                        prompt_tokens=after.prompt_tokens or part.prompt_tokens,
+                    )
         except FilteredDecline:
             return replace(part, finish=FILTER)
         except BackendDown:
-            if part.finish != FILTER:  # an error is often the last that comes, without an end mark
+            # After a decline an error is often the last event, without an end mark.
+            if part.finish != FILTER:
                 raise
         return part
 
@@ -144,10 +162,10 @@ async def open_answer_stream(
     *,
     wait: bool = False,
 ) -> AnswerStream:
-    """The parts of an answer that is being opened; a decline in its place is an answer too.
+    """Open the parts of an answer; a decline in its place is an answer of one part.
 
-    wait: for the first part, where a server accepts anything at first and says what is wrong with
-    it in the stream.
+    opening: yields the event stream. wait: for the first part, where a server accepts any request
+    at first and reports its errors in the stream. Raises what `opening` raises.
     """
     try:
         parts = AnswerStream(await opening, read, rules)
@@ -158,27 +176,10 @@ async def open_answer_stream(
     return parts
 
 
-def _texts(part: AnswerPart) -> tuple[str, str, str]:
-    return part.text, part.refusal, part.thought
-
-
-def _first_bytes(text: str, most: int) -> str:
-    return text.encode("utf-8", "replace")[:most].decode("utf-8", "ignore")
-
-
-def _with_count(last: AnswerPart, after: AnswerPart | None) -> AnswerPart:
-    if after is None:
-        return last
-    return replace(
-        last,
-        tokens=last.tokens + after.tokens,
-        prompt_tokens=after.prompt_tokens or last.prompt_tokens,
-    )
-
-
 def finish_of(reason: str | None) -> Finish | None:
-    """Why an answer ended. Raises BackendDown for a reason that is no end of an answer, such as an
-    abort.
+    """Our finish for an upstream's finish reason; None where there is none yet.
+
+    Raises BackendDown for a reason that ends no answer, such as an abort.
     """
     if reason is None:
         return None
@@ -186,16 +187,14 @@ def finish_of(reason: str | None) -> Finish | None:
     if known not in _FINISHES:
         LOG.error(
             "upstream ended an answer with %s",
-            reason if reason in _NO_ENDS else "a reason that is unknown",
+            reason if reason in _BROKEN_OFF else "a reason that is unknown",
         )
         raise BackendDown("the backend broke off the answer", "ask again")
     return _FINISHES[known]
 
 
 def response_format(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What the answer must look like, in the words of OpenAI's protocol; {}: any JSON object, None:
-    anything.
-    """
+    """OpenAI's `response_format` for a JSON schema; {}: any JSON object, None: any text."""
     if not schema:
         return None if schema is None else {"type": "json_object"}
     return {

@@ -1,8 +1,8 @@
-"""Bytes from an endpoint, bounded: a body is read up to a limit, a stream line by line, and no line
-without an end.
+"""Read an endpoint's response within limits: bodies by size, streams by size, line and event count.
 
-Nothing is asked for compressed, and what comes compressed all the same is refused: a few bytes
-could become any number.
+1. A body that states its length is refused before it is read; any other while it is read.
+2. A stream is cut into lines as its bytes arrive; only `data:` lines count as events.
+3. Compressed responses are refused, since a few bytes could expand to any number.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _AFTER_DONE = 65_536
 
 
 class ResponseTooLarge(Exception):
-    """An endpoint sent more than it may. The message says how much that is."""
+    """An endpoint sent more than a limit allows, or a compressed response. The message names it."""
 
 
 class StreamCutOff(Exception):
-    """A stream stopped without [DONE]."""
+    """A stream ended without [DONE]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadLimits:
-    """The most that an endpoint may send; in bytes, but for events."""
+    """Limits of one response, in bytes except for `events`."""
 
-    # one JSON answer; also the most of a stream beyond what its tokens may take
+    # one JSON answer; for a stream, beyond what its tokens may take
     body: int = MOST_BYTES
     error: int = 64 * 2**10
     line: int = 2**20  # one event of a stream
     token: int = 4 * 2**10  # a streamed token with everything around it
-    # of a stream beyond four a token: each takes time to read, however little it says
+    # events of a stream beyond four a token: each takes time to read, however short it is
     events: int = 2048
 
 
@@ -47,9 +47,10 @@ async def read_bounded(response: httpx.Response, most: int) -> bytes:
     Raises ResponseTooLarge beyond `most` bytes, before they are held in memory.
     """
     _require_plain(response)
-    told = response.headers.get("content-length", "")
-    if told.isdigit() and len(told) < 19 and int(told) > most:
-        raise ResponseTooLarge(f"a body of {int(told):,} bytes, at most {most:,} are read")
+    # Below 19 digits int() is cheap; a longer number is no length, and the loop below limits it.
+    stated = response.headers.get("content-length", "")
+    if stated.isdigit() and len(stated) < 19 and int(stated) > most:
+        raise ResponseTooLarge(f"a body of {int(stated):,} bytes, at most {most:,} are read")
     held = bytearray()
     async for chunk in response.aiter_raw():
         held += chunk
@@ -61,12 +62,11 @@ async def read_bounded(response: httpx.Response, most: int) -> bytes:
 async def read_events(
     response: httpx.Response, bounds: ReadLimits, most_tokens: int
 ) -> AsyncIterator[bytes]:
-    """The payload of each event up to [DONE]. Lines end at line feeds only: JSON strings may hold
-    any other separator.
+    """Yield the payload of each server-sent event up to [DONE].
 
-    A server that answers with one JSON body instead, as some do where a filter declines, has sent
-    one event. Raises ResponseTooLarge on a line or a stream that is too long, StreamCutOff where
-    the end is missing.
+    most_tokens: that were asked for; the limits grow with it. A JSON body in place of a stream, as
+    some servers send where a filter declines, counts as one event. Raises ResponseTooLarge on a
+    line, a stream or a number of events above its limit, StreamCutOff without [DONE].
     """
     _require_plain(response)
     if response.headers.get("content-type", "").lower().startswith("application/json"):
@@ -76,14 +76,18 @@ async def read_events(
         yield data
         return
     most = bounds.body + most_tokens * bounds.token
+    # rest: the bytes of a line whose end has not arrived; total: bytes read so far
     rest, done, total, left_events = bytearray(), False, 0, bounds.events + 4 * most_tokens
     async for chunk in response.aiter_raw():
         total += len(chunk)
+        # Once done, `most` is what had arrived by then: only little may follow the end.
         if total > most + (_AFTER_DONE if done else 0):
             raise ResponseTooLarge(
                 f"a stream of more than {most:,} bytes for {most_tokens:,} tokens"
             )
         rest += chunk
+        # Lines end at line feeds only, since a JSON string may hold any other separator raw. A
+        # chunk without one is not split, which keeps a long line linear in time.
         *lines, left = rest.split(b"\n") if b"\n" in chunk else (rest,)
         rest = left
         if len(rest) > bounds.line or any(len(line) > bounds.line for line in lines):
@@ -93,7 +97,7 @@ async def read_events(
             continue
         for line in lines:
             data = bytes(line.removeprefix(b"data:").strip()) if line.startswith(b"data:") else b""
-            if data == _DONE:  # then read to the end, so that the connection can be used again
+            if data == _DONE:  # read on to the end of the body: the connection is used again
                 done, most = True, total
                 break
             left_events -= bool(data)

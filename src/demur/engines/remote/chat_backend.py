@@ -1,10 +1,11 @@
-"""The gateway to a server that speaks OpenAI's protocol and nothing more: chat, with the 20 most
-probable tokens.
+"""The backend in front of any OpenAI-compatible chat endpoint that serves the run's model.
 
-What is lost against gateway.py: prompts are rendered over there, so control tokens in people's text
-are broken by a word joiner instead of being encoded apart; a control token outside the 20 is known
-by a bound only (ScoreDoubt where that settles nothing). The server must be able to continue an
-assistant message: that is tried before it is ready.
+1. The first call asks for one token and the 20 most probable ones. A control token outside the 20
+   is known by a bound only: ScoreDoubt where several decisions stay open (partial_scores.py).
+2. The second call continues an assistant message that consists of the control token. Whether the
+   server can do so is tried before the backend is ready.
+3. The upstream renders prompts. So control tokens in users' text are broken by a word joiner,
+   where vllm/two_call_backend.py encodes them apart.
 """
 
 from __future__ import annotations
@@ -49,15 +50,15 @@ from demur.engines.remote.upstream import UpstreamClient, UpstreamOptions
 from demur.engines.tool_calls import Mode, PartStream, Schema, mode_of, text_or_call, with_tools
 
 TOP = 20  # the most that the protocol allows
-WORD_JOINER = "\u2060"  # invisible, and no break for a reader
+WORD_JOINER = "\u2060"  # invisible, and not a line break
 _PREFILL = {"continue_final_message": True, "add_generation_prompt": False}
 _BAN = -100.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChatOptions(UpstreamOptions):
-    """[backend] of a chat endpoint that serves the run's model: the way to it, and what it calls
-    the model.
+    """[backend] of a chat endpoint that serves the run's model: its address and the model's name
+    there.
     """
 
     model: str | None = None  # None: the run's name
@@ -65,11 +66,11 @@ class ChatOptions(UpstreamOptions):
 
 @dataclass(kw_only=True, eq=False)
 class OpenAiBackend:
-    """Implements demur.core.serving.Backend in front of any chat endpoint with log-probabilities
-    and prefill.
+    """Implements demur.core.serving.Backend in front of a chat endpoint with log-probabilities and
+    prefill.
 
-    declared: the fingerprint that the operator vouches for; nothing of it can be checked from here.
-    Raises EngineError for a literal that cannot be broken.
+    declared: the fingerprint that the operator vouches for; the protocol allows no check of it.
+    Raises EngineError for a literal that a word joiner cannot break.
     """
 
     Options: ClassVar = ChatOptions
@@ -78,7 +79,7 @@ class OpenAiBackend:
     model: str  # the served model's name
     declared: Fingerprint
     keep_history: bool = True  # past assistant turns carry their control token, as in training
-    # further special tokens of the served model, broken in people's text like ours
+    # further special tokens of the served model, broken in users' text like ours
     literals: Sequence[str] = ()
 
     _client: UpstreamClient = field(init=False, repr=False)
@@ -86,6 +87,7 @@ class OpenAiBackend:
 
     def __post_init__(self) -> None:
         self._client = UpstreamClient(self.upstream)
+        # Longest first: of two tokens that begin alike, the regular expression takes the first.
         longest_first = sorted({*self.declared.tokens, *self.literals}, key=len, reverse=True)
         if whole := [t for t in longest_first if len(t) < 2 or WORD_JOINER in t]:
             raise EngineError(
@@ -97,19 +99,19 @@ class OpenAiBackend:
 
     @classmethod
     def from_run(cls, run: ServedRun, options: ChatOptions) -> OpenAiBackend:
-        """In front of an endpoint that serves the run's model. Nobody may type its tokenizer's
-        special tokens.
+        """The backend in front of an endpoint that serves the run's model.
+
+        The special tokens of its tokenizer are broken in users' text too.
         """
         added = read_json(run.model / "tokenizer.json").get("added_tokens", [])
+        # A literal of one character could not be broken.
+        special = [t["content"] for t in added if t.get("special") and len(t["content"]) > 1]
         return cls(
             upstream=options,
             model=options.model or run.name,
             declared=run.declared,
             keep_history=run.keep_history,
-            # One of a single character could not be broken.
-            literals=tuple(
-                t["content"] for t in added if t.get("special") and len(t["content"]) > 1
-            ),
+            literals=tuple(special),
         )
 
     @property
@@ -128,7 +130,7 @@ class OpenAiBackend:
         mode = mode_of(ask)
         if self._answers_as is None:
             async with self._checking:
-                # still: all first requests waited here, and one look is enough
+                # Checked again: all first requests waited for the lock, and one check is enough.
                 if self._answers_as is None:
                     await self._check_upstream()
         listed, prompt_tokens = await self._listed(self._rendered(ask.messages))
@@ -141,11 +143,11 @@ class OpenAiBackend:
         )
 
     async def ready(self) -> None:
-        """Ask what is served; the first time, whether an assistant message can be continued after
-        one token.
+        """Check that the model is served; the first time, that an assistant message can be
+        continued after one token.
 
-        Raises BackendDown when the model is not there or changed its name, EngineError when it
-        cannot continue.
+        Raises BackendDown when the model is missing or answers by another name, EngineError when
+        the server cannot continue an assistant message.
         """
         async with self._checking:
             await self._check_upstream()
@@ -156,39 +158,35 @@ class OpenAiBackend:
             self._answers_as = await self._try_prefill()
 
     async def close(self) -> None:
-        """Hang up: open replies end with BackendDown."""
+        """Close the connections: open replies end with BackendDown."""
         await self._client.close()
 
     def _rendered(self, messages: Prompt) -> list[dict[str, Any]]:
-        """Messages in which nobody but us spells a control token."""
+        """Messages whose texts hold no control token but ours."""
+        # Past answers open with the respond token where training had it so.
         answered = self.declared.tokens[0] if self.keep_history else ""
-        return [
-            {
-                "role": m.role,
-                "content": (answered if m.role == "assistant" else "") + self._broken(m.content),
-            }
-            for m in messages
-        ]
-
-    def _broken(self, text: str) -> str:
-        """The text without literals: a word joiner behind the first character of each, until none
-        is left.
-        """
-        while self._literal.search(text):
-            text = self._literal.sub(lambda m: m.group()[0] + WORD_JOINER + m.group()[1:], text)
-        return text
+        rendered = []
+        for message in messages:
+            text = message.content
+            # A word joiner goes behind the first character of each literal. Breaking one may leave
+            # another that overlapped it, so this repeats until none is found.
+            while self._literal.search(text):
+                text = self._literal.sub(lambda m: m.group()[0] + WORD_JOINER + m.group()[1:], text)
+            opening = answered if message.role == "assistant" else ""
+            rendered.append({"role": message.role, "content": opening + text})
+        return rendered
 
     async def _listed(self, messages: list[dict[str, Any]]) -> tuple[dict[str, float], int]:
-        """Log-probability of the most probable first tokens, and the prompt's tokens."""
+        """Log-probabilities of the most probable first tokens, and the prompt's token count."""
         body = {"messages": messages, "logprobs": True, "top_logprobs": TOP, "max_tokens": 1}
-        # Temperature 1: some servers report what is left after processing.
+        # Temperature 1: some servers report log-probabilities after processing.
         asked = {"model": self.model, "temperature": 1.0, **body}
         chat = await self._client.ask("chat/completions", asked, read_completion)
         require_same_model(chat, self._answers_as or chat.model)
         return first_token_logprobs(chat), chat.prompt_tokens or 0
 
     async def _answer(self, ask: ServeRequest, decision: Decision, mode: Mode) -> PartStream:
-        """Begin what follows the control token. Neither a schema nor functions bind a refusal."""
+        """Begin the text after the control token. Neither a schema nor functions bind a refusal."""
         write = partial(self._go_on, ask, decision.column)
         if decision.refuses:
             return await write(ask.messages, None)
@@ -199,7 +197,7 @@ class OpenAiBackend:
     async def _go_on(
         self, ask: ServeRequest, column: int, messages: Prompt, schema: Schema | None
     ) -> AnswerStream:
-        """Begin to write after the control token."""
+        """Begin to write after the control token of a score column."""
         body = {
             **self._after(self._rendered(messages), column),
             **sampling_fields(ask),
@@ -209,23 +207,23 @@ class OpenAiBackend:
             body["response_format"] = wanted
         read = partial(self._part, answers_as=self._answers_as or "")
         rules = AnswerRules(most_tokens=ask.sampling.max_tokens)
-        # Some accept any schema at first and say what is wrong with it in the stream.
+        # Some servers accept any schema at first and report its errors in the stream.
         return await open_answer_stream(
             self._client.stream("chat/completions", body), read, rules, wait=wanted is not None
         )
 
     def _after(self, messages: list[dict[str, Any]], column: int) -> dict[str, Any]:
-        """A request to go on after a control token, never to write another."""
+        """The request that continues after a control token, with all control tokens banned."""
         opened = [*messages, {"role": "assistant", "content": self.declared.tokens[column]}]
         banned = {str(i): _BAN for i in self.declared.token_ids}
         return {"model": self.model, "messages": opened, "logit_bias": banned, **_PREFILL}
 
     async def _try_prefill(self) -> str:
-        """The name that the server answers as. Raises EngineError unless a control token prefilled
-        is one token more.
+        """The model name in the server's answers, once it has proved to continue a prefilled token.
 
-        A server that ignores the request to continue closes the turn and opens another: several
-        tokens more.
+        Raises EngineError unless a prefilled control token makes the prompt one token longer. A
+        server that ignores the request to continue closes the turn and opens another, which takes
+        several tokens.
         """
         messages = [{"role": "user", "content": "Hello."}]
         asked = {"model": self.model, "messages": messages, "max_tokens": 1}
@@ -245,16 +243,17 @@ class OpenAiBackend:
         return plain.model
 
     def _part(self, data: bytes, answers_as: str) -> AnswerPart | None:
-        """One event as a part; the protocol sends about a token an event."""
+        """One event as a part; None where it has no choice, such as one with usage only."""
         chat = read_event(data)
         if not chat.chosen and chat.error is None and chat.declined is None:
             return None
         require_same_model(chat, answers_as)
-        said = bool(chat.text or chat.refusal or chat.thought)
+        # The protocol counts no tokens in an event and sends about one token in each.
+        has_text = bool(chat.text or chat.refusal or chat.thought)
         return AnswerPart(
             text=chat.text,
             refusal=chat.refusal,
             thought=chat.thought,
-            tokens=int(said),
+            tokens=int(has_text),
             finish=finish_of_piece(chat),
         )

@@ -1,6 +1,9 @@
-"""Any OpenAI-compatible chat endpoint, asked many things at once: retries, a budget, and a record
-of what was spent.
+"""The client of a chat endpoint for many questions at a time: retries, a budget, a record of use.
 
+1. `ask_many` starts `in_flight` workers; each takes the next question, on a connection of its own.
+2. A transient failure is retried after an exponential pause with jitter, or after the wait that the
+   endpoint asks for; a rejected format or field at once, in the next form.
+3. Before each request the budget is checked; what it does not reach is returned as not asked.
 Implements demur.core.judging.judge.ChatModel.
 """
 
@@ -49,14 +52,14 @@ from demur.engines.remote.http_request import (
 Format = Literal["json_schema", "choice", "text"]
 FORMATS: tuple[Format, ...] = ("json_schema", "choice", "text")
 
-AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # worth another try
-REFUSED_FORMAT = (400, 422, 501)  # what servers say to a response format that they do not know
+AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # statuses worth a retry
+REFUSED_FORMAT = (400, 422, 501)  # statuses for a response format that a server does not know
 REFUSED_KEY = (401, 403)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Endpoint:
-    """Where to ask, and how much. Raises ConfigError on a number that cannot be."""
+    """An endpoint's address, its limits and the budget. Raises ConfigError on an invalid number."""
 
     url: str  # up to and with /v1
     model: str
@@ -100,7 +103,7 @@ class Endpoint:
 
 @dataclass(kw_only=True, slots=True)
 class Spent:
-    """What was asked so far. Changes while requests are under way."""
+    """Counts of requests and tokens so far. Changes while requests are under way."""
 
     calls: int = 0  # requests sent, each try counted
     retries: int = 0
@@ -112,18 +115,26 @@ class Spent:
     most_in_flight: int = 0
 
     def price(self, endpoint: Endpoint) -> float:
-        """In the caller's currency."""
+        """The cost of all tokens so far, in the caller's currency."""
         return (
             self.prompt_tokens * endpoint.price_in + self.completion_tokens * endpoint.price_out
         ) / 1e6
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Failure:
+    """A try that failed and is worth another."""
+
+    fault: str
+    retry_after_s: float = 0.0  # the wait that the endpoint asks for
+
+
 class _FormatRefused(Exception):
-    """The endpoint does not take the response format."""
+    """The endpoint rejects the response format."""
 
 
 class _OtherDialect(Exception):
-    """The endpoint wants the request in another dialect."""
+    """The endpoint rejects a field; `dialect` is the one to try next."""
 
     def __init__(self, dialect: Dialect) -> None:
         super().__init__(dialect.description)
@@ -132,7 +143,7 @@ class _OtherDialect(Exception):
 
 @dataclass(kw_only=True, slots=True)
 class ChatClient:
-    """One endpoint. `spent` may be read at any time, from a progress callback too."""
+    """A client of one endpoint. `spent` may be read at any time, from a progress callback too."""
 
     endpoint: Endpoint
     spent: Spent = field(default_factory=Spent)
@@ -142,7 +153,7 @@ class ChatClient:
 
     @property
     def dialect(self) -> Dialect:
-        """How the endpoint is spoken to, as far as that is known."""
+        """The dialect that worked, or the configured one before the first request."""
         e = self.endpoint
         return self._dialect or Dialect(limit=e.token_limit, leave_out=tuple(e.leave_out))
 
@@ -153,18 +164,21 @@ class ChatClient:
 
     @property
     def asked_as(self) -> str:
-        """Model and sampling settings, and whether probabilities come with the answers. Not the
-        form it is held to.
+        """Model, sampling settings and listed log-probabilities, as a key of stored replies.
+
+        The response format is no part of it.
         """
         e = self.endpoint
-        told = f" logprobs={e.likeliest}" if e.logprobs else ""
-        return f"{e.model} temperature=0 seed={e.seed} max_tokens={e.max_tokens}{told}"
+        listed = f" logprobs={e.likeliest}" if e.logprobs else ""
+        return f"{e.model} temperature=0 seed={e.seed} max_tokens={e.max_tokens}{listed}"
 
     def ask_many(
         self, requests: Sequence[ChatQuestion], on_reply: Callable[[int, ChatReply], None]
     ) -> None:
-        """See core.judging.Chat. Raises EngineError when the endpoint refuses the key, or has no
-        such model.
+        """Ask many questions; `on_reply` gets each one's index and its reply, in any order.
+
+        See core.judging.judge.ChatModel. Raises EngineError when the endpoint rejects the key or
+        has no such model.
         """
         asyncio.run(self._ask_many(requests, on_reply))
 
@@ -178,7 +192,11 @@ class ChatClient:
                 for _ in range(min(e.in_flight, len(requests))):
                     group.create_task(self._work(trusted, requests, places, on_reply))
         except* DemurError as several:
-            raise _first(several) from None
+            # Workers fail alike, for one wrong key: the caller gets the first error alone.
+            inner: BaseException = several
+            while isinstance(inner, BaseExceptionGroup):
+                inner = inner.exceptions[0]
+            raise inner from None
 
     async def _work(
         self,
@@ -187,9 +205,9 @@ class ChatClient:
         places: Iterator[int],
         on_reply: Callable[[int, ChatReply], None],
     ) -> None:
-        """One request after another, on a connection of its own: httpx looks through a shared pool
-        at each request.
-        """
+        """Ask the questions that other workers have not taken, one after another."""
+        # A client of its own with one connection: httpx searches a shared pool at each request,
+        # which takes time in proportion to the connections.
         key = os.environ.get(self.endpoint.key_variable)
         limits = httpx.Limits(max_connections=1)
         async with open_client(
@@ -202,26 +220,26 @@ class ChatClient:
                 on_reply(place, reply)
 
     async def _ask(self, http: httpx.AsyncClient, request: ChatQuestion) -> ChatReply:
-        """One question, with all its tries."""
+        """Ask one question, with retries up to the endpoint's limit."""
         fault = ""
         for attempt in range(self.endpoint.tries):
             if over := self._over_budget():
                 return NoAnswer(reason=over)
             self.spent.retries += attempt > 0
-            reply, wait_s = await self._try(http, request)
-            if reply is not None:
+            reply = await self._try(http, request)
+            if not isinstance(reply, _Failure):
                 return reply
-            fault, pause_s = wait_s
-            await asyncio.sleep(max(pause_s, self._pause_s(attempt)))
+            fault = reply.fault
+            # Full jitter: clients that failed together do not come back together.
+            longest_s = min(LONGEST_WAIT_S, self.endpoint.first_wait_s * 2**attempt)
+            await asyncio.sleep(max(reply.retry_after_s, random.uniform(0.0, longest_s)))
         return NoAnswer(reason=f"no answer in {self.endpoint.tries} tries: {fault}")
 
-    async def _try(
-        self, http: httpx.AsyncClient, request: ChatQuestion
-    ) -> tuple[ChatReply | None, tuple[str, float]]:
-        """(reply, ...) or (None, (what went wrong, seconds that the endpoint asks to wait)).
+    async def _try(self, http: httpx.AsyncClient, request: ChatQuestion) -> ChatReply | _Failure:
+        """One try, in the first format and dialect that the endpoint takes.
 
-        A format or a field that is refused may be the request's own fault: what was sent in its
-        place becomes the client's once it has worked.
+        A rejected format or field may be the fault of this request alone, so its replacement
+        becomes the client's own only once it has worked.
         """
         sent_as = first = (
             (self._format or self.endpoint.format)
@@ -238,17 +256,18 @@ class ChatClient:
                 else:
                     sent_as = FORMATS[FORMATS.index(sent_as) + 1]
                 if over := self._over_budget():
-                    return NoAnswer(reason=over), ("", 0.0)
+                    return NoAnswer(reason=over)
                 continue
-            if isinstance(found[0], ChatAnswer):  # another request may have got further meanwhile
+            if isinstance(found, ChatAnswer):
                 self._dialect = dialect
-                if sent_as != first:
+                if sent_as != first:  # max: another request may have fallen back further meanwhile
                     self._format = max(sent_as, self._format or sent_as, key=FORMATS.index)
             return found
 
     async def _send(
         self, http: httpx.AsyncClient, request: ChatQuestion, sent_as: Format, dialect: Dialect
-    ) -> tuple[ChatReply | None, tuple[str, float]]:
+    ) -> ChatReply | _Failure:
+        """Send one request and read its reply; time, size and transport failures become values."""
         spent = self.spent
         spent.calls += 1
         spent.in_flight += 1
@@ -262,49 +281,53 @@ class ChatClient:
                 finally:
                     await response.aclose()
         except RejectedRequest as e:
-            return self._refusal(e, sent_as)
+            return self._rejection(e, sent_as)
         except TimeoutError:
-            return None, (f"no answer within {self.endpoint.timeout_s:g} s", 0.0)
-        except ResponseTooLarge as e:
-            return NoAnswer(reason=f"the endpoint sent {e}"), ("", 0.0)
-        except httpx.HTTPError as e:  # its words may hold bytes of the answer
-            return None, (type(e).__name__, 0.0)
+            return _Failure(fault=f"no answer within {self.endpoint.timeout_s:g} s")
+        except ResponseTooLarge as e:  # no retry: it would be as large again
+            return NoAnswer(reason=f"the endpoint sent {e}")
+        except httpx.HTTPError as e:  # its message may hold bytes of the answer
+            return _Failure(fault=type(e).__name__)
         finally:
             spent.in_flight -= 1
         return self._answer(data)
 
-    def _refusal(
-        self, turned: RejectedRequest, sent_as: Format
-    ) -> tuple[ChatReply | None, tuple[str, float]]:
-        """What an answer other than 200 means. Of its body only known words are ever shown."""
-        status, error = turned.status, turned.error or turned.text
-        told = f"HTTP {status}{error_words(error)}"
+    def _rejection(self, rejected: RejectedRequest, sent_as: Format) -> ChatReply | _Failure:
+        """The reply for a status other than 200. Only known words of its body are shown.
+
+        Raises _OtherDialect or _FormatRefused where another form is worth a request, EngineError on
+        a rejected key and a missing model.
+        """
+        status, error = rejected.status, rejected.error or rejected.text
+        described = f"HTTP {status}{error_words(error)}"
         if (reason := declined_error(error, status)) is not None:
-            return Declined(reason=reason), ("", 0.0)
+            return Declined(reason=reason)
         if status in AGAIN:
-            return None, (told, turned.retry_after_s)
-        if turned.retry_dialect is not None:
-            raise _OtherDialect(turned.retry_dialect)
+            return _Failure(fault=described, retry_after_s=rejected.retry_after_s)
+        # The dialect comes first: its error names a field, a format's error may have any text.
+        if rejected.retry_dialect is not None:
+            raise _OtherDialect(rejected.retry_dialect)
         if status in REFUSED_FORMAT and sent_as != FORMATS[-1]:
-            raise _FormatRefused(told)
+            raise _FormatRefused(described)
         if status in REFUSED_KEY or status == httpx.codes.NOT_FOUND:
             hint = f"check url and model, and the key in {self.endpoint.key_variable}"
             raise EngineError(
-                f"{self.endpoint.url} answers {told} for {self.endpoint.model!r}", hint
+                f"{self.endpoint.url} answers {described} for {self.endpoint.model!r}", hint
             )
-        return NoAnswer(reason=told), ("", 0.0)
+        return NoAnswer(reason=described)
 
-    def _answer(self, data: bytes) -> tuple[ChatReply | None, tuple[str, float]]:
-        """What a 200 holds. A body that is no completion is worth another try; a decline is not."""
+    def _answer(self, data: bytes) -> ChatReply | _Failure:
+        """The reply in the body of a 200. A malformed body is worth a retry; a decline is not."""
         try:
             chat = read_chat(parse_json(data))
             self.spent.prompt_tokens += chat.prompt_tokens or 0
             self.spent.completion_tokens += chat.completion_tokens or 0
             if chat.error is not None:
-                return None, (f"an error in the place of an answer{error_words(chat.error)}", 0.0)
-            return self._reply(chat), ("", 0.0)
+                known = error_words(chat.error)
+                return _Failure(fault=f"an error in the place of an answer{known}")
+            return self._reply(chat)
         except MalformedReply as e:
-            return None, (f"a body that is no chat completion: {e}", 0.0)
+            return _Failure(fault=f"a body that is no chat completion: {e}")
 
     def _reply(self, chat: ChatPiece) -> ChatReply:
         """The answer without its thought. Raises MalformedReply on invalid log-probabilities."""
@@ -323,6 +346,7 @@ class ChatClient:
         return ChatAnswer(text=text, model=model or self.endpoint.model, tokens=tokens)
 
     def _over_budget(self) -> str | None:
+        """Why nothing more may be sent; None while the budget lasts."""
         e, s = self.endpoint, self.spent
         if e.most_calls is not None and s.calls >= e.most_calls:
             return f"{NOT_ASKED}: the budget of {e.most_calls} calls is spent"
@@ -332,12 +356,9 @@ class ChatClient:
             return f"{NOT_ASKED}: the budget of {e.most_price:g} in your currency is spent"
         return None
 
-    def _pause_s(self, attempt: int) -> float:
-        """Full jitter: clients that failed together do not come back together."""
-        return random.uniform(0.0, min(LONGEST_WAIT_S, self.endpoint.first_wait_s * 2**attempt))
-
 
 def _body(endpoint: Endpoint, request: ChatQuestion, sent_as: Format) -> dict[str, Any]:
+    """The body of a request, greedy, with its response format as `sent_as` says."""
     body: dict[str, Any] = {
         "model": endpoint.model,
         "messages": [{"role": m.role, "content": m.content} for m in request.messages],
@@ -354,10 +375,3 @@ def _body(endpoint: Endpoint, request: ChatQuestion, sent_as: Format) -> dict[st
     elif sent_as == "choice":  # vLLM's name for "one of these"
         body["structured_outputs"] = {"choice": list(request.choices)}
     return body
-
-
-def _first(several: BaseExceptionGroup[Any]) -> BaseException:
-    inner: BaseException = several
-    while isinstance(inner, BaseExceptionGroup):
-        inner = inner.exceptions[0]
-    return inner

@@ -1,4 +1,4 @@
-"""OpenAI's chat protocol as a gateway speaks it: reading its answers, and asking for one."""
+"""Read chat completions and write chat requests, for the backends in front of a chat endpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Models(BaseModel):
 
 
 async def require_served(wire: UpstreamClient, model: str) -> None:
-    """Raise BackendDown unless the server says that it serves a model of this name."""
+    """Raise BackendDown unless the server lists a model of this name."""
     served = await wire.get("models", _Models)
     if all(m.id != model for m in served.data):
         LOG.error(
@@ -42,22 +42,23 @@ async def require_served(wire: UpstreamClient, model: str) -> None:
 
 
 def read_completion(data: bytes) -> ChatPiece:
-    """A completion. Raises BackendDown when it is something else."""
+    """Parse a completion. Raises BackendDown on any other body."""
     return _read(data, whole=True)
 
 
 def read_event(data: bytes) -> ChatPiece:
-    """An event of a stream. Raises BackendDown when it is something else."""
+    """Parse an event of a stream. Raises BackendDown on any other payload."""
     return _read(data, whole=False)
 
 
 def require_same_model(piece: ChatPiece, answers_as: str) -> None:
-    """Raise BackendDown on an error or another model's answer, FilteredDecline on an error that is
-    a decline.
+    """Raise BackendDown on an error or on the answer of another model than `answers_as`.
+
+    Raises FilteredDecline on an error that is a decline.
     """
     if piece.error is not None:
         raise stream_error(piece.error)
-    # a bare decline may name none
+    # a decline without a choice may name no model
     if piece.model != answers_as and not (piece.declined and not piece.chosen):
         LOG.error(
             "upstream answers as %s, at start-up it was %r", printable_name(piece.model), answers_as
@@ -68,10 +69,10 @@ def require_same_model(piece: ChatPiece, answers_as: str) -> None:
 
 
 def first_token_logprobs(piece: ChatPiece) -> dict[str, float]:
-    """Log-probability of the most probable first tokens. Raises ScoreDoubt unless there are some,
-    all of them numbers.
+    """Natural log-probabilities of the most probable first tokens, by token.
 
-    Raises FilteredDecline where the server declined instead.
+    Raises ScoreDoubt where there are none or one is invalid, FilteredDecline where the server
+    declined instead.
     """
     try:
         listed = top_logprobs(piece, 0)
@@ -86,24 +87,30 @@ def first_token_logprobs(piece: ChatPiece) -> dict[str, float]:
         raise ScoreDoubt(
             "the backend reports no log-probabilities", "it needs logprobs and top_logprobs"
         )
+    # Tokens may share a text. The list is sorted, and a dict keeps the last entry of a key, which
+    # in reversed order is the most probable one.
     return dict(reversed(listed))
 
 
 def finish_of_piece(chat: ChatPiece) -> Finish | None:
-    """Why an answer ended, if this event says so. Raises BackendDown as `finish_of`."""
+    """The finish of an answer, if this event ends it. Raises BackendDown as `finish_of`."""
     return FILTER if chat.declined and not chat.chosen else finish_of(chat.finish)
 
 
 def sampling_fields(ask: ServeRequest) -> Mapping[str, Any]:
-    """How the answer is to be written, in fields that every server knows."""
+    """The sampling fields of a request, of those that every server knows."""
     s = ask.sampling
-    optional = {"seed": s.seed, "stop": list(s.stop) or None}
-    return {
+    fields: dict[str, Any] = {
         "max_tokens": s.max_tokens,
         "temperature": s.temperature,
         "top_p": s.top_p,
-        **{name: value for name, value in optional.items() if value is not None},
     }
+    # left out where they are not set: some servers reject null
+    if s.seed is not None:
+        fields["seed"] = s.seed
+    if s.stop:
+        fields["stop"] = list(s.stop)
+    return fields
 
 
 def _read(data: bytes, *, whole: bool) -> ChatPiece:

@@ -1,9 +1,11 @@
-"""One chat completion, or one event of its stream, read: answer, thought, refusal, calls, and
-whether it declined.
+"""Parse a chat completion, or one event of its stream, into a `ChatPiece`.
 
-OpenAI's shape and what endpoints make of it: content as a list of parts, thoughts in fields or
-parts of their own, no choices at all, finish reasons of other services. Everything that asks an
-endpoint reads its replies here.
+1. `parse_json` turns bytes into a value, `read_chat` the value into text, thought, refusal, tool
+   calls, finish reason, log-probabilities and token counts.
+2. OpenAI's shape is read with the variants of other endpoints: content as a list of parts, thoughts
+   in fields or parts of their own, no choices at all, finish reasons of other services.
+3. A part of an unknown kind is ignored beside a known one; alone it makes the reply malformed,
+   since an empty text would be counted as an answer.
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from demur.engines.remote.declines import FILTER, NO_CHOICES, REFUSAL, decline_word, declined_error
 
+# kinds of content parts by the field of ChatPiece that their text belongs to; the last: to none
 _TEXT_PARTS = ("text", "output_text", "input_text")
 _THOUGHT_PARTS = (
     "thinking",
@@ -33,8 +36,10 @@ _SILENT_PARTS = (
     "step-start",
 )
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
+# Google's way to say that a prompt was blocked, in the spellings of its two protocols
 _BLOCKS = ("prompt_feedback", "promptFeedback")
 _BLOCK_REASONS = ("block_reason", "blockReason")
+# finish reasons of other services -> OpenAI's
 _FINISHES = {
     "eos": "stop",
     "eos_token": "stop",
@@ -46,19 +51,19 @@ _FINISHES = {
     "tool_use": "tool_calls",
 }
 _MESSAGES = ("message", "delta")
-# what tells a completion from any other object
+# keys of which a completion has at least one
 _BODIES = ("object", "model", "id", "usage", "choices", *_BLOCKS)
 
 
 class MalformedReply(ValueError):
-    """What came is no chat completion. The message names the fault, never what was said."""
+    """A reply is not a chat completion. The message names the fault and quotes nothing of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallPiece:
     """A tool call, or a piece of one: the pieces of a call share its index."""
 
-    index: int | None = None  # some servers send whole calls, and number none
+    index: int | None = None  # None: some servers send whole calls without a number
     id: str | None = None
     name: str | None = None
     arguments: str = ""
@@ -74,8 +79,8 @@ class ChatPiece:
     thought: str = ""  # where it has a field or part of its own
     calls: tuple[CallPiece, ...] = ()
     finish: str | None = None  # in OpenAI's words where they are known
-    declined: str | None = None  # why, where the endpoint says that it declined
-    chosen: bool = False  # whether there was a choice at all
+    declined: str | None = None  # the reason, where the endpoint declined
+    chosen: bool = False  # whether there was any choice
     places: tuple[Mapping[str, Any], ...] = ()  # logprobs.content
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -83,16 +88,22 @@ class ChatPiece:
 
 
 def parse_json(data: bytes | str) -> Any:
-    """JSON, parsed. Raises MalformedReply on anything else, however deep or long it is."""
+    """Parse JSON. Raises MalformedReply on anything else, however deeply nested or long it is."""
+
+    def constant(name: str) -> float:
+        # -Infinity is a log-probability; NaN and Infinity mean nothing
+        if name != "-Infinity":
+            raise ValueError(name)
+        return -math.inf
+
     try:
-        return json.loads(data, parse_constant=_constant)
+        return json.loads(data, parse_constant=constant)
     except (ValueError, RecursionError) as e:
         raise MalformedReply(f"no JSON ({type(e).__name__})") from None
 
 
 def read_chat(value: Any, *, whole: bool = True) -> ChatPiece:
-    """A parsed body as a piece. whole: a completion; else an event of a stream, which may well have
-    no choices.
+    """Read a parsed body. whole: a completion; else an event of a stream, which may lack choices.
 
     Raises MalformedReply where it is neither a completion nor an error.
     """
@@ -108,72 +119,63 @@ def read_chat(value: Any, *, whole: bool = True) -> ChatPiece:
         raise MalformedReply(f"choices is a {type(choices).__name__}")
     if whole and not any(name in value for name in _BODIES):
         raise MalformedReply("an object that is no completion")
-    prompt_tokens, completion_tokens = _usage(value.get("usage"))
     model, blocked = _text(value.get("model")), _blocked(value)
-    if not choices:
-        declined = blocked or (NO_CHOICES if whole else None)
-        return ChatPiece(
-            model=model,
-            declined=declined,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-        )
-    piece = _choice(choices[0], model, blocked or decline_word(value.get("stop_reason")))
-    return _counted(piece, prompt_tokens, completion_tokens)
+    if choices:
+        piece = _choice(choices[0], model, blocked or decline_word(value.get("stop_reason")))
+    else:
+        piece = ChatPiece(model=model, declined=blocked or (NO_CHOICES if whole else None))
+    usage = value.get("usage")
+    counts: list[int | None] = []
+    for name in ("prompt_tokens", "completion_tokens"):
+        count = usage.get(name) if isinstance(usage, Mapping) else None
+        # what no answer could hold is taken for a count that is missing
+        counts.append(count if isinstance(count, int) and 0 <= count < 10**9 else None)
+    return replace(piece, prompt_tokens=counts[0], completion_tokens=counts[1])
 
 
 def top_logprobs(piece: ChatPiece, place: int) -> tuple[tuple[str, float], ...]:
-    """(token, natural-log probability) of the most probable tokens in a place, as listed; empty
-    where none are.
+    """(token, natural-log probability) of the most probable tokens at a position, as listed.
 
-    Raises MalformedReply on what is no probability.
+    place: position in the answer, from 0. Empty where none are listed. Raises MalformedReply on a
+    log-probability that is invalid.
     """
     if place >= len(piece.places):
         return ()
     listed = piece.places[place].get("top_logprobs")
     if not isinstance(listed, list):
         return ()
-    return tuple(_logprob(entry) for entry in listed)
+    found = []
+    for entry in listed:
+        values = entry if isinstance(entry, Mapping) else {}
+        token, logp = values.get("token"), values.get("logprob")
+        if not isinstance(token, str) or not isinstance(logp, int | float):
+            raise MalformedReply("a log-probability is no number")
+        if math.isnan(logp) or logp == math.inf:
+            raise MalformedReply("a log-probability is no number")
+        found.append((token, float(logp)))
+    return tuple(found)
 
 
 def token_at(piece: ChatPiece, place: int) -> str:
-    """The token that was generated in a place."""
+    """The token that was generated at a position of the answer."""
     return _text(piece.places[place].get("token"))
 
 
-def _logprob(entry: Any) -> tuple[str, float]:
-    token, logp = (
-        (entry.get("token"), entry.get("logprob")) if isinstance(entry, Mapping) else (None, None)
-    )
-    if (
-        not isinstance(token, str)
-        or not isinstance(logp, int | float)
-        or math.isnan(logp)
-        or logp == math.inf
-    ):
-        raise MalformedReply("a log-probability is no number")
-    return token, float(logp)
-
-
-def _constant(name: str) -> float:
-    """-Infinity is a log-probability; NaN and Infinity are nothing."""
-    if name != "-Infinity":
-        raise ValueError(name)
-    return -math.inf
-
-
 def _choice(choice: Any, model: str, declined: str | None) -> ChatPiece:
+    """A choice as a piece. declined: the reason, where the body says that it declined."""
     if not isinstance(choice, Mapping):
         raise MalformedReply(f"a choice is a {type(choice).__name__}")
     message = next(
         (choice[name] for name in _MESSAGES if isinstance(choice.get(name), Mapping)), None
     )
     if message is None:
+        # a completion of the older protocol, unless a message is there in another form
         if any(choice.get(name) is not None for name in _MESSAGES):
             raise MalformedReply("a message is no object")
         message = {"content": choice.get("text")}
     text, refusal, thought = _content(message.get("content"))
     refusal += _text(message.get("refusal"))
+    # endpoints fill several of these fields with the same thought: the first that has one counts
     apart = next((t for name in _THOUGHT_FIELDS if (t := _thought(message.get(name)))), "")
     raw = choice.get("finish_reason")
     why = decline_word(raw) or decline_word(choice.get("stop_reason")) or declined
@@ -191,20 +193,6 @@ def _choice(choice: Any, model: str, declined: str | None) -> ChatPiece:
     )
 
 
-def _counted(
-    piece: ChatPiece, prompt_tokens: int | None, completion_tokens: int | None
-) -> ChatPiece:
-    return ChatPiece(
-        **{
-            name: getattr(piece, name)
-            for name in ChatPiece.__slots__
-            if not name.endswith("_tokens")
-        },
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-    )
-
-
 def _content(content: Any) -> tuple[str, str, str]:
     """(text, refusal, thought) of a message's content.
 
@@ -213,7 +201,7 @@ def _content(content: Any) -> tuple[str, str, str]:
     if content is None or isinstance(content, str):
         return content or "", "", ""
     parts = content if isinstance(content, list) else [content]
-    found, unknown = ["", "", ""], 0
+    found, unknown = ["", "", ""], 0  # texts, refusals, thoughts
     for part in parts:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if isinstance(part, str):
@@ -232,7 +220,7 @@ def _content(content: Any) -> tuple[str, str, str]:
 
 
 def _inner(part: Mapping[str, Any], *names: str) -> str:
-    """The text of a part, also where it lies one object deeper."""
+    """The text under the first of these names, also where it lies one object deeper."""
     for name in names:
         value = part.get(name)
         if isinstance(value, Mapping):
@@ -243,10 +231,10 @@ def _inner(part: Mapping[str, Any], *names: str) -> str:
 
 
 def _thought(value: Any, depth: int = 0) -> str:
-    """The text of a thought, however it is packed: a string, parts, or parts within a part."""
+    """The text of a thought: a string, a list of parts, or parts within a part."""
     if isinstance(value, str):
         return value
-    if depth > 4:
+    if depth > 4:  # replies come from outside: no recursion without an end
         return ""
     if isinstance(value, Sequence):
         return "".join(_thought(v, depth + 1) for v in value)
@@ -261,24 +249,22 @@ def _calls(message: Mapping[str, Any]) -> list[CallPiece]:
 
     Raises MalformedReply on values of another type in their place.
     """
-    given = message.get("tool_calls")
-    if given is not None and not isinstance(given, list):
+    calls = message.get("tool_calls")
+    if calls is not None and not isinstance(calls, list):
         raise MalformedReply("tool_calls is no list")
-    whole = (
-        [{"index": 0, "function": old}]
-        if (old := message.get("function_call")) is not None
-        else (given or [])
-    )
-    return [_call(call) for call in whole]
+    if (older := message.get("function_call")) is not None:
+        calls = [{"index": 0, "function": older}]
+    return [_call(call) for call in calls or []]
 
 
 def _call(call: Any) -> CallPiece:
+    """One tool call, or a piece of it. Raises MalformedReply where it is no object."""
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(call, Mapping) or not isinstance(function, Mapping | None):
         raise MalformedReply("a tool call is no object")
     function = function or {}
     arguments = function.get("arguments")
-    if isinstance(arguments, Mapping):
+    if isinstance(arguments, Mapping):  # the protocol wants JSON text; some send the object
         arguments = json.dumps(arguments, ensure_ascii=False)
     index = call.get("index")
     return CallPiece(
@@ -290,26 +276,22 @@ def _call(call: Any) -> CallPiece:
 
 
 def _places(logprobs: Any) -> tuple[Mapping[str, Any], ...]:
+    """The entries of `logprobs.content`, one a generated token; empty where there are none."""
     content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
     return tuple(p for p in content if isinstance(p, Mapping)) if isinstance(content, list) else ()
 
 
 def _blocked(value: Mapping[str, Any]) -> str | None:
-    """Why a prompt was blocked, as Google's API and those in front of it say it."""
+    """Why a prompt was blocked, in the form of Google's API and of proxies in front of it."""
     for name in _BLOCKS:
         feedback = value.get(name)
-        told = [feedback.get(n) for n in _BLOCK_REASONS] if isinstance(feedback, Mapping) else []
-        if reason := next((r for r in told if isinstance(r, str) and r), None):
-            return f"blocked: {decline_word(reason) or 'other'}"
+        for key in _BLOCK_REASONS:
+            reason = feedback.get(key) if isinstance(feedback, Mapping) else None
+            if isinstance(reason, str) and reason:
+                return f"blocked: {decline_word(reason) or 'other'}"
     return None
 
 
-def _usage(usage: Any) -> tuple[int | None, int | None]:
-    given = usage if isinstance(usage, Mapping) else {}
-    counts = [given.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    prompt, completion = (n if isinstance(n, int) and 0 <= n < 10**9 else None for n in counts)
-    return prompt, completion
-
-
 def _text(value: Any) -> str:
+    """The value if it is a text, else an empty text."""
     return value if isinstance(value, str) else ""

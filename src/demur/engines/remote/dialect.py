@@ -1,7 +1,7 @@
-"""What an endpoint calls the limit of tokens, and which sampling fields it does not take.
+"""The dialect of an endpoint: its name for the token limit, and the sampling fields it rejects.
 
-Reasoning models turn `max_tokens` and temperature 0 down. A request that is turned down for such a
-field is sent once more without it; what worked is kept for the requests after.
+Reasoning models reject `max_tokens` and temperature 0. A request that is rejected for such a field
+is sent once more without it, and the dialect that worked is kept for later requests.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from demur.base.errors import ConfigError
 
 LIMIT, NEW_LIMIT = "max_tokens", "max_completion_tokens"
-OPTIONAL = ("temperature", "top_p", "seed", "stream_options")  # what an answer can be had without
-_SAYS_NO = (400, 422)
+OPTIONAL = ("temperature", "top_p", "seed", "stream_options")  # fields that may be left out
+_REJECTED_FIELDS = (400, 422)  # statuses that endpoints give for a field they do not take
 _UNSUPPORTED = re.compile(
     r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra",
     re.I,
@@ -25,7 +25,7 @@ _UNSUPPORTED = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dialect:
-    """How one endpoint is spoken to. Raises ConfigError on a field that must be sent."""
+    """The token limit's name and the fields left out. Raises ConfigError on a required field."""
 
     limit: str = LIMIT
     leave_out: tuple[str, ...] = ()
@@ -39,13 +39,13 @@ class Dialect:
             )
 
     def translate(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """A request in OpenAI's first words as this endpoint takes it."""
+        """A request body, written with `max_tokens`, as this endpoint takes it."""
         kept = {name: value for name, value in body.items() if name not in self.leave_out}
         return {self.limit if name == LIMIT else name: value for name, value in kept.items()}
 
     @property
     def description(self) -> str:
-        """What is unlike the usual; empty if nothing is."""
+        """How the dialect differs from the usual one; empty if it does not."""
         renamed = [f"asked with {self.limit}"] if self.limit != LIMIT else []
         return ", ".join([*renamed, *(f"without {name}" for name in self.leave_out)])
 
@@ -53,13 +53,13 @@ class Dialect:
 def adapted_dialect(
     dialect: Dialect, status: int, error: Any, sent: Mapping[str, Any]
 ) -> Dialect | None:
-    """The dialect to try after a request was turned down; None where the error names no field that
-    could be spared.
+    """The dialect to retry a rejected request in; None where the error names no optional field.
 
     error: the parsed body. sent: the request as it went out.
     """
-    if status not in _SAYS_NO:
+    if status not in _REJECTED_FIELDS:
         return None
+    # Only a field that was sent can be at fault, which also ends the retries.
     name = _named(error, [n for n in (LIMIT, NEW_LIMIT, *OPTIONAL) if n in sent])
     if name is None:
         return None
@@ -69,14 +69,17 @@ def adapted_dialect(
 
 
 def _named(error: Any, names: list[str]) -> str | None:
-    """The field that an error is about: its `param`, else the first one that its words name."""
+    """The field that an error is about: its `param`, else the first of `names` in its text."""
     inner = error.get("error", error) if isinstance(error, Mapping) else error
     param = inner.get("param") if isinstance(inner, Mapping) else None
     if param in names and isinstance(param, str):
         return param
+    # Prose: some endpoints have no `param`. It must also say that the field is not taken, or any
+    # error that happens to mention a temperature would drop it.
     text = inner if isinstance(inner, str) else json.dumps(inner, default=str)
     text = text[:2000]
     if not _UNSUPPORTED.search(text):
         return None
+    # field -> where the text first names it; the earliest is taken for the subject of the error
     found = {n: m.start() for n in names if (m := re.search(rf"\b{n}\b", text))}
     return min(found, key=found.__getitem__) if found else None

@@ -1,9 +1,10 @@
-"""A guard model behind an OpenAI-compatible endpoint as Scorer: how probably it says its word for
+"""A guard model behind an OpenAI-compatible endpoint as Scorer: the probability of its word for
 refusing.
 
-Read off the log-probabilities of its first word, so that the score is a number and not a label.
-Llama Guard's kind of model takes the conversation as it is and answers "safe" or "unsafe"; any chat
-model can be given a template instead.
+1. The probability is read off the log-probabilities of the guard's first word, so that the score is
+   a number and not a label.
+2. Models like Llama Guard take the conversation as it is and answer "safe" or "unsafe"; any other
+   chat model needs a template.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from demur.engines.remote.chat_client import ChatClient, Endpoint
 
 CONVERSATION = "{conversation}"
 TOP = 20  # the most that the protocol allows
-_TOKENS = 4  # some guards begin with line breaks
+_TOKENS = 4  # of an answer: some guards begin with line breaks
 
-# (text, natural-log probability) of the likeliest tokens in a place
+# (text, natural-log probability) of the likeliest tokens at one position of the answer
 Listed = tuple[tuple[str, float], ...]
 
 
 @dataclass(kw_only=True)
 class ChatGuard:
-    """Implements demur.core.ports.Scorer. Raises ConfigError on settings that cannot be,
-    EngineError on the words.
+    """Implements demur.core.ports.Scorer. Raises ConfigError on invalid settings, EngineError on
+    words that begin alike and on a template without its mark.
     """
 
     url: str  # up to and with /v1
@@ -52,6 +53,7 @@ class ChatGuard:
     def __post_init__(self) -> None:
         require_one_category(self.tokens)
         self._words = (self.refuse.strip().casefold(), self.answer.strip().casefold())
+        # A token is matched to the word that it begins, so neither word may begin the other.
         if (
             not all(self._words)
             or self._words[0].startswith(self._words[1])
@@ -82,8 +84,9 @@ class ChatGuard:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """The guard's name, its words and the template, as a predictor of kind "guard-chat".
-        Weights are on trust.
+        """A predictor's fingerprint of kind "guard-chat": a digest of model name, words, template.
+
+        The guard's weights cannot be checked through the endpoint.
         """
         parts = (self.model, *self._words, self.template or "")
         return predictor_fingerprint(
@@ -91,12 +94,12 @@ class ChatGuard:
         )
 
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
-        """(N, 2) natural-log probabilities that a prompt is answered and that it is refused.
+        """Natural-log probabilities that a prompt is answered and that it is refused, (N, 2).
 
-        A guard whose endpoint declines the prompt by a filter of its own has refused it:
-        probability 1. Raises BackendDown where the guard does not answer or changes its name,
-        ScoreDoubt, saying what was listed, where neither of its words is among the likeliest,
-        EngineError where it refuses the key or reports no probabilities.
+        A prompt that the endpoint's own filter declines counts as refused with probability 1.
+        Raises BackendDown where the guard does not answer or changes its name, ScoreDoubt, with the
+        listed tokens, where neither of its words is among the likeliest, EngineError where the
+        endpoint rejects the key or reports no log-probabilities.
         """
         probability_N, done = [math.nan] * len(prompts), 0
 
@@ -106,22 +109,26 @@ class ChatGuard:
             done += 1
             progress(done, len(prompts))
 
-        self._client.ask_many([ChatQuestion(messages=self._messages(p)) for p in prompts], take)
+        requests = []
+        for prompt in prompts:
+            messages = prompt
+            if self.template is not None:  # the conversation, a turn a line, in one user message
+                lines = "\n".join(f"{m.role}: {m.content}" for m in prompt)
+                text = self.template.replace(CONVERSATION, lines)
+                messages = (Message(role="user", content=text),)
+            requests.append(ChatQuestion(messages=messages))
+        self._client.ask_many(requests, take)
         return predictor_scores(probability_N)
 
-    def _messages(self, prompt: Prompt) -> Prompt:
-        if self.template is None:
-            return prompt
-        conversation = "\n".join(f"{m.role}: {m.content}" for m in prompt)
-        return (Message(role="user", content=self.template.replace(CONVERSATION, conversation)),)
-
     def _probability(self, reply: ChatReply) -> float:
+        """The probability of refusal in one reply of the guard. Raises as `logp`."""
         if isinstance(reply, Declined):
             return 1.0
         if not isinstance(reply, ChatAnswer):
             raise BackendDown(
                 f"the guard {self.model!r} did not answer: {reply.reason}", f"look at {self.url}"
             )
+        # The name of the first answer: another model in between would give other scores.
         self._answers_as = self._answers_as or reply.model
         if reply.model != self._answers_as:
             raise BackendDown(
@@ -133,22 +140,27 @@ class ChatGuard:
                 f"the guard {self.model!r} reports no log-probabilities",
                 "it needs logprobs and top_logprobs",
             )
-        return refusal_probability(
-            next((likely for text, likely in reply.tokens if text.strip()), ()), self._words
-        )
+        # line breaks before the first word are skipped
+        first_word = next((likely for text, likely in reply.tokens if text.strip()), ())
+        return refusal_probability(first_word, self._words)
 
 
 def refusal_probability(listed: Listed, words: tuple[str, str]) -> float:
-    """P(word for refusing) / P(either word), from the likeliest tokens in the place of the first
-    word.
+    """P(word for refusing) / P(either word), from the likeliest tokens at the guard's first word.
 
-    A token counts for the word that it begins. An unlisted word for refusing counts with as much as
-    it can have: the least listed probability, or what the listed ones leave. Raises ScoreDoubt if
-    neither word is listed, and on what is no log-probability.
+    words: for refusing, for answering; in lower case. A token counts for the word that it begins.
+    An unlisted word for refusing counts with the most that it can have: the least listed
+    probability, or the rest that the listed ones leave. Raises ScoreDoubt if neither word is
+    listed, and on an invalid log-probability.
     """
     if bad := [p for _, p in listed if not (math.isfinite(p) and p <= TOLERANCE)]:
         raise ScoreDoubt(f"the guard lists {bad[0]} as a log-probability", "look at its numerics")
-    found = [sum(math.exp(p) for text, p in listed if _begins(text, word)) for word in words]
+    found = [0.0, 0.0]  # probability mass of the tokens that begin each word
+    for text, logp in listed:
+        piece = text.strip().casefold()
+        for at, word in enumerate(words):
+            if piece and word.startswith(piece):
+                found[at] += math.exp(logp)
     if not any(found):
         seen = ", ".join(repr(text) for text, _ in listed) or "nothing"
         raise ScoreDoubt(
@@ -156,11 +168,7 @@ def refusal_probability(listed: Listed, words: tuple[str, str]) -> float:
             "name its words, or its template",
         )
     if not found[0]:
+        # Erring towards refusal: a missed refusal is the error that a guard is there to prevent.
         left = 1.0 - sum(math.exp(p) for _, p in listed)
         found[0] = max(0.0, min(left, *(math.exp(p) for _, p in listed)))
     return found[0] / sum(found)
-
-
-def _begins(token: str, word: str) -> bool:
-    piece = token.strip().casefold()
-    return bool(piece) and word.startswith(piece)

@@ -1,4 +1,4 @@
-"""One request to an OpenAI-compatible endpoint: what both clients of such endpoints share.
+"""Send one request to an OpenAI-compatible endpoint, for both clients of such endpoints.
 
 `UpstreamClient` (upstream.py) is for a server: streams, typed errors, one attempt once something
 is decided. `ChatClient` (chat_client.py) is for judges, guards and black boxes: many questions at a
@@ -28,32 +28,32 @@ LONGEST_WAIT_S = 60.0  # of what an endpoint asks for in Retry-After; it is not 
 
 
 class RejectedRequest(Exception):
-    """The endpoint answered something else than 200."""
+    """The endpoint answered with a status other than 200."""
 
     def __init__(self, response: httpx.Response, body: bytes) -> None:
         super().__init__(f"HTTP {response.status_code}")
         self.status = response.status_code
-        self.retry_after_s = _retry_after_s(response)
-        self.text = body.decode("utf-8", "replace")  # of which nothing is ever shown
-        # the body as JSON; an empty text where it is none, or too long
-        self.error: Any = _parsed(body)
-        self.retry_dialect: Dialect | None = None  # in which the request is worth another try
+        # seconds of a Retry-After header; 0 without one, or where it holds a date
+        try:
+            asked_s = float(response.headers.get("retry-after", 0.0))
+        except ValueError:
+            asked_s = 0.0
+        self.retry_after_s = min(max(asked_s, 0.0), LONGEST_WAIT_S)
+        self.text = body.decode("utf-8", "replace")  # never shown: it may repeat a prompt
+        # the parsed body; an empty text where it is not JSON, or too long
+        try:
+            self.error: Any = parse_json(body)
+        except MalformedReply:
+            self.error = ""
+        self.retry_dialect: Dialect | None = None  # in which the request is worth a retry
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EndpointRequest:
-    """What is to be sent."""
+    """A path and a body to send."""
 
     path: str
-    body: Mapping[str, Any] | None = None  # in OpenAI's first words; None: a GET
-
-    def translate(self, dialect: Dialect) -> Mapping[str, Any] | None:
-        """The body as the endpoint takes it."""
-        return (
-            dialect.translate(self.body)
-            if self.body is not None and self.path == CHAT
-            else self.body
-        )
+    body: Mapping[str, Any] | None = None  # written with `max_tokens`; None: a GET
 
 
 def open_client(
@@ -63,11 +63,11 @@ def open_client(
     limits: httpx.Limits,
     trusted: ssl.SSLContext | None = None,
 ) -> httpx.AsyncClient:
-    """Connections to one endpoint. Prompts never take the way of an ambient proxy, and nothing
-    comes compressed.
+    """An HTTP client of one endpoint that asks for uncompressed responses.
 
-    url: up to and with /v1. timeout, limits: httpx's. trusted: made beforehand where many clients
-    are opened, since reading the system's certificates takes longer than a request.
+    Proxies of the environment are ignored: prompts go to the endpoint that was named and nowhere
+    else. url: up to and with /v1. timeout, limits: httpx's. trusted: made beforehand where many
+    clients are opened, since reading the system's certificates takes longer than a request.
     """
     return httpx.AsyncClient(
         base_url=url.rstrip("/") + "/",
@@ -82,39 +82,27 @@ def open_client(
 async def send_request(
     http: httpx.AsyncClient, request: EndpointRequest, dialect: Dialect, bounds: ReadLimits
 ) -> httpx.Response:
-    """The open answer to a request that the endpoint has accepted; its reader closes it.
+    """Send a request; return the response, its body unread, once the status is 200.
 
-    Raises RejectedRequest, and httpx's errors where the endpoint cannot be reached or breaks off.
+    The caller closes the response. Raises RejectedRequest on another status, and httpx's errors
+    where the endpoint cannot be reached or closes the connection.
     """
-    told = request.translate(dialect)
-    made = http.build_request("GET" if told is None else "POST", request.path, json=told)
-    response = await http.send(made, stream=True)
+    body = request.body
+    if body is not None and request.path == CHAT:
+        body = dialect.translate(body)
+    prepared = http.build_request("GET" if body is None else "POST", request.path, json=body)
+    response = await http.send(prepared, stream=True)
     if response.status_code == httpx.codes.OK:
         return response
     try:
-        body = await read_bounded(response, bounds.error)
+        error = await read_bounded(response, bounds.error)
     except ResponseTooLarge:
-        body = b""
+        error = b""  # the status alone says enough
     finally:
         await response.aclose()
-    turned = RejectedRequest(response, body)
+    rejected = RejectedRequest(response, error)
     if request.path == CHAT:
-        turned.retry_dialect = adapted_dialect(
-            dialect, turned.status, turned.error or turned.text, told or {}
+        rejected.retry_dialect = adapted_dialect(
+            dialect, rejected.status, rejected.error or rejected.text, body or {}
         )
-    raise turned
-
-
-def _parsed(body: bytes) -> Any:
-    try:
-        return parse_json(body)
-    except MalformedReply:
-        return ""
-
-
-def _retry_after_s(response: httpx.Response) -> float:
-    """Seconds of a Retry-After header; 0 where there is none, or a date."""
-    try:
-        return min(max(float(response.headers.get("retry-after", 0.0)), 0.0), LONGEST_WAIT_S)
-    except ValueError:
-        return 0.0
+    raise rejected

@@ -1,9 +1,10 @@
-"""Decisions on scores of which some are known by an upper bound only. C control tokens, column 0 =
-respond.
+"""Decide on partial scores: some control tokens are known by an upper bound only.
 
-A list of the most probable tokens bounds what is not in it: by the least probable listed one, and
-by the probability that the listed ones leave. A decision stands when every score within the bounds
-leads to it.
+1. A list of the most probable tokens bounds each token outside it: by the least probable listed
+   one, and by the probability that the listed ones leave.
+2. Rules are monotone in each score, so the corners of the bounds decide for every score within.
+3. A decision stands if all corners lead to it; else ScoreDoubt.
+Shapes: C control tokens, column 0 = respond; S corners.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from demur.core.maps.multiclass import Pair, Temperature
 from demur.core.policy import Policy
 from demur.core.score import TOLERANCE
 
-_LOWEST = -1e4  # log of a probability that is none, yet finite
-_MOST_MISSING = 8  # 2**8 corners
+_LOWEST = -1e4  # log of a probability that is 0 for all purposes, yet finite
+_MOST_MISSING = 8  # control tokens: 2**8 corners
 
 
 def decide_partial(
     policy: Policy, listed: Mapping[str, float], tokens: tuple[str, ...]
 ) -> tuple[Decision, Floats]:
-    """The decision that stands whatever the unlisted scores are, and the score with those at their
-    upper bound, (C,).
+    """The decision that holds whatever the unlisted scores are, and the score (C,) with the
+    unlisted ones at their upper bounds.
 
     listed: natural log-probability by token, the most probable of the vocabulary; tokens: the
-    control tokens. Raises ScoreDoubt when the bounds leave several decisions open, when what is
-    listed is no list of log-probabilities, and when the leftover mass may be above the policy's
-    bound and the policy says "error".
+    control tokens, respond first. Raises ScoreDoubt when the bounds leave several decisions open,
+    when `listed` holds invalid log-probabilities, and when the leftover mass may be above the
+    policy's bound and the policy says "error".
     """
     _check_listed(listed)
     known_C = np.minimum(
@@ -44,6 +45,7 @@ def decide_partial(
     if not missing:
         logp_C = np.asarray(known_C, dtype=np.float32)
         return decide_or_doubt(policy, logp_C), logp_C
+    # The two bounds on an unlisted token, as probabilities.
     least = float(np.exp(min(listed.values(), default=0.0)))
     left = max(0.0, 1.0 - float(np.exp(list(listed.values())).sum()))
     corners_SC = _corners(policy, known_C, missing, (least, left))
@@ -63,7 +65,7 @@ def decide_partial(
 
 
 def _check_listed(listed: Mapping[str, float]) -> None:
-    """Raise ScoreDoubt on NaN, infinities, positive values and lists that sum above 1."""
+    """Raise ScoreDoubt on NaN, infinities, positive values and probabilities that sum above 1."""
     values = np.array(list(listed.values()), dtype=np.float64)
     if (
         not np.isfinite(values).all()
@@ -79,11 +81,12 @@ def _check_listed(listed: Mapping[str, float]) -> None:
 def _corners(
     policy: Policy, known_C: np.ndarray, missing: list[int], most: tuple[float, float]
 ) -> Floats:
-    """Scores at the ends of the bounds, the last with every missing one at its upper end.
+    """Scores with each missing control token at its lower or upper bound, (S, C), float32.
 
-    Rules compare scores with each other, with thresholds and in sums, all monotone in each score;
-    so the ends decide for what lies between. A calibrator keeps that only if it is monotone in each
-    score too.
+    The first row has all at the lower end, the last all at the upper end. Rules compare scores with
+    each other, with thresholds and in sums, all monotone in each score, so these corners decide for
+    the scores between. A calibrator keeps that only if it is monotone in each score too. Raises
+    ScoreDoubt on another calibrator and on more than _MOST_MISSING missing tokens.
     """
     calibrator = policy.calibrator
     shared = isinstance(calibrator, Identity)
@@ -106,10 +109,12 @@ def _corners(
         row_C[missing] = _LOWEST
         up = [c for c, end in zip(missing, ends, strict=True) if end]
         if up:
-            # Uncalibrated scores share what is left; a fitted map sees ratios only, so each may
-            # claim it whole.
+            # Uncalibrated scores divide the probability that is left among them. A fitted map sees
+            # ratios only, so each token may have all of it.
             each = min(most[0], most[1] / len(up) if shared else most[1])
             row_C[up] = max(np.log(each), _LOWEST) if each > 0 else _LOWEST
+        # A corner may sum above 1, where several tokens have all that is left: scaled back to 1,
+        # which keeps its ratios.
         total = float(np.logaddexp.reduce(row_C))
         rows.append(row_C - max(0.0, total))
     return np.asarray(np.minimum(rows, 0.0), dtype=np.float32)

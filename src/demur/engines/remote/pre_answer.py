@@ -1,9 +1,10 @@
-"""The pre-answer gate: a predictor decides on the prompt alone, and only what it lets through
-reaches the model behind.
+"""The pre-answer gate: a predictor decides on the prompt; only prompts it answers reach the model.
 
-For models without control tokens, behind any OpenAI-compatible chat endpoint. A refusal costs no
-call. An answer is the model's own, unmodified: tools, the choice whether to call one, and JSON
-formats are passed on as they are.
+1. For models without control tokens, behind any OpenAI-compatible chat endpoint.
+2. The predictor scores the prompt and the policy decides. A refusal costs no call: its text is the
+   policy's, or the gate's own.
+3. An answer is the upstream model's own, unmodified: tools, the choice whether to call one, and
+   JSON formats are passed on as they are.
 """
 
 from __future__ import annotations
@@ -57,26 +58,26 @@ from demur.engines.remote.upstream import LOG, UpstreamClient, UpstreamOptions
 
 _PROBE: Prompt = (Message(role="user", content="Hello."),)
 REFUSAL = "I'm sorry, but I can't help with that."
-_OURS = ("auto", "required")  # words of tool_choice that are no function's name
+_TOOL_MODES = ("auto", "required")  # values of tool_choice that are no function's name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateSettings:
-    """What a gate stands in front of, and what it says itself."""
+    """The model behind a gate, the text of its refusals, and the messages it scores."""
 
     model: str  # the served model's name
-    answers_as: str | None = None  # the name in its answers; None: whichever it first answers as
-    # where a policy leaves the words to the model: there is none that could write them
+    answers_as: str | None = None  # the name in its answers; None: that of the first answer
+    # the refusal where a policy leaves its text to the model, since no model writes one here
     refusal: str = REFUSAL
-    # Whose words are scored: the users', as the predictor was fitted, or those of all messages. A
-    # client that writes system messages or invents past answers can say there what the predictor
-    # would not let through.
+    # Messages that are scored: the users', as the predictor was fitted, or all. A client that
+    # writes system messages or invents past answers could put there what the predictor refuses in
+    # a user's message.
     reads: Literal["user", "all"] = "user"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateOptions(UpstreamOptions):
-    """[backend] of a gate: the way to the model behind, and the fields of GateSettings."""
+    """[backend] of a gate: the address of the model behind, and the fields of GateSettings."""
 
     # None: the model that the run's predictor was fitted on, else the run's name
     model: str | None = None
@@ -87,15 +88,15 @@ class GateOptions(UpstreamOptions):
 
 @dataclass(kw_only=True, eq=False)
 class PreAnswerBackend:
-    """Implements demur.core.serving.Backend. Policies are for the scorer; the endpoint's model is
-    looked up by name.
+    """Implements demur.core.serving.Backend. Policies are for the scorer; the upstream's model is
+    known by name only.
     """
 
     Options: ClassVar = GateOptions
 
     upstream: UpstreamOptions
     settings: GateSettings
-    scorer: Scorer  # decides; belongs to the backend from now on
+    scorer: Scorer  # owned by the backend from now on
 
     _client: UpstreamClient = field(init=False, repr=False)
     _batches: BatchedScorer = field(init=False, repr=False)
@@ -111,9 +112,7 @@ class PreAnswerBackend:
 
     @classmethod
     def from_run(cls, run: ServedRun, options: GateOptions) -> PreAnswerBackend:
-        """In front of any chat endpoint: the run's predictor decides, the model behind only
-        answers.
-        """
+        """The gate of a run: its predictor decides, the model at the endpoint answers."""
         settings = GateSettings(
             model=options.model or run.name,
             answers_as=options.answers_as or run.behind,
@@ -124,12 +123,11 @@ class PreAnswerBackend:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """The scorer's: policies are made for it."""
+        """The scorer's fingerprint: policies are made for it."""
         return self._fingerprint
 
     async def open(self, ask: ServeRequest) -> ServeReply:
-        """Score and decide; begin the answer only if there is to be one. See
-        demur.core.serving.Backend.
+        """Score and decide; begin the answer only if there is one. See demur.core.serving.Backend.
 
         Raises PolicyError on a policy of another scorer, what the scorer raises (ScoreDoubt,
         PromptTooLong, BackendError), EngineError where the endpoint refuses the request, and
@@ -140,28 +138,26 @@ class PreAnswerBackend:
         decision = decide_or_doubt(ask.policy, logp_C)
         parts: AsyncIterator[AnswerPart] = no_parts()
         if not generates_nothing(ask, decision):
-            parts = _said(self.settings.refusal) if decision.refuses else await self._answer(ask)
+            parts = _refusal(self.settings.refusal) if decision.refuses else await self._answer(ask)
         return ServeReply(decision=decision, logp_C=logp_C, prompt_tokens=0, parts=parts)
 
     async def ready(self) -> None:
-        """Score a prompt, and ask the endpoint whether it serves the model. Raises BackendDown
-        saying why not.
-        """
+        """Score a prompt and check that the endpoint serves the model. Raises BackendDown."""
         await self._scored(_PROBE)
         async with self._checking:
             await self._check_upstream()
 
     async def close(self) -> None:
-        """Hang up: open replies end with BackendDown."""
+        """Close the connections: open replies end with BackendDown."""
         self._batches.close()
         await self._client.close()
 
     async def _scored(self, messages: Prompt) -> Floats:
-        read = (
-            messages
-            if self.settings.reads == "user"
-            else tuple(replace(m, role="user") for m in messages)
-        )
+        """The score of a prompt, (C,), within the time limit. Raises as `open`."""
+        # Predictors read users' messages only: "all" passes every message as a user's.
+        read = messages
+        if self.settings.reads == "all":
+            read = tuple(replace(m, role="user") for m in messages)
         try:
             async with asyncio.timeout(self.upstream.decide_s):
                 return await self._batches.logp(read)
@@ -173,7 +169,7 @@ class PreAnswerBackend:
             raise
         except ScoreError as e:
             raise ScoreDoubt(e.message, e.hint) from None
-        except EngineError as e:  # callers would learn how the scorer is set up
+        except EngineError as e:  # logged only: its message tells how the scorer is set up
             LOG.error("no score: %s", e)
             raise BackendDown("the scorer failed", "the log of this server says more") from None
 
@@ -181,7 +177,8 @@ class PreAnswerBackend:
         """Begin the answer of the model behind."""
         if not self._served:
             async with self._checking:
-                if not self._served:  # still: all first answers waited here, and one look is enough
+                # Checked again: all first answers waited for the lock, and one check is enough.
+                if not self._served:
                     await self._check_upstream()
         body: dict[str, Any] = {
             "model": self.settings.model,
@@ -191,11 +188,14 @@ class PreAnswerBackend:
             "stream_options": {"include_usage": True},
         }
         if ask.tools:
-            body |= {"tools": list(ask.tools), "tool_choice": _tool_choice(ask.tool_choice)}
+            choice: str | dict[str, Any] = ask.tool_choice or "auto"
+            if choice not in _TOOL_MODES:
+                choice = {"type": "function", "function": {"name": choice}}
+            body |= {"tools": list(ask.tools), "tool_choice": choice}
         if (wanted := response_format(ask.json_schema)) is not None:
             body["response_format"] = wanted
         rules = AnswerRules(most_tokens=ask.sampling.max_tokens, declined=self.settings.refusal)
-        # Some accept anything at first and say what is wrong with it in the stream.
+        # Some servers accept any tools or schema at first and report errors in the stream.
         wait = bool(ask.tools) or wanted is not None
         return await open_answer_stream(
             self._client.stream(CHAT, body), _EventReader(self._check), rules, wait=wait
@@ -206,40 +206,38 @@ class PreAnswerBackend:
         self._served = True
 
     def _check(self, chat: ChatPiece) -> None:
-        """The endpoint is held to one name: another model declines other prompts."""
+        """Raise BackendDown if another model answers than before: it declines other prompts."""
         if not chat.chosen and chat.error is None:
-            return  # usage, or what some endpoints say of the prompt
+            return  # an event with usage only, or with an endpoint's remarks on the prompt
         if chat.error is None and self._answers_as is None:
             self._answers_as = chat.model
         require_same_model(chat, self._answers_as or "")
 
 
 class _EventReader:
-    """Reads one answer's events: text goes on at once, tool calls when they are whole, as
-    core.serving.Part has it.
-    """
+    """Reads the events of one answer: text is passed on at once, tool calls when they are whole."""
 
     def __init__(self, check: Callable[[ChatPiece], None]) -> None:
         self._check = check
         self._calls: dict[int, CallPiece] = {}
-        self._counted = 0  # tokens
+        self._counted = 0  # tokens passed on
 
     def __call__(self, data: bytes) -> AnswerPart | None:
-        """One event's part; None where it has no choice. Raises BackendDown on what cannot be
-        read.
-        """
+        """One event as a part; None where it has no choice. Raises BackendDown if malformed."""
         chat = read_event(data)
         self._check(chat)
         for call in chat.calls:
             self._take(call)
-        finish = self._finish(chat)
-        said = bool(chat.text or chat.refusal or chat.thought or chat.calls)
+        # A forced call ends with "stop" in OpenAI's protocol. A call that was cut short, by the
+        # token limit or a filter, is no call.
+        whole_calls = bool(self._calls) and chat.finish in ("stop", "tool_calls")
+        finish: Finish | None = "tool_calls" if whole_calls else finish_of_piece(chat)
+        has_output = bool(chat.text or chat.refusal or chat.thought or chat.calls)
         if not (chat.chosen or chat.declined) and chat.completion_tokens is None:
             return None
-        # The protocol sends about a token an event, and the exact number at the end, if it is
-        # asked.
+        # The protocol sends about one token an event, and the exact count at the end, as asked.
         counted = chat.completion_tokens
-        tokens = int(said) if counted is None else max(0, counted - self._counted)
+        tokens = int(has_output) if counted is None else max(0, counted - self._counted)
         self._counted += tokens
         return AnswerPart(
             text=chat.text,
@@ -252,7 +250,8 @@ class _EventReader:
         )
 
     def _take(self, piece: CallPiece) -> None:
-        """Add a piece to its call. Servers that send whole calls number none."""
+        """Add a piece to its call."""
+        # Servers that send whole calls do not number them: each is the next.
         at = len(self._calls) if piece.index is None else piece.index
         before = self._calls.get(at, CallPiece())
         self._calls[at] = CallPiece(
@@ -261,17 +260,9 @@ class _EventReader:
             arguments=before.arguments + piece.arguments,
         )
 
-    def _finish(self, chat: ChatPiece) -> Finish | None:
-        """A forced call ends with "stop" in OpenAI's protocol. One that was cut short is no
-        call.
-        """
-        if self._calls and chat.finish in ("stop", "tool_calls"):
-            return "tool_calls"
-        return finish_of_piece(chat)
-
 
 def _whole(call: CallPiece) -> dict[str, Any]:
-    """A gathered call in OpenAI's shape. Raises BackendDown if it calls nothing."""
+    """A gathered call in OpenAI's shape. Raises BackendDown if it has no name."""
     if not call.name:
         raise BackendDown("the backend calls a function without a name", "ask again")
     function = {"name": call.name, "arguments": call.arguments or "{}"}
@@ -282,11 +273,6 @@ def _whole(call: CallPiece) -> dict[str, Any]:
     }
 
 
-def _tool_choice(choice: str | None) -> str | dict[str, Any]:
-    if choice is None or choice in _OURS:
-        return choice or "auto"
-    return {"type": "function", "function": {"name": choice}}
-
-
-async def _said(text: str) -> AsyncIterator[AnswerPart]:
+async def _refusal(text: str) -> AsyncIterator[AnswerPart]:
+    """The parts of a refusal that the gate writes itself."""
     yield AnswerPart(text=text, finish="stop")

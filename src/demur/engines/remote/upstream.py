@@ -1,8 +1,11 @@
-"""The wire to a server that speaks OpenAI's protocol: an answer or a stream at a time, every
-failure a typed one.
+"""The client of an upstream server that speaks OpenAI's protocol: one answer or one event stream at
+a time, every failure a typed error.
 
-What a caller may learn stands in the error; the operator learns more from the log. The other side's
-own words reach neither: an error over there may repeat what somebody said over here.
+1. `UpstreamClient.ask` retries transient failures: the call decides nothing yet.
+2. `UpstreamClient.stream` opens an `EventStream`; after a decision it is never retried, since the
+   upstream may have begun to write.
+3. Errors hold only what a caller may learn; the log says more. The upstream's own words stand in
+   neither: an error of the upstream may repeat a prompt.
 """
 
 from __future__ import annotations
@@ -38,21 +41,20 @@ from demur.engines.remote.http_request import (
 
 LOG = logging.getLogger(__name__)
 _SEE_LOG = "the log of this server says more"
-_MOST_TRIED = 6  # forms of one request, until the endpoint takes its fields
-# for which a connection is kept: servers hang up after five, perhaps just as we use it again
+_MOST_DIALECTS = 6  # tried for one request, until the endpoint takes its fields
+# how long an idle connection is kept: servers close theirs after five seconds, perhaps just as a
+# request goes out on it
 _IDLE_S = 2.0
-_REFUSED = (400, 413, 422)
-_REFUSES, _WHY = (
-    "the backend refuses the request",
-    "it is too long, or asks for a schema that cannot be followed",
-)
+_INVALID_STATUS = (400, 413, 422)
+_INVALID = "the backend refuses the request"
+_INVALID_HINT = "it is too long, or asks for a schema that cannot be followed"
 
 Row = TypeVar("Row", bound=BaseModel)
 T = TypeVar("T")
 
 
 class _Transient(BackendDown):
-    """A failure that may pass by itself: worth another try as long as nothing has been decided."""
+    """A transient failure: worth a retry as long as nothing has been decided."""
 
     def __init__(self, message: str, hint: str, *, retry_after_s: float = 0.0) -> None:
         super().__init__(message, hint)
@@ -61,12 +63,15 @@ class _Transient(BackendDown):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UpstreamOptions:
-    """Where the server behind is, and how long it may take."""
+    """The upstream's address, its time limits and its size limits.
+
+    Raises ConfigError on a dialect or a limit that is invalid.
+    """
 
     url: str  # up to and including /v1, as OpenAI's own client takes it
     api_key: str | None = field(default=None, repr=False)
     connect_s: float = 5.0  # to connect; also to wait for one of the connections
-    decide_s: float = 30.0  # a whole one-token call: its queueing over there and all tries
+    decide_s: float = 30.0  # a whole one-token call: its queueing upstream and all tries
     first_token_s: float = 60.0
     stall_s: float = 30.0  # between two events of a stream
     connections: int = 256  # a request holds one while it is decided or written
@@ -86,7 +91,7 @@ class UpstreamOptions:
 
 
 class UpstreamClient:
-    """Connections to one server.
+    """An HTTP client with a pool of connections to one upstream server.
 
     Raises BackendDown, BackendTimeout and BackendBusy; EngineError where the server refuses the
     request itself.
@@ -100,7 +105,7 @@ class UpstreamClient:
         self._client = open_client(
             options.url,
             options.api_key,
-            # Reading is timed by what the bytes mean, see Events.
+            # No read timeout here: EventStream has one for the first token and one between events.
             httpx.Timeout(None, connect=options.connect_s, pool=options.connect_s),
             httpx.Limits(
                 max_connections=options.connections,
@@ -110,17 +115,16 @@ class UpstreamClient:
         )
 
     async def get(self, path: str, kind: type[Row]) -> Row:
-        """A small document."""
+        """Fetch a small document and validate it as `kind`."""
         with _typed_errors(self._options.decide_s):
             async with asyncio.timeout(self._options.decide_s):
                 return parse_body(await self._whole(EndpointRequest(path=path)), kind)
 
     async def ask(self, path: str, body: dict[str, Any], read: Callable[[bytes], T]) -> T:
-        """The answer to a request that changes nothing over there: tried again when it fails in
-        passing.
+        """Send a request that changes nothing upstream; transient failures are retried.
 
-        read: makes something of the body. Raises FilteredDecline where the server's filter declines
-        the request.
+        read: parses the body. Raises FilteredDecline where the server's filter declines the
+        request.
         """
         with _typed_errors(self._options.decide_s):
             async with asyncio.timeout(self._options.decide_s):
@@ -131,10 +135,10 @@ class UpstreamClient:
     async def stream(
         self, path: str, body: dict[str, Any], *, undecided: bool = False
     ) -> EventStream:
-        """The events of an answer, once the server has accepted the request.
+        """Open the event stream of an answer; returns once the server has accepted the request.
 
-        undecided: nothing was decided yet, so what fails in passing is tried again; else it never
-        is. Raises FilteredDecline where the server's filter declines the request.
+        undecided: nothing was decided yet, so transient failures are retried; else they never are.
+        Raises FilteredDecline where the server's filter declines the request.
         """
         begin = partial(self._sent, EndpointRequest(path=path, body=body))
         with _typed_errors(self._options.first_token_s):
@@ -146,23 +150,20 @@ class UpstreamClient:
         return events
 
     async def close(self) -> None:
-        """Break off all streams and let the connections go."""
+        """Close all streams and connections."""
+        # a copy: a stream leaves the set when it closes
         for events in list(self._streams):
             await events.aclose()
         await self._client.aclose()
 
-    def _require_open(self) -> None:
-        if self._client.is_closed:
-            raise BackendDown("the backend was closed", "start the server again")
-
     async def _again(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Await an attempt, again after transient failures, with a pause that grows linearly."""
         for tried in range(1, self._options.tries):
             try:
                 return await attempt()
             except _Transient as e:
-                if (
-                    e.retry_after_s > self._options.decide_s
-                ):  # the caller would be gone before the next try
+                # The caller's own time limit would end before the next try.
+                if e.retry_after_s > self._options.decide_s:
                     raise
                 await asyncio.sleep(max(self._options.backoff_s * tried, e.retry_after_s))
         return await attempt()
@@ -176,12 +177,14 @@ class UpstreamClient:
             await response.aclose()
 
     async def _sent(self, request: EndpointRequest) -> httpx.Response:
-        """The open answer to a request, in the first form that the server takes. Raises what
-        `_refusal` says.
+        """The response to a request, its body unread, in the first dialect that the server takes.
+
+        Raises the errors of `_rejection_error`.
         """
-        self._require_open()
+        if self._client.is_closed:
+            raise BackendDown("the backend was closed", "start the server again")
         dialect = self._dialect
-        for left in reversed(range(_MOST_TRIED)):
+        for left in reversed(range(_MOST_DIALECTS)):
             try:
                 with _typed_errors(self._options.first_token_s):
                     response = await send_request(self._client, request, dialect, self._bounds)
@@ -190,17 +193,16 @@ class UpstreamClient:
                     raise _rejection_error(e) from None
                 dialect = e.retry_dialect
             else:
-                self._dialect = dialect
+                self._dialect = dialect  # for later requests, now that it has worked
                 return response
         raise AssertionError("unreachable: the last try returns or raises")
 
 
 class EventStream:
-    """The data of a stream of server-sent events, up to [DONE]. Closing it early ends the work over
-    there.
+    """The payloads of a stream of server-sent events, up to [DONE].
 
-    Raises BackendTimeout when nothing comes for too long, BackendDown when the stream ends without
-    [DONE].
+    Closing it early makes the upstream stop writing. Raises BackendTimeout when no event arrives in
+    time, BackendDown when the stream ends without [DONE].
     """
 
     def __init__(
@@ -221,6 +223,7 @@ class EventStream:
     async def __anext__(self) -> bytes:
         if self not in self._open_streams:
             raise BackendDown("the backend was closed in mid-answer", "ask again")
+        # The first event waits for queueing and prefill; later ones only for the token before them.
         limit_s, self._limits_s = self._limits_s[0], (self._limits_s[1],) * 2
         whole = False
         try:
@@ -230,17 +233,17 @@ class EventStream:
             whole = True
             return data
         finally:
-            if not whole:  # ended, failed or cancelled: in each case the connection is done with
+            if not whole:  # ended, failed or cancelled: no more is read in any of these cases
                 await self.aclose()
 
     async def aclose(self) -> None:
-        """Hang up, at any time and more than once."""
+        """Close the connection; may be called at any time and more than once."""
         self._open_streams.discard(self)
         await self._response.aclose()
 
 
 def parse_body(data: bytes, kind: type[Row]) -> Row:
-    """What the server sent, checked. Raises BackendDown when it is something else."""
+    """Validate a body as `kind`. Raises BackendDown where it is invalid."""
     try:
         return kind.model_validate_json(data)
     except ValidationError as e:
@@ -249,32 +252,34 @@ def parse_body(data: bytes, kind: type[Row]) -> Row:
 
 
 def stream_error(error: Any) -> EngineError:
-    """What an error in mid-stream means: a decline, a request that the server refuses after all, or
-    a failure.
+    """The error of ours for an error in mid-stream.
+
+    FilteredDecline for a decline, EngineError for a request that the server refuses after all,
+    BackendDown for any other failure.
     """
     if (reason := declined_error(error)) is not None:
         return FilteredDecline(reason)
     LOG.error("upstream broke off%s", error_words(error))
-    if isinstance(error, dict) and error.get("code") in _REFUSED:
-        return EngineError(_REFUSES, _WHY)
+    if isinstance(error, dict) and error.get("code") in _INVALID_STATUS:
+        return EngineError(_INVALID, _INVALID_HINT)
     return BackendDown("the backend broke off in mid-answer", _SEE_LOG)
 
 
-def _rejection_error(turned: RejectedRequest) -> EngineError:
-    """What an answer other than 200 means. Of its body only known words are ever shown."""
-    status, error = turned.status, turned.error
+def _rejection_error(rejected: RejectedRequest) -> EngineError:
+    """The error of ours for a status other than 200. Only known words of its body are shown."""
+    status, error = rejected.status, rejected.error
     if (reason := declined_error(error, status)) is not None:
         return FilteredDecline(reason)
     LOG.error("upstream answered HTTP %d%s", status, error_words(error))
-    if status in _REFUSED:
-        return EngineError(_REFUSES, _WHY)
+    if status in _INVALID_STATUS:
+        return EngineError(_INVALID, _INVALID_HINT)
     if status == httpx.codes.TOO_MANY_REQUESTS:
         return BackendBusy("the backend takes no more requests", "try again later")
     if status in (408, 504):
         return BackendTimeout(f"the backend gave up (HTTP {status})", _SEE_LOG)
     if status >= 500:
         return _Transient(
-            f"the backend failed (HTTP {status})", _SEE_LOG, retry_after_s=turned.retry_after_s
+            f"the backend failed (HTTP {status})", _SEE_LOG, retry_after_s=rejected.retry_after_s
         )
     return BackendDown(
         f"the backend turns us away (HTTP {status})", "check its address, key and model name"
@@ -283,7 +288,7 @@ def _rejection_error(turned: RejectedRequest) -> EngineError:
 
 @contextmanager
 def _typed_errors(limit_s: float) -> Iterator[None]:
-    """httpx's errors and timeouts as ours."""
+    """Turn httpx's errors and timeouts into ours. limit_s: named in the message of a timeout."""
     try:
         yield
     except (TimeoutError, httpx.ConnectTimeout):
@@ -297,7 +302,7 @@ def _typed_errors(limit_s: float) -> Iterator[None]:
         raise BackendDown("the backend sent more than it may", _SEE_LOG) from None
     except StreamCutOff:
         raise BackendDown("the backend broke off in mid-answer", _SEE_LOG) from None
-    except httpx.TransportError as e:  # its words may hold bytes of the answer
+    except httpx.TransportError as e:  # its message may hold bytes of the answer: only its type
         LOG.error("upstream: %s", type(e).__name__)
         raise _Transient("the backend cannot be reached, or broke off", _SEE_LOG) from None
     except httpx.StreamError:  # closed by us while it was read

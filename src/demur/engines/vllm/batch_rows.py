@@ -1,8 +1,11 @@
-"""Which rows of a vLLM batch have a policy, which of them are due for their first token, and what
-is done to both.
+"""Find the rows of a vLLM batch whose first token is due, and force their control tokens.
 
-Shapes: R rows of a step's logits, F of them due, V vocabulary, C control tokens (column 0 =
-respond), S request slots.
+1. `BatchRows` (model runner V1) and `RequestSlots` (V2) know which rows have a policy, and which of
+   them are due: about to emit the first token of their answer.
+2. `force_decisions` leaves a due row one control token, the policy's decision, and removes all
+   control tokens from every other row with a policy.
+Shapes: R rows of a step's logits, F of them due, G due under one policy, V vocabulary, C control
+tokens (column 0 = respond), S request slots.
 """
 
 from __future__ import annotations
@@ -23,21 +26,21 @@ from demur.engines.heads import control_scores
 
 LOG = logging.getLogger(__name__)
 
-# rows whose first token is chosen in this step, with the policy that chooses
+# rows whose first token is chosen in this step, each with the policy that decides it
 Due = Sequence[tuple[int, Policy]]
 
 
 def force_decisions(
     logits_RV: torch.Tensor, due: Due, mask_R: torch.Tensor | None, control_ids: torch.Tensor
 ) -> None:
-    """Leave each due row the one control id that its policy decides on, and every other row of the
-    mask none at all.
+    """Force each due row's control token and ban control tokens from the mask's other rows.
 
-    mask_R: the rows with a policy, the due ones among them; None: all rows. Runs at every step, so
-    it does little.
+    logits_RV: changed in place. mask_R: the rows with a policy, the due ones among them; None: all
+    rows. Runs at every decoding step.
     """
     rows = [row for row, _ in due]
-    # read before anything is written; rows are copied only where some are not due, since V is large
+    # Scores are read before any logit is changed. Rows are copied only where some are not due,
+    # since V is large.
     if rows:
         index_F = torch.tensor(rows, device=logits_RV.device)
         read_FV = logits_RV if rows == list(range(len(logits_RV))) else logits_RV[index_F]
@@ -58,6 +61,7 @@ def force_decisions(
 def _chosen(logits_FV: torch.Tensor, due: Due, control_ids: Sequence[int]) -> Ints:
     """The control id that each due row must emit, (F,): one call of decide_many per policy."""
     logp_FC = control_scores(logits_FV, control_ids)
+    # id(policy) -> (policy, places in `due`); equal policies are one object: policies.decode_policy
     groups: dict[int, tuple[Policy, list[int]]] = {}
     for at, (_, policy) in enumerate(due):
         groups.setdefault(id(policy), (policy, []))[1].append(at)
@@ -68,15 +72,15 @@ def _chosen(logits_FV: torch.Tensor, due: Due, control_ids: Sequence[int]) -> In
 
 
 def _fail_closed_ids(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> Ints:
-    """forced_ids, with a refusal for each row that has no valid score (a model that computes NaN).
+    """The control id of each row, (N,); a refusal for a row whose score is invalid, such as NaN.
 
-    An error would stop the server for everyone, and letting the row pass would be an answer that
-    nobody decided on.
+    An error would stop the server for every request, and an unchanged row would be an answer that
+    no policy decided on.
     """
     try:
         return forced_ids(policy, control_ids, logp_NC)
     except ScoreError as e:
-        if len(logp_NC) > 1:
+        if len(logp_NC) > 1:  # row by row, so that the valid ones are decided as ever
             return np.concatenate(
                 [_fail_closed_ids(policy, control_ids, row_C[None]) for row_C in logp_NC]
             )
@@ -91,8 +95,10 @@ def _fail_closed_ids(policy: Policy, control_ids: Sequence[int], logp_NC: Floats
 
 
 def _refusing_column(policy: Policy) -> int:
-    """The refusal for a row without a score: the first category that may be emitted, else not
-    suppressed, else any.
+    """The score column of the refusal for a row with an invalid score.
+
+    The first category that is forced, else that may be emitted, else that is not suppressed, else
+    any.
     """
     columns = range(1, len(policy.categories) + 1)
     allowed = [k for k in columns if policy.categories[k - 1].may_emit]
@@ -103,29 +109,27 @@ def _refusing_column(policy: Policy) -> int:
 
 
 class BatchRows:
-    """Model runner V1: requests by row of the batch. `entries` is kept up to date by vLLM's own
-    bookkeeping.
-    """
+    """Model runner V1: requests by row of the batch. vLLM's own function updates `entries`."""
 
     def __init__(self, device: torch.device) -> None:
-        # row -> its policy, its output ids so far (live)
+        # row -> its policy and its output ids so far, a list that vLLM appends to
         self.entries: dict[int, tuple[Policy, Sequence[int]]] = {}
         self._device = device
-        self._mask_R = torch.empty(0, dtype=torch.bool)
+        self._mask_R = torch.empty(0, dtype=torch.bool)  # empty: to be made again
 
     def changed(self) -> None:
-        """To be called when `entries` has."""
+        """Drop the mask; to be called after a change of `entries`."""
         self._mask_R = torch.empty(0, dtype=torch.bool)
 
     def due(self) -> Due:
-        """The rows without output."""
+        """The rows without output: their next token is the first."""
         return sorted(
             ((row, policy) for row, (policy, written) in self.entries.items() if not written),
             key=itemgetter(0),
         )
 
     def mask(self, rows: int) -> torch.Tensor | None:
-        """Which of so many rows have a policy, (R,); None: all."""
+        """Which rows have a policy, (R,); None: all. rows: R."""
         if len(self.entries) == rows:
             return None
         if len(self._mask_R) != rows:
@@ -138,21 +142,22 @@ class BatchRows:
 class RequestSlots:
     """Model runner V2: requests by slot, rows mapped to slots on the device.
 
-    states: vLLM's per-slot state. exact: whether the host knows how long each sequence is (no
-    speculative decoding). The host's view only tells steps in which no row can be due, which then
-    wait for nothing; rows are found on the device, so that a step may order, shard or repeat them
-    as it likes.
+    states: vLLM's per-slot state. exact: whether the host knows the length of each sequence, which
+    it does without speculative decoding. The host's lengths only rule out steps in which no row can
+    be due, so that those need not wait for the device; due rows are found on the device, where a
+    step may order, shard or repeat rows in any way.
     """
 
     def __init__(self, states: Any, *, exact: bool) -> None:
         self._states, self._exact = states, exact
         self._policies: dict[int, Policy] = {}
+        # slots with a policy, on the host and on the device
         self._taken_S = np.zeros(states.max_num_reqs, dtype=np.bool_)
         self._mask_S = torch.zeros(states.max_num_reqs, dtype=torch.bool, device=states.device)
         self._stale = False
 
     def take(self, slot: int, policy: Policy | None) -> bool:
-        """A new request has this slot. Whether it has a policy."""
+        """Give a slot to a new request. Returns whether the request has a policy."""
         self._policies.pop(slot, None)
         if policy is not None:
             self._policies[slot] = policy
@@ -161,7 +166,7 @@ class RequestSlots:
         return policy is not None
 
     def flush(self) -> None:
-        """Bring the device up to date."""
+        """Copy the host's slots to the device, once a step however many requests came."""
         if self._stale:
             self._mask_S.copy_(torch.from_numpy(self._taken_S))
             self._stale = False
@@ -169,6 +174,7 @@ class RequestSlots:
     def due(self, ctx: Any) -> Due:
         """The rows that read the last token of their prompt."""
         slots = ctx.idx_mapping_np
+        # On the host, per request: upper bounds of the lengths, and prompt lengths.
         length, prompt = (
             ctx.seq_lens_upper_bound_np[: len(slots)],
             self._states.prompt_len.np[slots],
@@ -178,6 +184,8 @@ class RequestSlots:
             maybe &= length == prompt
         if not maybe.any():
             return ()
+        # On the device, per row: with speculative decoding a request has several rows, of which the
+        # one at the last prompt token is due.
         slot_R = ctx.expanded_idx_mapping.long()
         due_R = self._mask_S[slot_R] & (ctx.pos + 1 == self._states.prompt_len.gpu[slot_R])
         row_F = due_R.nonzero()[:, 0]

@@ -1,5 +1,6 @@
-"""What is said to a vLLM server in token ids, and what its answers mean. C control tokens, column 0
-= respond.
+"""vLLM's completions API in token ids: request fields, response schema, scores and parts.
+
+C control tokens, column 0 = respond.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ from demur.engines.remote.declines import printable_name
 from demur.engines.remote.upstream import LOG, parse_body, stream_error
 from demur.engines.tokenizer import load_tokenizer, tokenizer_digest
 
-# Sent with every request: what is left out would be filled in from the checkpoint's own sampling
-# defaults.
+# Sent with every request: vLLM fills a field that is left out from the checkpoint's own defaults.
 NEUTRAL = {
     "top_k": 0,
     "min_p": 0.0,
@@ -40,7 +40,7 @@ class Logprobs(BaseModel):
 
 
 class CompletionChoice(BaseModel):
-    """A piece of an answer."""
+    """The one choice of a completion, or of an event of its stream."""
 
     text: str
     token_ids: list[int] | None = None
@@ -64,7 +64,7 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """/v1/models."""
+    """The response of /v1/models."""
 
     data: list[ModelCard]
 
@@ -72,10 +72,10 @@ class ModelList(BaseModel):
 def encoder_of(
     tokenizer_name: str, declared: Fingerprint, *, keep_history: bool
 ) -> tuple[ChatEncoder, int | None]:
-    """The encoder behind a declared fingerprint, and the id that ends a turn if the template puts a
-    special one there.
+    """The encoder of a declared fingerprint, and the id with which the template ends a turn.
 
-    Raises EngineError, naming what differs, when the tokenizer at hand is not the declared one.
+    The id is None where the template ends turns without a special token. Raises EngineError, naming
+    the differences, when the tokenizer at hand is not the declared one.
     """
     tokenizer = load_tokenizer(tokenizer_name)
     encoder = ChatEncoder(tokenizer, declared.tokens, keep_history=keep_history)
@@ -95,11 +95,9 @@ def encoder_of(
 
 
 def decision_body(encoder: ChatEncoder, ids: Sequence[int]) -> dict[str, Any]:
-    """One token, whichever it is, and the log-probabilities of the control tokens in its place.
-
-    Temperature 1 and no penalty: even a server that reports what is left after processing then
-    reports the raw ones.
-    """
+    """The request for one token and the log-probabilities of the control tokens at its position."""
+    # Temperature 1, no truncation, no penalty: a server that reports log-probabilities after
+    # processing then reports the raw ones too.
     return {
         **NEUTRAL,
         "prompt": list(ids),
@@ -111,7 +109,7 @@ def decision_body(encoder: ChatEncoder, ids: Sequence[int]) -> dict[str, Any]:
 
 
 def logprob_fields(encoder: ChatEncoder) -> dict[str, Any]:
-    """The part of a request that makes the server report control tokens by id."""
+    """The fields of a request that make the server report control tokens by id."""
     return {
         "logprobs": 0,
         "logprob_token_ids": list(encoder.token_ids),
@@ -121,7 +119,7 @@ def logprob_fields(encoder: ChatEncoder) -> dict[str, Any]:
 
 
 def writing_fields(sampling: Sampling, max_tokens: int) -> dict[str, Any]:
-    """How an answer is to be written, streamed."""
+    """The sampling fields of a streamed answer."""
     body: dict[str, Any] = {
         **NEUTRAL,
         "max_tokens": max_tokens,
@@ -135,14 +133,15 @@ def writing_fields(sampling: Sampling, max_tokens: int) -> dict[str, Any]:
 
 
 def control_token_ban(token_ids: Sequence[int]) -> dict[str, float]:
-    """logit_bias that keeps the control tokens out of what follows the first one. `part_of` sees
-    that it worked.
-    """
+    """The logit_bias that bans control tokens after the first; `read_part` checks the result."""
     return {str(i): _BAN for i in token_ids}
 
 
 def score_of(choice: CompletionChoice, token_ids: Sequence[int]) -> Floats:
-    """The score at the first token of `choice`, (C,). Raises ScoreDoubt when one is missing."""
+    """The score at the first token of `choice`, (C,), natural log.
+
+    Raises ScoreDoubt where a control token's log-probability is missing.
+    """
     by_token = (choice.logprobs.top_logprobs or [None])[0] if choice.logprobs else None
     names = [f"token_id:{i}" for i in token_ids]
     if by_token is None or any(name not in by_token for name in names):
@@ -156,8 +155,9 @@ def score_of(choice: CompletionChoice, token_ids: Sequence[int]) -> Floats:
 
 
 def single_choice(completion: Completion, model: str) -> CompletionChoice | None:
-    """The one choice of an event; None where it has none. Raises BackendDown on an error or another
-    model's answer.
+    """The choice of a completion or event; None where it has none.
+
+    Raises BackendDown on an error or on the answer of another model.
     """
     if completion.error is not None:
         raise stream_error(completion.error)
@@ -173,7 +173,10 @@ def single_choice(completion: Completion, model: str) -> CompletionChoice | None
 
 
 def read_part(data: bytes, model: str, banned: Sequence[int]) -> AnswerPart | None:
-    """One event of a stream as a part. Raises BackendDown when a control token turns up in it."""
+    """One event of a stream as a part; None where it has no choice.
+
+    banned: control-token ids. Raises BackendDown when the event holds one of them.
+    """
     choice = single_choice(parse_body(data, Completion), model)
     if choice is None:
         return None

@@ -1,8 +1,9 @@
 """vLLM's offline engine as Scorer and Generator, for the stages score and evaluate.
 
-Scores are vLLM's raw log-probabilities of the control tokens, read before any processor; prompts
-are encoded here, by the same ChatEncoder as for transformers. Every branch of a prompt goes on from
-the cached prefix of that prompt. Shapes: N prompts, C control tokens (column 0 = respond).
+1. Prompts are encoded here, by the same ChatEncoder as for transformers.
+2. Scores are vLLM's raw log-probabilities of the control tokens, read before any processor.
+3. Every branch of a prompt continues from the cached prefix of that prompt.
+Shapes: N prompts, C control tokens (column 0 = respond).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from demur.engines.hf.load import DTYPES, checkpoint_folder, find_preset, preset
 from demur.engines.tokenizer import load_tokenizer
 from demur.engines.vllm.served_model import require_unmodified
 
-# of the prefix cache: vLLM's default on the CPU, 128, never matches a short prompt
+# Block size of the prefix cache. vLLM's default on the CPU, 128, never matches a short prompt.
 BLOCK_TOKENS = 32
 
 
@@ -47,7 +48,7 @@ class VllmEngine:
     preset: str | None = None  # a published token convention, instead of `tokens`
     dtype: str | None = None  # of the weights; None: as stored (vLLM's own default halves float32)
     max_new_tokens: int = 48  # of an answer, after its control token
-    # handed to vLLM, which makes its own batches, between two calls of `progress`
+    # prompts between two calls of `progress`; vLLM makes batches of its own from them
     prompts_at_once: int = 512
     options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of vllm.LLM
 
@@ -67,6 +68,7 @@ class VllmEngine:
         config: Any = AutoConfig.from_pretrained(
             str(self.model), local_files_only=Path(self.model).is_dir(), trust_remote_code=False
         )
+        # the dtype of the stored weights, which older checkpoints leave out: float32 then
         stored = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
         self._dtype = self.dtype or stored
         if self._dtype not in DTYPES:
@@ -86,6 +88,7 @@ class VllmEngine:
         require_unmodified(self._llm.llm_engine.vllm_config)
         served = self._llm.llm_engine.model_config
         self._context = int(served.max_model_len)
+        # stop_ids reads a transformers model; vLLM's own configuration stands in for one here
         generation = SimpleNamespace(**{"eos_token_id": None, **served.try_get_generation_config()})
         self._stops = stop_ids(
             SimpleNamespace(config=served.hf_config, generation_config=generation),
@@ -95,17 +98,19 @@ class VllmEngine:
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """Digests of weights, tokenizer and template, equal to HfEngine's. Reads every weight file
-        once.
+        """Digests of weights, tokenizer and template, equal to HfEngine's.
+
+        Reads every weight file once.
         """
         return fingerprint(checkpoint_folder(self.model), self.tokenizer, self.encoder, self._dtype)
 
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
-        """Scores, (N, C), float32, from one prefill per different prompt.
+        """Scores, (N, C), float32, natural log, from one prefill per different prompt.
 
         Raises EngineError naming the first prompt that is longer than the model's context.
         """
         encoded = self._encode(prompts)
+        # ids of a prompt -> how often it stands among the prompts: each is scored once
         copies = Counter(encoded)
         ids = list(self.encoder.token_ids)
         params = SamplingParams(
@@ -120,6 +125,7 @@ class VllmEngine:
                 scored[prompt] = [output.logprobs[0][i].logprob for i in ids]
             done += sum(copies[prompt] for prompt in part)
             progress(done, len(prompts))
+        # Rounding may lift a log-probability above 0, which no score may be.
         shape = (len(prompts), len(ids))
         return np.minimum(
             np.array([scored[p] for p in encoded], dtype=np.float32).reshape(shape), np.float32(0.0)
@@ -131,8 +137,7 @@ class VllmEngine:
         columns: Sequence[Sequence[int]],
         progress: Progress = no_progress,
     ) -> list[dict[int, Answer]]:
-        """For each prompt the greedy answer after each asked control token (a score column), from
-        one prefill.
+        """For each prompt the greedy answer after each asked control token, by score column.
 
         Raises EngineError naming the first prompt that leaves no room for its control token.
         """
@@ -140,6 +145,8 @@ class VllmEngine:
         answers: list[dict[int, Answer]] = [{} for _ in prompts]
         done = 0
         for part in _parts(range(len(prompts)), self.prompts_at_once):
+            # (prompt, column) pairs, each once; all branches of a prompt are in one call of vLLM,
+            # so that they share its prefix
             asked = [(n, c) for n in part for c in dict.fromkeys(columns[n])]
             for (n, column), answer in zip(asked, self._answers(encoded, asked), strict=True):
                 answers[n][column] = answer
@@ -153,6 +160,7 @@ class VllmEngine:
         """The answers after (prompt, column) pairs, in their order."""
         starts = [(*encoded[n], self.encoder.token_ids[column]) for n, column in asked]
         limits = [min(self.max_new_tokens, self._context - len(start)) for start in starts]
+        # places in `asked` whose prompt leaves room for an answer; the others stay empty
         fitting = [at for at, limit in enumerate(limits) if limit > 0]
         answers = [Answer(text="", finished=False, tokens=0)] * len(asked)
         outputs = self._generate(
@@ -160,15 +168,18 @@ class VllmEngine:
         )
         for at, output in zip(fitting, outputs, strict=True):
             finished = output.token_ids[-1] in self._stops
+            # a bool counts as 1: without the stop token
             ids = list(output.token_ids[: len(output.token_ids) - finished])
             (text,) = self.tokenizer.batch_decode([ids], skip_special_tokens=True)
             answers[at] = Answer(text=text.strip(), finished=finished, tokens=len(ids))
         return answers
 
     def _writing(self, limit: int) -> Any:
-        """Greedy, ended by our own stops only, without control tokens or padding, as every engine
-        of ours writes.
+        """Sampling parameters of an answer: greedy, our stop tokens only, no control tokens.
+
+        The same in every engine. limit: tokens.
         """
+        # A padding token may be the stop token too, and then stays allowed.
         pad_id = self.tokenizer.pad_token_id
         banned = {*self.encoder.token_ids, *([] if pad_id is None else [pad_id])} - self._stops
         return SamplingParams(
@@ -181,6 +192,7 @@ class VllmEngine:
         )
 
     def _generate(self, prompts: Sequence[tuple[int, ...]], params: Sequence[Any]) -> list[Any]:
+        """vLLM's one completion of each prompt, in order."""
         requests = [{"prompt_token_ids": list(ids)} for ids in prompts]
         if not requests:
             return []
@@ -190,7 +202,10 @@ class VllmEngine:
         ]
 
     def _encode(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
-        """Ids of each prompt up to where its control token belongs, which vLLM wants room for."""
+        """Token ids of each prompt up to the place of its control token.
+
+        Raises EngineError naming the first prompt that leaves no room for that token.
+        """
         encoded = [tuple(self.encoder.prompt(p)) for p in prompts]
         for n, ids in enumerate(encoded):
             if len(ids) + 1 > self._context:

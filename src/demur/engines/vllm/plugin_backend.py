@@ -1,9 +1,10 @@
-"""In front of a vLLM server that runs demur's plug-in: one call, decided over there and checked
-here.
+"""The backend in front of a vLLM server that runs demur's plug-in: one call, decided by the plug-in
+and checked here.
 
-The stream opens with the control token that the plug-in forced and the scores that it decided on;
-the same scores must lead to the same token here, under the policy that the caller was promised, or
-the answer is not passed on.
+1. The request names the policy, its digest and the thresholds in force.
+2. The stream opens with the control token that the plug-in forced and the scores it decided on.
+3. The same scores must lead to the same token here, under the caller's policy; else BackendDown.
+4. JSON answers, tool calls and policies that the plug-in lacks take the two calls of the gateway.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from demur.engines.vllm.completions_api import (
 from demur.engines.vllm.policy_request import DIGEST, NEVER_WORD, POLICY, THRESHOLD
 from demur.engines.vllm.two_call_backend import ServedModel, TwoCallBackend
 
-_NOBODYS = "\x00"  # no policy has this name: a server that knows policies refuses it
+_NO_POLICY = "\x00"  # a name that no policy has: a server with the plug-in refuses it
 
 
 @dataclass(kw_only=True, eq=False)
@@ -41,16 +42,13 @@ class PluginBackend(TwoCallBackend):
     """Implements demur.core.serving.Backend in front of vLLM with
     `demur.engines.vllm_gate:RefusalGate`.
 
-    The server there reads the same policy files; each request names its policy, that policy's
-    digest and the thresholds in force. A grammar hides the control tokens: JSON answers and tool
-    calls take the gateway's two calls, and so do requests under a version of a policy that the
-    plug-in does not hold.
+    The server reads the same policy files. A grammar would hide the control tokens from the
+    plug-in, so JSON answers and tool calls take the gateway's two calls, and so do requests under a
+    version of a policy that the plug-in does not hold.
     """
 
     async def open(self, ask: ServeRequest) -> ServeReply:
-        """See TwoCallBackend.open. BackendDown also when the server's decision is not the
-        policy's.
-        """
+        """See TwoCallBackend.open. Raises BackendDown also where the server decided otherwise."""
         if ask.json_schema is not None or ask.tools:
             return await TwoCallBackend.open(self, ask)
         ask.policy.require_model(self.declared)
@@ -61,9 +59,10 @@ class PluginBackend(TwoCallBackend):
         try:
             events = await self._client.stream("completions", body, undecided=True)
             logp_C, decision, first = await self._decided(events, ask.policy, seen)
-        except BaseException as e:
+        except BaseException as e:  # also when the caller is cancelled: the stream must be closed
             if events is not None:
                 await events.aclose()
+            # The server refused the request itself: most likely it lacks this policy version.
             if isinstance(e, EngineError) and not isinstance(e, BackendError | ScoreDoubt):
                 return await self._decide_here(ask)
             raise
@@ -78,11 +77,12 @@ class PluginBackend(TwoCallBackend):
         return ServeReply(decision=decision, logp_C=logp_C, prompt_tokens=len(ids), parts=parts)
 
     async def _decide_here(self, ask: ServeRequest) -> ServeReply:
-        """Two calls under a policy that the plug-in refuses. Whatever the caller could do wrong was
-        checked before.
+        """Decide in two calls, under a policy that the plug-in refuses.
+
+        Errors of the caller were checked before.
         """
-        # The plug-in never saw this version if the file was replaced twice before the first request
-        # under it came.
+        # The plug-in never read this version if its file was replaced twice before the first
+        # request under it.
         LOG.warning(
             "the plug-in does not hold policy %r as %s: decided here",
             ask.policy.name,
@@ -91,8 +91,10 @@ class PluginBackend(TwoCallBackend):
         return await TwoCallBackend.open(self, ask)
 
     def _body(self, ask: ServeRequest, ids: list[int], seen: ServedModel) -> dict[str, Any]:
+        """The request for control token and answer in one stream. ids: of the prompt."""
         room = self._room(ids, seen)
         wanted = ask.sampling.max_tokens + 1  # the control token
+        # The answer ends at once after the token of a category whose refusal is the policy's text.
         refusals = zip(self._encoder.token_ids[1:], ask.policy.categories, strict=True)
         silent = [i for i, c in refusals if c.own_text is not None]
         return {
@@ -110,7 +112,10 @@ class PluginBackend(TwoCallBackend):
     async def _decided(
         self, events: EventStream, policy: Policy, seen: ServedModel
     ) -> tuple[Floats, Decision, AnswerPart]:
-        """Score, decision and first part of a stream, from the event with its first token."""
+        """Score (C,), decision and first part, from the stream's first event with a token.
+
+        Raises BackendDown where the emitted token is not the policy's decision on that score.
+        """
         choice: CompletionChoice | None = None
         async for data in events:
             choice = single_choice(parse_body(data, Completion), seen.answers_as)
@@ -118,6 +123,7 @@ class PluginBackend(TwoCallBackend):
                 break
         logp_C = self._checked_score(choice)
         decision = decide_or_doubt(policy, logp_C)
+        # -1, which is no token's id, where the stream ended without a token
         emitted, *rest = (choice.token_ids if choice else None) or [-1]
         expected = self._encoder.token_ids[decision.column]
         if choice is None or emitted != expected or set(rest) & set(self._encoder.token_ids):
@@ -137,15 +143,14 @@ class PluginBackend(TwoCallBackend):
         )
 
     async def _check_upstream(self, before: ServedModel | None) -> ServedModel:
-        """The first time, also whether the plug-in is there: it refuses a policy that nobody
-        has.
-        """
+        """Check the model as TwoCallBackend does; the first time, also that the plug-in runs."""
         now = await TwoCallBackend._check_upstream(self, before)
         if before is not None:
             return now
         body = {"model": self.model, **decision_body(self._encoder, self._encoder.token_ids[:1])}
+        # The plug-in refuses an unknown policy; a server without it ignores the name and answers.
         try:
-            asked = {**body, "vllm_xargs": {POLICY: _NOBODYS}}
+            asked = {**body, "vllm_xargs": {POLICY: _NO_POLICY}}
             await self._client.ask("completions", asked, partial(parse_body, kind=Completion))
         except BackendError:
             raise
@@ -158,15 +163,13 @@ class PluginBackend(TwoCallBackend):
 
 
 def policy_args(ask: ServeRequest) -> dict[str, Any]:
-    """What the plug-in is told: the stored policy and every threshold that a caller may have
-    moved.
-    """
+    """The `vllm_xargs` of a request: policy, digest and every threshold a caller may have moved."""
     policy = ask.policy
     args: dict[str, Any] = {POLICY: policy.name, DIGEST: ask.policy_digest}
     forced = any(c.override == "force" for c in policy.categories)
     bound = policy.rule == "sum" and any(c.active and c.locked for c in policy.categories)
     if policy.rule not in THRESHOLD_RULES or forced or bound:
-        return args  # nothing of it can have been moved
+        return args  # no threshold of such a policy can have been moved
     for name, category in zip(policy.taxonomy.names, policy.categories, strict=True):
         if category.may_emit and not category.locked:
             args[THRESHOLD + name] = (

@@ -1,9 +1,9 @@
-"""The policies of a vLLM server: read from a folder, chosen by a request, sent to the worker as
-JSON.
+"""The policies of a vLLM server: read from a folder, resolved per request, sent to the worker.
 
-The process that takes requests in resolves each one to its effective policy and sends that along.
-The worker, which may meet the request seconds later, looks nothing up: no reload in between can
-change, or lose, what was asked for.
+1. The process that accepts requests keeps a registry of the folder, reloaded as files change.
+2. It resolves each request to its effective policy: that version, with the thresholds moved.
+3. The policy travels to the worker as JSON inside the request. The worker, which may start on the
+   request seconds later, looks nothing up, so no reload in between can change or lose it.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ REQUIRE_VARIABLE = "DEMUR_REQUIRE_POLICY"  # "1": requests that name none are re
 TRUSTED_VARIABLE = "DEMUR_TRUSTED_KEYS"
 UNPROVEN_VARIABLE = "DEMUR_UNPROVEN"  # "not certified" or "error": the server's unproven
 
-# a changed file is noticed after so long, or at once by a request that names its digest
+# age at which the registry is reloaded; a request with an unknown digest reloads it at once
 REFRESH_S = 1.0
-# A caller that resolved a policy just before it changed may still have that version: the newest so
-# many are kept.
+# Versions kept beside those in force: a caller may name the version of a moment ago.
 VERSIONS = 256
 
 
 class PolicyRegistry:
     """The policies that a server offers, kept up to date. Safe to use from several threads.
 
-    default: the policy of requests that name none. `model` is the fingerprint that all policies
-    share, now and after every reload. Raises PolicyError or ConfigError when the settings cannot be
-    followed; a file that goes bad later leaves what it last held in force.
+    default: the policy of requests that name none. required: refuse requests without a policy.
+    `model` is the fingerprint that all policies share, now and after every reload. Raises
+    PolicyError on an invalid or missing policy, ConfigError on an unknown default; a file that
+    becomes invalid later leaves its last valid policy in force.
     """
 
     def __init__(
@@ -63,8 +63,9 @@ class PolicyRegistry:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._default, self._required, self._clock = default, required, clock
+        # held while the state of the folder is read or replaced: requests come from many threads
         self._lock = threading.Lock()
-        # (name, digest), oldest first
+        # by (name, digest), oldest first
         self._versions: OrderedDict[tuple[str, str], Live] = OrderedDict()
         self.model = _fingerprint_of(read_folder(folder, trust=trust))
         self._take(read_folder(folder, self.model, trust))
@@ -91,11 +92,10 @@ class PolicyRegistry:
         )
 
     def effective(self, request: PolicyRequest) -> str | None:
-        """The policy that decides a request, as JSON for `decoded`; None for a request without one,
-        where allowed.
+        """The policy that decides a request, as JSON for `decode_policy`.
 
-        Raises AccessError: no policy where one is required, an unknown one, another version, a
-        forbidden override.
+        None for a request without a policy, where that is allowed. Raises AccessError: no policy
+        where one is required, an unknown policy, another version, a forbidden override.
         """
         name = self._default if request.policy is None else request.policy
         if name is None:
@@ -111,6 +111,7 @@ class PolicyRegistry:
         return _encode_policy(live, tuple(request.thresholds.items()))
 
     def _find(self, name: str, digest: str | None) -> Live:
+        """A version of a policy; digest None: the one in force. Raises AccessError."""
         with self._lock:
             found = self._version(name, digest)
             if found is None or self._clock() - self._read_at > REFRESH_S:
@@ -134,7 +135,7 @@ class PolicyRegistry:
         )
 
     def _reloaded(self) -> PolicySet:
-        """The folder as it is now. What is wrong with it is logged once."""
+        """Read the folder again. Changes, and files that are rejected, are logged once."""
         policies, changes = reload(
             self._set, needed=[self._default] if self._default is not None else []
         )
@@ -149,16 +150,18 @@ class PolicyRegistry:
         return policies
 
     def _version(self, name: str, digest: str | None) -> Live | None:
+        """A known version of a policy, without reading the folder."""
         return (
             self._set.policies.get(name) if digest is None else self._versions.get((name, digest))
         )
 
     def _take(self, policies: PolicySet) -> None:
-        """Put a state of the folder in force, remembering its versions."""
+        """Put a state of the folder in force, and remember its versions."""
         self._set, self._read_at = policies, self._clock()
         for name, live in policies.policies.items():
             self._versions[name, live.digest] = live
             self._versions.move_to_end((name, live.digest))
+        # Those in force were just moved to the end, so the oldest go and none in force is dropped.
         while len(self._versions) > max(VERSIONS, len(policies.policies)):
             self._versions.popitem(last=False)
 
@@ -167,7 +170,7 @@ class PolicyRegistry:
 
 
 def _trust(environment: Mapping[str, str]) -> Trust:
-    """What the variables ask of policies. Raises ConfigError on a key or a word that is none."""
+    """The trust settings in environment variables. Raises ConfigError on an invalid one."""
     keys = tuple(
         key.strip() for key in environment.get(TRUSTED_VARIABLE, "").split(",") if key.strip()
     )
@@ -176,8 +179,9 @@ def _trust(environment: Mapping[str, str]) -> Trust:
 
 
 def _fingerprint_of(policies: PolicySet) -> Fingerprint:
-    """The model that the first policy was made for. Raises PolicyError if it names none, or if
-    there is no policy.
+    """The fingerprint in the first policy of a folder.
+
+    Raises PolicyError if the policy has no fingerprint, or if there is no policy.
     """
     policies.require_sound()
     first = next(iter(policies.policies.values()))
@@ -190,10 +194,10 @@ def _fingerprint_of(policies: PolicySet) -> Fingerprint:
 
 @lru_cache(maxsize=1024)
 def _encode_policy(live: Live, thresholds: tuple[tuple[str, float], ...]) -> str:
-    """A policy under these thresholds, as JSON, without what does not decide. Raises
-    AccessError.
-    """
+    """A policy under a request's thresholds, as JSON. Raises AccessError on a forbidden one."""
     policy = apply_overrides(live.policy, PolicyChoice(thresholds=dict(thresholds))).policy
+    # Every request carries this text: curves, translations, promises and sensitivities, which
+    # decide nothing, are left out.
     categories = tuple(replace(c, curve=(), translations=()) for c in policy.categories)
     return json.dumps(
         policy_to_json(replace(policy, categories=categories, promises=(), sensitivities=()))
@@ -202,5 +206,5 @@ def _encode_policy(live: Live, thresholds: tuple[tuple[str, float], ...]) -> str
 
 @lru_cache(maxsize=1024)
 def decode_policy(text: str) -> Policy:
-    """The policy behind what `PolicyRegistry.effective` made: the same object for the same text."""
+    """The policy in a text of `PolicyRegistry.effective`; the same object for the same text."""
     return policy_from_json(json.loads(text), "a policy on its way to the worker")

@@ -1,9 +1,9 @@
-"""What a vLLM request says about its policy, and what it may not ask for beside one. Pure: vLLM is
-not imported.
+"""Parse the policy that a vLLM request names, and check its sampling parameters beside a policy.
 
-A request carries flat values in `vllm_xargs`: the name of a policy, the digest of the version that
-it expects, and one threshold per category that it moves. Nothing in them is ignored: what cannot be
-honoured is refused.
+1. A request carries flat values in `vllm_xargs`: the name of a policy, the digest of the version
+   that it expects, and one threshold per category that it moves.
+2. None of them is ignored: a value that cannot be honoured is refused.
+vLLM is not imported here.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from demur.core.threshold import NEVER
 
 PREFIX = "demur_"
 POLICY, DIGEST, THRESHOLD = f"{PREFIX}policy", f"{PREFIX}digest", f"{PREFIX}threshold_"
-# Written by validate_params, over whatever a client put there: the effective policy on its way to
-# the worker.
+# The effective policy on its way to the worker. RefusalGate.validate_params overwrites a client's
+# value.
 EFFECTIVE = f"{PREFIX}effective"
 NEVER_WORD = "never"  # JSON has no infinity
 
-# Sampling parameters that hide control tokens, or shift the score before we see it in one of vLLM's
-# two model runners: name -> (its neutral values, why not).
+# Sampling parameters that hide control tokens, or shift the score before the plug-in sees it in one
+# of vLLM's two model runners: name -> (its neutral values, why any other is refused).
 _CONFLICTS: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "structured_outputs": (
         (None,),
@@ -45,7 +45,7 @@ _CONFLICTS: Mapping[str, tuple[tuple[Any, ...], str]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PolicyRequest:
-    """What `vllm_xargs` says."""
+    """The policy, its version and the thresholds that a request names in `vllm_xargs`."""
 
     policy: str | None = None
     digest: str | None = None  # of the version that the caller has in mind
@@ -53,9 +53,9 @@ class PolicyRequest:
 
 
 def read_request(extra_args: Mapping[str, Any] | None) -> PolicyRequest:
-    """What a request's extra arguments say; those of other plug-ins are let by.
+    """Parse a request's extra arguments; those of other plug-ins are ignored.
 
-    Raises AccessError on a key of ours that is unknown and on a value of the wrong kind.
+    Raises AccessError on an unknown key with our prefix and on a value of the wrong type.
     """
     ours = {k: v for k, v in (extra_args or {}).items() if k.startswith(PREFIX) and k != EFFECTIVE}
     thresholds = {
@@ -76,9 +76,7 @@ def read_request(extra_args: Mapping[str, Any] | None) -> PolicyRequest:
 
 
 def check_sampling(params: Any) -> None:
-    """Raise AccessError if these SamplingParams ask for something that cannot be honoured beside a
-    policy.
-    """
+    """Raise AccessError if vLLM's SamplingParams hold a setting that conflicts with a policy."""
     for name, (neutral, reason) in _CONFLICTS.items():
         value = getattr(params, name, None)
         if value not in neutral:
@@ -91,12 +89,12 @@ def check_sampling(params: Any) -> None:
 
 
 def is_beam_search(params: Any) -> bool:
-    """Whether these SamplingParams are one step of vLLM's beam search, told by a setting that no
-    route offers.
+    """Whether vLLM's SamplingParams are one step of its beam search.
 
-    It drops the request's extra arguments and chooses tokens by raw log-probabilities, so no policy
-    would be heard.
+    Beam search drops the request's extra arguments and chooses tokens by raw log-probabilities, so
+    no policy would apply.
     """
+    # Recognised by detokenize=False with log-probabilities, which no HTTP route lets a client set.
     return (
         not params.detokenize
         and params.max_tokens == 1
@@ -106,6 +104,7 @@ def is_beam_search(params: Any) -> bool:
 
 
 def _threshold(key: str, value: Any) -> float:
+    """A threshold of a request. Raises AccessError on a value of another type."""
     if value == NEVER_WORD:
         return NEVER
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -119,6 +118,7 @@ def _threshold(key: str, value: Any) -> float:
 
 
 def _text(values: Mapping[str, Any], key: str) -> str | None:
+    """The text under a key; None where it is missing. Raises AccessError on another type."""
     value = values.get(key)
     if value is not None and not isinstance(value, str):
         raise AccessError(

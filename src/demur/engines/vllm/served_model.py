@@ -1,4 +1,4 @@
-"""What vLLM serves: whether it is a checkpoint as it stands, and which one."""
+"""The model that a vLLM process serves: whether it is an unmodified checkpoint, and which one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from demur.engines.tokenizer import load_tokenizer
 
 
 def require_unmodified(vllm_config: Any) -> None:
-    """Raise EngineError if vLLM changes the model that it loads: no policy's numbers were made with
-    that.
+    """Raise EngineError if vLLM is set to change the model that it loads.
+
+    Thresholds of a policy hold for the scores of the checkpoint as it is stored.
     """
     model = vllm_config.model_config
     changes = {
         "adapters (--enable-lora)": vllm_config.lora_config is not None,
+        # a checkpoint that was stored quantised is served as calibrated
         "quantisation at load time (--quantization)": model.quantization is not None
         and getattr(model.hf_config, "quantization_config", None) is None,
         "random weights (--load-format dummy)": vllm_config.load_config.load_format == "dummy",
@@ -29,7 +31,7 @@ def require_unmodified(vllm_config: Any) -> None:
             getattr(model, "trust_remote_code", False)
         ),
     }
-    if found := [what for what, there in changes.items() if there]:
+    if found := [change for change, there in changes.items() if there]:
         raise EngineError(
             f"vLLM would serve another model than its files hold: {', '.join(found)}",
             "merge or convert the checkpoint, calibrate on it, and serve that",
@@ -37,33 +39,35 @@ def require_unmodified(vllm_config: Any) -> None:
 
 
 def served_fingerprint(vllm_config: Any, expected: Fingerprint) -> Fingerprint:
-    """The fingerprint of the served checkpoint; reads every weight file once. expected: whose
-    control tokens to take.
+    """The fingerprint of the served checkpoint; reads every weight file once.
 
-    vLLM does not know whether past turns carried control tokens in training: that setting is taken
-    as expected where either fits. Raises EngineError when the checkpoint or its control tokens
-    cannot be used.
+    expected: the policies' fingerprint, which names the control tokens. Raises EngineError when the
+    checkpoint or its control tokens cannot be used.
     """
     model = vllm_config.model_config
     dtype = str(model.dtype).removeprefix("torch.")
-    served = []
+    # The published token convention that the control tokens belong to, if any.
+    preset = next(
+        (p for p in PRESETS.values() if (p.tokens, p.ids) == (expected.tokens, expected.token_ids)),
+        None,
+    )
+    # A server does not know whether past turns carried control tokens in training, which is part of
+    # the template's digest: the setting that leads to the expected digest is taken, if one does.
+    served: list[tuple[Any, ChatEncoder]] = []
     for keep_history in (True, False):
         tokenizer = load_tokenizer(model.tokenizer)
-        encoder = _encoder(tokenizer, expected, keep_history=keep_history)
+        if preset is None:
+            encoder = ChatEncoder(tokenizer, expected.tokens, keep_history=keep_history)
+        else:
+            encoder = preset_encoder(tokenizer, preset, keep_history=keep_history)
         served.append((tokenizer, encoder))
     tokenizer, encoder = next(
         (s for s in served if s[1].template_digest == expected.template_digest), served[0]
     )
-    folder, other = checkpoint_folder(model.model), Path(model.tokenizer)
+    folder, tokenizer_folder = checkpoint_folder(model.model), Path(model.tokenizer)
     check_files(folder)
-    made = fingerprint(folder, tokenizer, encoder, dtype)
-    if other.is_dir() and other.resolve() != folder.resolve():
-        made = replace(made, config_digest=settings_digest(folder, other))
-    return made
-
-
-def _encoder(tokenizer: Any, expected: Fingerprint, *, keep_history: bool) -> ChatEncoder:
-    for preset in PRESETS.values():
-        if (preset.tokens, preset.ids) == (expected.tokens, expected.token_ids):
-            return preset_encoder(tokenizer, preset, keep_history=keep_history)
-    return ChatEncoder(tokenizer, expected.tokens, keep_history=keep_history)
+    found = fingerprint(folder, tokenizer, encoder, dtype)
+    # --tokenizer may name another folder, whose settings files then count
+    if tokenizer_folder.is_dir() and tokenizer_folder.resolve() != folder.resolve():
+        found = replace(found, config_digest=settings_digest(folder, tokenizer_folder))
+    return found

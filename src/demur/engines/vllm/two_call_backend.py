@@ -1,9 +1,12 @@
-"""The gateway: an unmodified vLLM server decides and answers in two calls.
+"""The gateway: an unmodified vLLM server scores and answers in two calls.
 
-The first call asks for one token and reads the control tokens' log-probabilities in its place;
-demur decides; the second call goes on after the chosen control token, from the server's prefix
-cache. Prompts are rendered and encoded here and sent as ids, so that nobody but us writes a control
-token. See docs/gateway.md for what is taken on trust.
+1. Prompts are rendered and encoded here and sent as ids, so that users' text never becomes a
+   control token.
+2. The first call asks for one token and reads the control tokens' log-probabilities at its
+   position; demur decides.
+3. The second call continues after the chosen control token, from the server's prefix cache.
+4. Before the first answer the server must reproduce reference scores; at every readiness check, the
+   score of a fixed prompt. See docs/gateway.md for what is taken on trust.
 """
 
 from __future__ import annotations
@@ -61,18 +64,16 @@ _PROBE: Prompt = (Message(role="user", content="Hello."),)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServedModel:
-    """What the server said of itself when it was first asked."""
+    """The served model, as the first check found it."""
 
     answers_as: str  # the model name in its answers
-    context: int | None  # tokens it reads, if it says so
+    context: int | None  # tokens it reads; None: the server does not report it
     probe_C: Floats  # the score of a fixed prompt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServedOptions(UpstreamOptions):
-    """[backend] of a server that holds the run's model: the way to it, and what it calls the
-    model.
-    """
+    """[backend] of a server that holds the run's model: its address and the model's name there."""
 
     model: str | None = None  # None: the run's name
     # test prompts whose scores the server must reproduce; 0: its weights are taken on trust
@@ -86,8 +87,7 @@ class ServedOptions(UpstreamOptions):
 
 @dataclass(kw_only=True, eq=False)
 class TwoCallBackend:
-    """Implements demur.core.serving.Backend in front of a vLLM server that knows nothing of refusal
-    tokens.
+    """Implements demur.core.serving.Backend in front of an unmodified vLLM server.
 
     declared: the fingerprint that the operator vouches for, from the policies or demur.json. Its
     tokenizer, template and control ids are compared with the tokenizer at hand; its weights and
@@ -117,9 +117,7 @@ class TwoCallBackend:
 
     @classmethod
     def from_run(cls, run: ServedRun, options: ServedOptions) -> Self:
-        """In front of a server that holds the run's model; here are its fingerprint and its
-        tokenizer.
-        """
+        """The backend in front of a server that holds the run's model."""
         return cls(
             upstream=options,
             model=options.model or run.name,
@@ -154,33 +152,36 @@ class TwoCallBackend:
         return ServeReply(decision=decision, logp_C=logp_C, prompt_tokens=len(ids), parts=parts)
 
     async def ready(self) -> None:
-        """Ask what is served and score a fixed prompt; the first time, the reference prompts too.
+        """Check the served model by its name and by the score of a fixed prompt.
 
-        Raises BackendDown when the model is not there or no longer the one of the first time.
+        The first time the reference prompts are scored too. Raises BackendDown when the model is
+        missing or is not the one of the first time.
         """
         async with self._checking:
             self._seen = await self._check_upstream(self._seen)
 
     async def close(self) -> None:
-        """Hang up: open replies end with BackendDown."""
+        """Close the connections: open replies end with BackendDown."""
         await self._client.close()
 
     async def _checked(self) -> ServedModel:
-        """No request is answered by a server that was never looked at."""
+        """The served model, checked before the first request is answered."""
         if self._seen is None:
             async with self._checking:
-                # still: all first requests waited here, and one look is enough
+                # Checked again: all first requests waited for the lock, and one check is enough.
                 if self._seen is None:
                     self._seen = await self._check_upstream(None)
         return self._seen
 
     async def _encode(self, messages: Prompt) -> list[int]:
+        """Token ids of a prompt, encoded in a thread so that the event loop goes on."""
         async with self._encoding:
             return await asyncio.to_thread(self._encoder.prompt, messages)
 
     def _room(self, ids: Sequence[int], seen: ServedModel) -> int | None:
-        """Tokens left for an answer after its control token; None: no limit is known. Raises
-        PromptTooLong.
+        """Tokens left for an answer after its control token; None: no limit is known.
+
+        Raises PromptTooLong where none are left.
         """
         room = None if seen.context is None else seen.context - len(ids) - 1
         if room is not None and room < 1:
@@ -200,6 +201,7 @@ class TwoCallBackend:
         return self._checked_score(single_choice(completion, name)), name
 
     def _checked_score(self, choice: CompletionChoice | None) -> Floats:
+        """The score at a choice's first token, (C,). Raises ScoreDoubt where it is invalid."""
         logp_C = score_of(choice or CompletionChoice(text=""), self._encoder.token_ids)
         try:
             check_scores(logp_C[None, :])
@@ -214,18 +216,20 @@ class TwoCallBackend:
     async def _answer(
         self, ask: ServeRequest, ids: list[int], decision: Decision, mode: Mode
     ) -> PartStream:
-        """Begin what follows the control token. Neither a schema nor functions bind a refusal."""
+        """Begin the text after the control token. Neither a schema nor functions bind a refusal."""
         if decision.refuses:
             return await self._go_on(ask, ids, decision.column, None)
         if mode == "none":
             return await self._go_on(ask, ids, decision.column, ask.json_schema)
-        told = await self._encode(with_tools(ask))
-        return await text_or_call(ask, mode, partial(self._go_on, ask, told, decision.column))
+        # The decision was made on the prompt without the tools' description; the answer needs it.
+        with_tools_ids = await self._encode(with_tools(ask))
+        write = partial(self._go_on, ask, with_tools_ids, decision.column)
+        return await text_or_call(ask, mode, write)
 
     async def _go_on(
         self, ask: ServeRequest, ids: list[int], column: int, schema: Schema | None
     ) -> AnswerStream:
-        """Begin to write after the control token."""
+        """Begin to write after the control token of a score column."""
         seen = await self._checked()
         room = self._room(ids, seen)
         token_ids = self._encoder.token_ids
@@ -243,21 +247,23 @@ class TwoCallBackend:
             body["response_format"] = wanted
         read = partial(read_part, model=seen.answers_as, banned=token_ids)
         rules = AnswerRules(most_tokens=ask.sampling.max_tokens)
-        # vLLM accepts any schema at first and says what is wrong with it in the stream.
+        # vLLM accepts any schema at first and reports its errors in the stream.
         return await open_answer_stream(
             self._client.stream("completions", body), read, rules, wait=wanted is not None
         )
 
     async def _check_upstream(self, before: ServedModel | None) -> ServedModel:
-        """What is served, and whether it scores as it should. A server that gives no scores is
-        down, not in doubt.
-        """
+        """Check the served model. A server without valid scores is down, not in doubt."""
         try:
             return await self._check_model(before)
         except ScoreDoubt as e:
             raise BackendDown(e.message, e.hint) from None
 
     async def _check_model(self, before: ServedModel | None) -> ServedModel:
+        """Check the model's name and scores. before: as the first check found it; None: this one.
+
+        Raises BackendDown where they differ, ScoreDoubt where a score is missing or invalid.
+        """
         served = await self._client.get("models", ModelList)
         card = next((m for m in served.data if m.id == self.model), None)
         if card is None:
@@ -280,8 +286,8 @@ class TwoCallBackend:
 
     def _same(self, prompt: Prompt, expected_C: Floats, found_C: Floats) -> None:
         """Raise BackendDown unless two scores are the same but for rounding."""
-        # Shares of the control tokens too: where those are improbable, their probabilities never
-        # differ by much.
+        # The control tokens' shares among each other too: before training all of them are
+        # improbable, and their probabilities then never differ by much.
         pairs = ((expected_C, found_C), (closed(expected_C), closed(found_C)))
         apart = max(float(np.abs(np.exp(a_C) - np.exp(b_C)).max()) for a_C, b_C in pairs)
         if apart > self.tolerance:
