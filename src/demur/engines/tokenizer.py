@@ -33,6 +33,29 @@ CHATML = (
 TEMPLATES = {"turns": TURNS, "chatml": CHATML}
 
 
+def read_tokenizer(path: str | Path) -> Any:
+    """Load the tokenizer of a folder or a Hugging Face name. Raises EngineError if it cannot be."""
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(path), local_files_only=Path(path).is_dir(), trust_remote_code=False
+        )
+    except (OSError, ValueError) as e:
+        raise EngineError(
+            f"no tokenizer at {str(path)!r}: {str(e).splitlines()[0]}", "check the path or name"
+        ) from None
+
+
+def fast_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
+    """Load a fast tokenizer. Raises EngineError if it cannot be loaded or is a slow one."""
+    tokenizer = read_tokenizer(path)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise EngineError(
+            f"the tokenizer of {str(path)!r} is not a fast one",
+            "convert it to tokenizer.json first",
+        )
+    return tokenizer
+
+
 def load_tokenizer(path: str | Path, template: str | None = None) -> PreTrainedTokenizerFast:
     """Load a fast tokenizer with a chat template: its own, or `template`.
 
@@ -45,19 +68,7 @@ def load_tokenizer(path: str | Path, template: str | None = None) -> PreTrainedT
             f"there is no folder {str(path)!r}",
             "expected a checkpoint folder or a Hugging Face name",
         )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(path), local_files_only=Path(path).is_dir(), trust_remote_code=False
-        )
-    except (OSError, ValueError) as e:
-        raise EngineError(
-            f"no tokenizer at {str(path)!r}: {str(e).splitlines()[0]}", "check the path or name"
-        ) from None
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise EngineError(
-            f"the tokenizer of {str(path)!r} is not a fast one",
-            "convert it to tokenizer.json first",
-        )
+    tokenizer = fast_tokenizer(path)
     if template not in (None, "own", "bare"):
         tokenizer.chat_template = TEMPLATES.get(str(template), template)
     if not tokenizer.chat_template:

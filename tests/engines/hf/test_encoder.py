@@ -96,7 +96,7 @@ def test_another_encoder_than_the_one_it_was_fitted_on_is_refused(folder, tmp_pa
 
 
 def test_what_is_no_encoder_or_no_recipe_is_named(tmp_path):
-    with pytest.raises(EngineError, match="cannot load"):
+    with pytest.raises(EngineError, match="no tokenizer at"):
         HfEncoder(model=tmp_path)
     with pytest.raises(DataError, match="--recipe encoder --model NAME"):
         judge_train.Config(files=(), out=tmp_path / "j.npz", recipe="encoder")

@@ -1,3 +1,1 @@
-"""Models of transformers in this process: loading, scoring, writing, and the looks that demur takes
-at a checkpoint.
-"""
+"""Models of transformers in this process: loading, scoring, writing, examining checkpoints."""

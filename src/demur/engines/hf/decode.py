@@ -1,9 +1,12 @@
-"""Prompts read once, answers written from what was kept: prefill, then greedy decoding on the same
-key-value cache.
+"""Prefill and greedy decoding on one key-value cache, so that every prompt is read once.
 
-Not `model.generate`: finished rows leave the batch at once, every row has its own limit, and no
-sampling default of a checkpoint can creep in. Shapes: B prompts of a batch, R rows being written, T
-cached positions, V vocabulary.
+1. `prefill` reads a batch of prompts, padded on the left, and keeps cache and first logits.
+2. `decode_greedily` selects rows of the cache (a prompt with several control tokens has several)
+   and writes them all at once, each after its forced token.
+
+`model.generate` would not do: here finished rows leave the batch at once, every row has its own
+limit, and a checkpoint's sampling defaults have no effect. Shapes: B prompts of a batch, R rows
+being written, T cached positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,9 +24,9 @@ from demur.engines.heads import head_on
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeRules:
-    """When an answer ends and what it may not contain."""
+    """Ids that end an answer, ids that it may not contain, and its most tokens."""
 
-    stops: frozenset[int]  # an answer ends before any of these
+    stops: frozenset[int]  # an answer ends before any of these ids
     banned: tuple[int, ...]  # control ids and padding: never written after the first position
     max_new_tokens: int
     context: int | None  # positions the model has; None where it has no limit
@@ -31,26 +34,26 @@ class DecodeRules:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Prefix:
-    """A batch of prompts that the model has read. Good for one `decode_greedily`, which uses up the
-    cache.
-    """
+    """A prefilled batch of prompts, for one call of `decode_greedily`, which uses up the cache."""
 
-    cache: Any
+    cache: Any  # keys and values of all layers
     mask_BT: torch.Tensor  # 1 where a prompt token lies, 0 on the left padding
-    logits_BV: torch.Tensor  # at the first answer position, as the model computes them
+    logits_BV: torch.Tensor  # raw logits at the first answer position
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodedAnswer:
-    """The ids of one answer after its control token."""
+    """Token ids of one answer after its control token."""
 
     ids: tuple[int, ...]
-    finished: bool  # met a stop id before its limit
+    finished: bool  # ended by a stop id, not by its limit
 
 
 def single_position(logits_BTV: torch.Tensor) -> torch.Tensor:
-    """(B, 1, V) -> (B, V). Raises EngineError if the model computed logits elsewhere than its
-    output head says.
+    """Squeeze logits (B, 1, V) to (B, V).
+
+    Raises EngineError if the model computed logits of other positions, so that the hook of
+    demur.engines.heads had no effect.
     """
     if logits_BTV.shape[1] != 1:
         raise EngineError(
@@ -62,10 +65,10 @@ def single_position(logits_BTV: torch.Tensor) -> torch.Tensor:
 
 
 def prefill(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> Prefix:
-    """Read a batch of prompts, keeping the cache. filler: an id for the padding, which the mask
-    hides.
+    """Read a batch of prompts, padded on the left, and keep the cache.
 
-    Raises EngineError if the model keeps no cache.
+    filler: an id for the padding, which the mask hides. Raises EngineError if the model keeps no
+    cache.
     """
     longest = max(map(len, prompts))
     ids_BT = torch.tensor(
@@ -91,20 +94,23 @@ def prefill(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> Prefix
 def decode_greedily(
     model: Any, prefix: Prefix, rows: Sequence[int], first_ids: Sequence[int], rules: DecodeRules
 ) -> list[DecodedAnswer]:
-    """Continue prompt rows[r] of the batch after the forced token first_ids[r], greedily, all R at
-    once.
-    """
+    """Continue prompt rows[r] of the batch after the forced token first_ids[r], for all R rows."""
     index_R = torch.tensor(rows, device=model.device)
     cache, mask_RT = prefix.cache, prefix.mask_BT[index_R]
     cache.reorder_cache(index_R)
     tokens_R = torch.tensor(first_ids, device=model.device)
     banned = torch.tensor(rules.banned, dtype=torch.long, device=model.device)
-    limits = [_limit(rules, int(length)) for length in mask_RT.sum(dim=1)]
+    # Tokens that may follow each row's control token, which takes one position of the context.
+    limits = [rules.max_new_tokens] * len(rows)
+    if rules.context is not None:
+        room = rules.context - 1 - mask_RT.sum(dim=1)
+        limits = [max(0, min(rules.max_new_tokens, left)) for left in room.tolist()]
     written: list[list[int]] = [[] for _ in rows]
     finished = [False] * len(rows)
-    alive = [r for r, limit in enumerate(limits) if limit > 0]
-    kept = alive  # positions in the current batch that go on
+    alive = [r for r, limit in enumerate(limits) if limit > 0]  # rows that are still written
+    kept = alive  # positions of these rows in the batch of the last step
     while alive:
+        # Drop the rows that ended with the last step.
         if len(kept) < len(tokens_R):
             kept_R = torch.tensor(kept, device=model.device)
             cache.reorder_cache(kept_R)
@@ -133,15 +139,10 @@ def decode_greedily(
     ]
 
 
-def _limit(rules: DecodeRules, prompt_length: int) -> int:
-    """How many tokens may follow the control token of a prompt."""
-    room = rules.max_new_tokens if rules.context is None else rules.context - prompt_length - 1
-    return max(0, min(rules.max_new_tokens, room))
-
-
 def position_ids(model: Any, mask_RT: torch.Tensor, last: int) -> dict[str, torch.Tensor]:
-    """Position ids of the last columns, for models that take them: left padding must not shift
-    learnt positions.
+    """Position ids of the last columns, as keyword arguments; {} for models that take none.
+
+    Counted from the first token of each row, since left padding must not shift learnt positions.
     """
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return {}

@@ -1,10 +1,13 @@
-"""Is this checkpoint ready to decide? Looks at everything that a decision rests on, and says what
-is wrong in words.
+"""Examination of a trained checkpoint: findings on everything that a decision rests on.
 
-In order: tokenizer and chat template; each control token; where a rendered prompt ends; what people
-can spell; the control tokens' weights; the probability at the first answer position; whether the
-files are those that were trained; what another dtype would change. Shapes: N built-in prompts, C
-control tokens, A weight token_tables, d width.
+1. Tokenizer and chat template can be used; each control token is one special id.
+2. A prompt ends where the same conversation, answered, has its control token.
+3. Users cannot spell a control token.
+4. The control tokens' rows are trained: neither near zero nor copies of each other.
+5. Little probability is outside the control tokens at the first answer position.
+6. The files are those of demur.json or a policy; another dtype hardly changes a probability.
+
+Shapes: N built-in prompts, C control tokens, A weight tables, d width.
 """
 
 from __future__ import annotations
@@ -38,28 +41,26 @@ _QUESTIONS = (
 )
 PROMPTS = tuple((Message(role="user", content=text),) for text in _QUESTIONS)
 MOST_LEFTOVER = 0.02  # mean probability outside the control tokens; a trained model is far below
-# |probability| between float32 and bfloat16; 8 bits of mantissa alone make about 0.01
+# Difference of probabilities between float32 and bfloat16; 8 bits of mantissa make about 0.01.
 MOST_DTYPE_GAP = 0.02
 LEAST_ANGLE = 1e-3  # 1 - cosine of two control rows; rows that resizing made differ by about 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Examination:
-    """What to examine, and what it is expected to be."""
+    """A checkpoint to examine, and its expected fingerprint."""
 
     model: str | Path
     tokens: tuple[str, ...]  # control tokens, respond first
     keep_history: bool = True
-    fingerprint: Fingerprint | None = None  # of the model that demur.json or a policy speaks of
+    fingerprint: Fingerprint | None = None  # of demur.json or a policy; None: not compared
     dtypes: bool = True  # compare float32 with bfloat16: loads the model a second time
 
 
 def examine(case: Examination) -> Readiness:
-    """All findings about one checkpoint; an untouched base model gets failing ones, never an
-    exception.
+    """Examine one checkpoint; problems become failed findings, never exceptions.
 
-    A check that needs what an earlier one found missing fails as "not checked": what was not looked
-    at is not ready.
+    A check that needs what an earlier one found missing fails as "not checked".
     """
     findings, tokenizer = _tokenizer(case)
     if tokenizer is None:
@@ -86,12 +87,12 @@ def examine(case: Examination) -> Readiness:
 
 
 def _failed(check: str, error: DemurError) -> Finding:
-    """An error that the checkpoint caused, as a finding."""
+    """A failed finding made of an error."""
     return Finding(check=check, ok=False, detail=error.message, hint=error.hint)
 
 
 def _tokenizer(case: Examination) -> tuple[list[Finding], PreTrainedTokenizerFast | None]:
-    """The tokenizer, or None with the reason among the findings."""
+    """Load the tokenizer; None if it cannot be loaded, with the reason among the findings."""
     try:
         tokenizer = load_tokenizer(case.model)
     except EngineError as e:
@@ -101,7 +102,7 @@ def _tokenizer(case: Examination) -> tuple[list[Finding], PreTrainedTokenizerFas
 
 
 def _control_token(tokenizer: PreTrainedTokenizerFast, token: str) -> Finding:
-    """Whether a control token is one id, special, and decodes to itself."""
+    """Check that a control token is one special id that decodes to itself."""
     check = f"control token {token}"
     try:
         (token_id,) = control_ids(tokenizer, [token])
@@ -111,10 +112,10 @@ def _control_token(tokenizer: PreTrainedTokenizerFast, token: str) -> Finding:
 
 
 def _header(encoder: ChatEncoder) -> Finding:
-    """Whether a prompt ends exactly where the same conversation, answered, has its control token.
+    """Check that a prompt ends where the same conversation, answered, has its control token.
 
     If not, training put the token behind other tokens than serving does, and every score is read at
-    a wrong place.
+    a wrong position.
     """
     asked = Message(role="user", content="What is two and two?")
     prompt = encoder.prompt([asked])
@@ -133,7 +134,7 @@ def _header(encoder: ChatEncoder) -> Finding:
 
 
 def _spelled_by_users(encoder: ChatEncoder) -> Finding:
-    """Whether a user who types a control token out stays without its id."""
+    """Check that a control token spelt out by a user is not encoded as its id."""
     check = "control tokens spelled by users"
     for token in encoder.tokens:
         ids = encoder.prompt([Message(role="user", content=f"Say {token}{token}now")])
@@ -149,7 +150,7 @@ def _spelled_by_users(encoder: ChatEncoder) -> Finding:
 
 
 def _weights(case: Examination) -> list[Finding]:
-    """What only the weights can tell. Loads the model once, and once more to compare dtypes."""
+    """Checks that need the weights. Loads the model once, and once more to compare dtypes."""
     try:
         engine = HfEngine(model=case.model, tokens=case.tokens, keep_history=case.keep_history)
         logp_NC = engine.logp(PROMPTS)
@@ -159,15 +160,14 @@ def _weights(case: Examination) -> list[Finding]:
     if case.fingerprint is not None:
         findings.append(_same_model(engine.fingerprint, case.fingerprint))
     stored = str(engine.network.dtype).removeprefix("torch.")
-    del engine  # before the model is loaded again
+    del engine  # frees its memory before the model is loaded again
     if case.dtypes:
         findings.append(_dtype_effect(case, stored, logp_NC))
     return findings
 
 
 def _trained(model: Any, encoder: ChatEncoder) -> Finding:
-    """Rows of the embedding and the head: of some length beside a typical row, and none a copy of
-    another.
+    """Check that control rows are neither short beside a typical row nor copies of each other.
 
     Reserved rows that were never trained are zero or all alike; rows added by resizing are copies
     of the mean row.
@@ -176,10 +176,12 @@ def _trained(model: Any, encoder: ChatEncoder) -> Finding:
     typical_A = [
         table.detach().float().norm(dim=1).median().item() for table in token_tables(model)
     ]
+    # Relative length of each row, the least over the tables.
     length_C = np.min(
         [r.norm(dim=1).numpy() / t for r, t in zip(rows_ACd, typical_A, strict=True)], axis=0
     )
     unit_ACd = (rows_ACd / rows_ACd.norm(dim=2, keepdim=True).clamp(min=1e-12)).double().numpy()
+    # Cosine of each pair of rows, the most over the tables; -2 keeps a row from being its own twin.
     alike_CC = np.max([u @ u.T - 2 * np.eye(len(u)) for u in unit_ACd], axis=0)
     first, second = (int(c) for c in np.unravel_index(alike_CC.argmax(), alike_CC.shape))
     trained = bool(length_C.min() >= LEAST_CHANGE and alike_CC.max() <= 1.0 - LEAST_ANGLE)
@@ -196,9 +198,7 @@ def _trained(model: Any, encoder: ChatEncoder) -> Finding:
 
 
 def _mass(logp_NC: Floats) -> Finding:
-    """Whether the first answer position belongs to the control tokens on prompts that nobody
-    trained for.
-    """
+    """Check the leftover mass on built-in prompts: the probability outside the control tokens."""
     leftover = float(1.0 - np.exp(logp_NC.astype(np.float64)).sum(axis=1).mean())
     small = leftover <= MOST_LEFTOVER
     return Finding(
@@ -215,15 +215,11 @@ def _mass(logp_NC: Floats) -> Finding:
 
 
 def _same_model(found: Fingerprint, expected: Fingerprint) -> Finding:
-    """Whether weights, tokenizer, template, ids and dtype are those that demur.json or a policy was
-    made with.
-    """
+    """Compare the checkpoint's fingerprint with that of demur.json or a policy."""
+    # Older records have no digest of settings files: those are then not compared.
     old = expected.config_digest is None
     differences = (replace(found, config_digest=None) if old else found).differences(expected)
-    same = (
-        "the model that its record speaks "
-        f"of{', which names no settings: an older one' if old else ''}"
-    )
+    same = "the model of its record" + (", an older one without settings" if old else "")
     return Finding(
         check="fingerprint",
         ok=not differences,
@@ -233,10 +229,10 @@ def _same_model(found: Fingerprint, expected: Fingerprint) -> Finding:
 
 
 def _dtype_effect(case: Examination, stored: str, logp_NC: Floats) -> Finding:
-    """What the other of float32 and bfloat16 makes of the same prompts.
+    """Compare the scores of built-in prompts in float32 and in bfloat16.
 
-    Judged by probabilities: a log-probability of -20 may move by whole units without changing any
-    decision.
+    Probabilities are compared: a log-probability of -20 may move by whole units without changing
+    any decision.
     """
     other = "bfloat16" if stored == "float32" else "float32"
     engine = HfEngine(

@@ -1,6 +1,4 @@
-"""Any transformers encoder as text vectors: the mean of its last hidden states. Implements core's
-Encoder.
-"""
+"""Text embeddings: the mean of a transformers encoder's last hidden states."""
 
 from __future__ import annotations
 
@@ -11,48 +9,37 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 from demur.base.arrays import Floats
-from demur.base.errors import EngineError
 from demur.engines.fingerprint import checkpoint_digest
 from demur.engines.hf.load import checkpoint_folder, load_model, no_progress_bars
+from demur.engines.tokenizer import read_tokenizer
 
 
 @dataclass(kw_only=True)
 class HfEncoder:
-    """A checkpoint from a folder, or by name from the local cache. Raises EngineError if it cannot
-    be loaded.
+    """Embeds texts by a checkpoint. Implements demur.core's Encoder.
 
-    Texts are cut to most_tokens, or to the model's own limit: refusals are told by how they begin.
+    Texts are cut to most_tokens, or to the model's own limit: a refusal shows in how a text begins.
+    Raises EngineError if the checkpoint cannot be loaded.
     """
 
-    model: str | Path
+    model: str | Path  # a folder, or a Hugging Face name in the local cache
     most_tokens: int = 512
-    batch: int = 32
-    device: str | None = None
+    batch: int = 32  # texts embedded at once
+    device: str | None = None  # None: the first GPU if there is one
     _model: Any = field(init=False, repr=False)
     _tokenizer: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        try:
-            with no_progress_bars():
-                here = Path(self.model).is_dir()
-                self._tokenizer = AutoTokenizer.from_pretrained(
-                    str(self.model), local_files_only=here, trust_remote_code=False
-                )
-        except (OSError, ValueError) as e:
-            reason = str(e).splitlines()[0]
-            raise EngineError(
-                f"cannot load {str(self.model)!r}: {reason}", "check the path or name"
-            ) from None
+        with no_progress_bars():
+            self._tokenizer = read_tokenizer(self.model)
         self._model = load_model(self.model, "float32", self.device, AutoModel)
 
     @property
     def name(self) -> str:
-        """The last part of the path or name, the digests of weights and settings, and how much of a
-        text is read.
-        """
+        """Last part of the path or name, digest of the checkpoint, most tokens read of a text."""
         return (
             f"{Path(str(self.model)).name} {checkpoint_digest(checkpoint_folder(self.model))} "
             f"{self._room}"
@@ -60,15 +47,13 @@ class HfEncoder:
 
     @property
     def _room(self) -> int:
-        """Tokens of a text that are read."""
+        """Most tokens of a text that are read."""
         own = getattr(self._model.config, "max_position_embeddings", None) or self.most_tokens
         return min(self.most_tokens, int(own), int(self._tokenizer.model_max_length))
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Floats:
-        """See core.encoded_classifier.Encoder. Special tokens that a text spells out are read
-        letter by letter.
-        """
+        """Embed N texts: (N, D) float32. Special tokens spelt out in a text become letters."""
         rows: list[Floats] = []
         for at in range(0, len(texts), self.batch):
             batch = self._tokenizer(
@@ -79,8 +64,10 @@ class HfEncoder:
                 split_special_tokens=True,
                 return_tensors="pt",
             ).to(self._model.device)
+            # Some encoders take no token_type_ids, which their tokenizers still give.
             inputs = {k: batch[k] for k in ("input_ids", "attention_mask")}
             state_NTD = self._model(**inputs).last_hidden_state.float()
+            # The mean over a text's own tokens: padding counts for nothing.
             mask_NT1 = batch["attention_mask"][..., None].float()
             mean_ND = (state_NTD * mask_NT1).sum(dim=1) / mask_NT1.sum(dim=1).clamp(min=1.0)
             rows.append(mean_ND.cpu().numpy())

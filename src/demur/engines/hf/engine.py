@@ -1,10 +1,14 @@
 """Any causal language model of transformers as Scorer and Generator: every prompt is read once.
 
-Scoring pads on the right and needs no attention mask, since under causal attention no token sees
-what follows it; a self-check on first use falls back to rows of equal length where that does not
-hold. Writing pads on the left, with a mask and explicit positions, so that all rows of a batch go
-on from the same column of the cache. Shapes: N prompts, B rows of a batch, T positions, V
-vocabulary, C control tokens (column 0 = respond).
+1. Scoring pads on the right and needs no attention mask, since under causal attention no token sees
+   what follows it. A self-check on first use falls back to rows of equal length where that fails.
+2. Prompts of a batch that begin alike, with a system prompt for instance, share one prefill of that
+   beginning; a self-check on first use turns this off where it changes scores.
+3. Writing pads on the left, with a mask and explicit positions, so that all rows of a batch go on
+   from the same column of the cache.
+
+Shapes: N prompts, B rows of a batch, T positions, V vocabulary, C control tokens (column 0 =
+respond).
 """
 
 from __future__ import annotations
@@ -42,7 +46,7 @@ from demur.engines.hf.running_batch import rounding
 from demur.engines.tokenizer import load_tokenizer
 
 LOGITS_PER_BATCH = 2**23  # at most so many float32 logits at once: 32 MB, whatever the vocabulary
-# that reading a shared start once must save in a batch, to be worth a forward pass of its own
+# Tokens that reading a shared beginning once must save, to be worth a forward pass of its own.
 SHARED_TOKENS = 128
 
 
@@ -50,8 +54,8 @@ SHARED_TOKENS = 128
 class HfEngine:
     """A checkpoint in evaluation mode, loaded on construction. Implements Scorer and Generator.
 
-    `network`, `tokenizer`, `encoder`, `rules` (of writing) and `filler` (an id for padding) are the
-    engine's own, for those who look inside: nobody may change them.
+    `network`, `tokenizer`, `encoder`, `rules` (of writing) and `filler` (an id for padding) are for
+    reading only.
 
     Raises EngineError when the checkpoint, its tokenizer or its control tokens cannot be used.
     """
@@ -63,7 +67,7 @@ class HfEngine:
     dtype: str | None = None  # of the weights; None: as stored
     device: str | None = None  # None: the first GPU if there is one
     batch_tokens: int = 2048  # positions scored at once, padding counted
-    # positions kept at once while answers are written, room for them counted
+    # positions cached at once while answers are written, those of the answers counted
     write_tokens: int = 4096
     max_new_tokens: int = 48  # of an answer, after its control token
     threads: int | None = None  # CPU threads of this whole process; None: leave them
@@ -86,7 +90,7 @@ class HfEngine:
         self.network: Any = load_model(self.model, self.dtype, self.device)
         stops = stop_ids(self.network, self.tokenizer, self.encoder)
         pad_id = self.tokenizer.pad_token_id
-        # no token looks at it; a real pad id makes transformers warn
+        # No token attends to padding; with a real pad id transformers would warn.
         self.filler = self.encoder.token_ids[0]
         self.rules = DecodeRules(
             stops=stops,
@@ -97,25 +101,31 @@ class HfEngine:
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """Digests of weights, tokenizer and template. Reads every weight file once."""
+        """Fingerprint of the checkpoint; reads every weight file once."""
         dtype = str(self.network.dtype).removeprefix("torch.")
         return fingerprint(checkpoint_folder(self.model), self.tokenizer, self.encoder, dtype)
 
     @torch.inference_mode()
     def logp(self, prompts: Sequence[Prompt], progress: Progress = no_progress) -> Floats:
-        """Scores, (N, C), float32: one prefill per different prompt, logits at its last position
-        only.
+        """Score prompts: (N, C) natural-log probabilities, float32.
 
-        Raises EngineError naming the first prompt that is longer than the model's context.
+        Raises PromptTooLong naming the first prompt that is longer than the model's context.
         """
         encoded = self._encode(prompts, room=0)
+        # Each different prompt is read once, however often it occurs.
         copies = Counter(encoded)
         unique = list(copies)
         logp_NC = np.empty((len(unique), len(self.encoder.tokens)), dtype=np.float32)
         lengths = [len(ids) for ids in unique]
         done = 0
         for batch in self._score_batches(lengths):
-            logp_NC[batch] = self._score_batch([unique[n] for n in batch])
+            rows = [unique[n] for n in batch]
+            shared = shared_start(rows)
+            if shared * (len(rows) - 1) >= SHARED_TOKENS and self.sharing_is_harmless:
+                cache = self._read_start(rows[0][:shared], len(rows))
+                logp_NC[batch] = self._score(rows, cache, shared)
+            else:
+                logp_NC[batch] = self._score(rows)
             done += sum(copies[unique[n]] for n in batch)
             progress(done, len(prompts))
         at = {ids: n for n, ids in enumerate(unique)}
@@ -128,18 +138,20 @@ class HfEngine:
         columns: Sequence[Sequence[int]],
         progress: Progress = no_progress,
     ) -> list[dict[int, Answer]]:
-        """For each prompt the greedy answer after each asked control token (a score column), from
-        one prefill.
+        """For each prompt the greedy answer after each of its columns (control tokens), from one
+        prefill.
 
-        Raises EngineError naming the first prompt that leaves no room for its control token.
+        Raises PromptTooLong naming the first prompt that leaves no room for its control token.
         """
         encoded = self._encode(prompts, room=1)
         answers: list[dict[int, Answer]] = [{} for _ in prompts]
         asked = [n for n, c in enumerate(columns) if c]
         done = len(prompts) - len(asked)
+        # A prompt takes a row of the cache for each of its control tokens.
         costs = [(len(encoded[n]) + self.max_new_tokens) * len(columns[n]) for n in asked]
         for batch in self._batches(costs, self.write_tokens):
             prompt_ns = [asked[b] for b in batch]
+            # (row of the batch, column) of every answer; a column that is named twice counts once
             rows = [(row, c) for row, n in enumerate(prompt_ns) for c in dict.fromkeys(columns[n])]
             prefix = prefill(self.network, [encoded[n] for n in prompt_ns], self.filler)
             for (row, column), answer in zip(rows, self._answers(prefix, rows), strict=True):
@@ -152,11 +164,10 @@ class HfEngine:
     def answer(
         self, prompts: Sequence[Prompt], policy: Policy, progress: Progress = no_progress
     ) -> list[tuple[Floats, Decision, Answer]]:
-        """Each prompt's score (C,), what the policy decides of it, and the answer that follows,
-        from one prefill.
+        """Each prompt's score (C,), the policy's decision and the answer, from one prefill.
 
-        Raises PolicyError if the policy was made with another model, ScoreDoubt where a score
-        decides nothing.
+        Raises PolicyError if the policy was made with another model, ScoreDoubt on a doubtful score
+        where the policy's rule is "error", PromptTooLong as in `branches`.
         """
         policy.require_model(self.fingerprint)
         encoded = self._encode(prompts, room=1)
@@ -174,18 +185,20 @@ class HfEngine:
 
     @cached_property
     def padding_is_harmless(self) -> bool:
-        """Whether a row padded on the right, without a mask, scores as it does alone: true under
-        causal attention.
+        """Whether a row padded on the right, without a mask, scores as it does alone.
+
+        True under causal attention; tried out once on two prompts.
         """
         (short,) = self._encode([(Message(role="user", content="Hello."),)], room=0)
+        # Beside a longer row, the short one has most of the padding.
         longer = (short * 8)[: self.rules.context]
         return self._alike(self._score([short]), self._score([short, longer])[:1])
 
     def _encode(self, prompts: Sequence[Prompt], *, room: int) -> list[tuple[int, ...]]:
-        """Ids of each prompt up to where its control token belongs. room: positions that must be
-        left after it.
+        """Ids of each prompt up to where its control token belongs.
 
-        Raises PromptTooLong naming the first prompt that is.
+        room: positions of the context that must be left after them. Raises PromptTooLong naming
+        the first prompt that is too long.
         """
         encoded = [tuple(self.encoder.prompt(p)) for p in prompts]
         context = self.rules.context
@@ -199,21 +212,22 @@ class HfEngine:
         return encoded
 
     def _score_batches(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Indices of prompts to score together; of one length where padding would change their
-        scores.
-        """
+        """Indices of prompts to score together; of equal length if padding changes scores."""
         equal = len(set(lengths)) > 1 and not self.padding_is_harmless
         return self._batches(lengths, self.batch_tokens, equal_lengths=equal)
 
     def _batches(
         self, costs: Sequence[int], budget: int, *, equal_lengths: bool = False
     ) -> list[list[int]]:
-        """Indices of rows of like cost (positions a row takes), dearest first: memory runs out at
-        once or never.
+        """Indices of rows in batches of like cost, rows x dearest row <= budget.
+
+        costs: positions that a row takes. The dearest batch comes first: if memory does not
+        suffice, that shows at once.
         """
         most_rows = max(1, LOGITS_PER_BATCH // self.network.get_output_embeddings().weight.shape[0])
         batches: list[list[int]] = []
         for n in sorted(range(len(costs)), key=lambda n: -costs[n]):
+            # The first row of a batch is its dearest, and every row is padded to it.
             widest = costs[batches[-1][0]] if batches else 0
             fits = (
                 batches
@@ -228,9 +242,11 @@ class HfEngine:
 
     @cached_property
     def sharing_is_harmless(self) -> bool:
-        """Whether a row scores as it does alone where its start was read once for several: true of
-        causal decoders.
+        """Whether a row scores as it does alone when its beginning is read once for several rows.
+
+        True of causal decoders with a key-value cache; tried out once on two prompts.
         """
+        # Two prompts that differ in one message share what the template writes before it.
         (one,), (other,) = (
             self._encode([(Message(role="user", content=c),)], room=0) for c in ("Hello.", "No!")
         )
@@ -245,20 +261,9 @@ class HfEngine:
         allowed = rounding(self.network.dtype, float(np.abs(alone_BC).max()))
         return bool(np.abs(alone_BC - together_BC).max() <= allowed)
 
-    def _score_batch(self, rows: Sequence[Sequence[int]]) -> Floats:
-        """Scores of one batch, (B, C). What all rows begin with, a system prompt for instance, is
-        read once.
-        """
-        shared = shared_start(rows)
-        if shared * (len(rows) - 1) < SHARED_TOKENS or not self.sharing_is_harmless:
-            return self._score(rows)
-        return self._score(rows, self._read_start(rows[0][:shared], len(rows)), shared)
-
     @torch.inference_mode()
     def _read_start(self, ids: Sequence[int], rows: int) -> Any:
-        """The key-value cache after these ids, for so many rows; None where the model keeps none
-        that can be copied.
-        """
+        """Read ids and copy their key-value cache for `rows` rows; None without such a cache."""
         with head_on(self.network, lambda hidden_BTd: hidden_BTd[:, -1:]):
             read = self.network(
                 torch.tensor([list(ids)], device=self.network.device), use_cache=True
@@ -271,17 +276,16 @@ class HfEngine:
 
     @torch.inference_mode()
     def _score(self, rows: Sequence[Sequence[int]], cache: Any = None, start: int = 0) -> Floats:
-        """Scores, (B, C): right padding, no mask, the output head on each row's last token.
+        """Scores of rows of ids, (B, C): right padding, no mask, logits of each row's last token.
 
-        cache: of the first `start` ids of the rows, which are all alike; it is used up.
+        cache: of the first `start` ids, which all rows share; it is used up.
         """
         lengths_B = torch.tensor([len(ids) - start for ids in rows])
         longest = int(lengths_B.max())
         ids_BT = torch.tensor(
             [[*ids[start:], *[self.filler] * (longest - len(ids) + start)] for ids in rows]
         )
-        # Not every architecture takes a cache of keys and values, and such a one is never given
-        # any.
+        # Not every architecture takes `past_key_values`; such a one has no cache to pass.
         kept = (
             {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
         )
@@ -290,7 +294,7 @@ class HfEngine:
         return control_scores(single_position(logits_BTV), self.encoder.token_ids)
 
     def _answers(self, prefix: Prefix, rows: Sequence[tuple[int, int]]) -> list[Answer]:
-        """The answers after (row of the batch, column) pairs: one answer a pair, in their order."""
+        """Write the answers after (row of the batch, column) pairs, in their order."""
         first_ids = [self.encoder.token_ids[column] for _, column in rows]
         written = decode_greedily(
             self.network, prefix, [row for row, _ in rows], first_ids, self.rules
@@ -305,8 +309,11 @@ class HfEngine:
 
 
 def shared_start(rows: Sequence[Sequence[int]]) -> int:
-    """How many ids all rows begin with, at least one left over in each."""
-    # All others lie between the first and the last of them, and so begin as these do.
+    """Number of ids that all rows begin with, at least one id of each row left over.
+
+    The rest of a row must not be empty, since the score is that of its last token.
+    """
+    # Of sorted rows, all lie between the first and the last, and so begin as these two both do.
     first, last = min(map(tuple, rows)), max(map(tuple, rows))
     alike = next(
         (n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)

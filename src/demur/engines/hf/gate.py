@@ -1,13 +1,18 @@
-"""demur inside transformers' own `model.generate`: a policy per row, for people who have no need of
-a server.
+"""demur inside transformers' `model.generate`: a logits processor with a policy per row.
 
     gate = RefusalGate(model, policies, control_ids, prompt_length=batch.input_ids.shape[1])
     with gate:
         model.generate(**batch, logits_processor=LogitsProcessorList([gate]))
 
-Greedy decoding, sampling and num_return_sequences work, batches are padded on the left. What would
-decide on other numbers than the model's own is refused: beam search, assisted decoding, a penalty
-or another processor before the gate. Shapes: R rows that are written, V vocabulary, T columns.
+1. A forward hook keeps the model's raw logits, before any other processor.
+2. At the first answer position the gate compares them with the scores that `generate` passes. If
+   they differ, the decision would rest on other numbers than calibration did, and it raises: so
+   beam search, assisted decoding, penalties and processors before the gate are refused.
+3. It decides each row by its policy and leaves the decided control token alone finite.
+4. At later positions it checks that the rows are those it decided, and bans control tokens.
+
+Greedy decoding, sampling and num_return_sequences work; batches are padded on the left. Shapes: R
+rows that are written, V vocabulary, T columns.
 """
 
 from __future__ import annotations
@@ -28,15 +33,14 @@ from demur.engines.heads import control_scores
 
 
 class RefusalGate(LogitsProcessor):
-    """Forces each row's first token to the control token that its policy decides on; bans control
-    tokens after it.
+    """Forces the control token of each row's decision, and bans control tokens after it.
 
     policies: one for all rows, or one per prompt; a prompt returned n times has its policy n times.
     control_ids: C ids in the order of a score's columns. prompt_length: columns of the padded batch
-    given to `generate`.
+    passed to `generate`.
 
-    Every call raises EngineError, naming what is wrong, when the decision cannot be made or the ban
-    cannot hold.
+    A call raises EngineError, with the cause, when the decision cannot be made or the ban cannot
+    hold.
     """
 
     def __init__(
@@ -51,13 +55,13 @@ class RefusalGate(LogitsProcessor):
         self._policies = [policies] if isinstance(policies, Policy) else list(policies)
         self._control_ids = banned_ids(control_ids)
         self._prompt_length = prompt_length
-        self._raw_RV: torch.Tensor | None = None  # what the model said last, before any processor
-        # prompts and forced ids of the generation that is under way
+        self._raw_RV: torch.Tensor | None = None  # raw logits of the last forward pass
+        # prompts and forced ids of the generation that is under way, padding included
         self._opening_RT: torch.Tensor | None = None
         self._hook: Any = None
 
     def __enter__(self) -> RefusalGate:
-        """Begin to watch the model's own logits."""
+        """Begin to record the model's raw logits."""
         self._hook = self._model.register_forward_hook(self._watch, with_kwargs=True)
         return self
 
@@ -67,14 +71,12 @@ class RefusalGate(LogitsProcessor):
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        """Stop watching."""
+        """Stop recording."""
         self._hook.remove()
         self._raw_RV = self._opening_RT = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """The processed scores, (R, V): one finite entry a row at the first position, no control
-        token later.
-        """
+        """Mask scores (R, V): one finite entry a row at the first position, no control id later."""
         width = self._prompt_length
         if input_ids.shape[1] == width:
             ids_R = torch.as_tensor(self._decide(scores), device=scores.device)
@@ -90,9 +92,7 @@ class RefusalGate(LogitsProcessor):
         return scores.index_fill(1, banned_C, -torch.inf)
 
     def _decide(self, scores: torch.Tensor) -> Ints:
-        """The control id of each row, (R,): from float32 log-softmax of raw logits, rows grouped by
-        policy.
-        """
+        """Control id of each row, (R,), decided on its raw logits by its policy."""
         raw_RV = self._raw_RV
         if raw_RV is None:
             raise EngineError(
@@ -106,6 +106,7 @@ class RefusalGate(LogitsProcessor):
                 "no beam search, assisted decoding, penalties or min_new_tokens; no logits "
                 "processor before the gate",
             )
+        # generate repeats each prompt num_return_sequences times, its copies one after the other.
         copies, rest = divmod(len(scores), len(self._policies))
         if rest or not copies:
             raise EngineError(
@@ -114,6 +115,7 @@ class RefusalGate(LogitsProcessor):
             )
         logp_RC = control_scores(raw_RV, self._control_ids.tolist())
         ids_R = np.empty(len(scores), dtype=np.int64)
+        # Rows of one policy are decided together: (R,) identities of each row's policy.
         own_R = np.repeat([id(policy) for policy in self._policies], copies)
         for policy in {id(policy): policy for policy in self._policies}.values():
             rows = own_R == id(policy)
@@ -123,6 +125,7 @@ class RefusalGate(LogitsProcessor):
     def _watch(
         self, _model: Any, _args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
+        """Forward hook: keep the last position's logits. Raises EngineError on right padding."""
         mask = kwargs.get("attention_mask")
         if isinstance(mask, torch.Tensor) and mask.ndim == 2 and not bool(mask[:, -1].all()):
             raise EngineError(

@@ -1,5 +1,8 @@
-"""A guard model in this process as Scorer: a transformers sequence classifier's probability of the
-labels to refuse.
+"""A guard model as Scorer: a sequence classifier's probability of the labels to refuse.
+
+1. The user's messages of all turns are one text.
+2. A text longer than the model reads is cut in windows that overlap by half.
+3. The score is that of the window with the highest probability, so that nothing is left unread.
 
 Shapes: N prompts, W windows of a batch, L labels.
 """
@@ -13,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification
 
 from demur.base.arrays import Floats
 from demur.base.errors import EngineError
@@ -28,17 +31,15 @@ from demur.core.predictor import (
 )
 from demur.engines.fingerprint import model_digest, settings_digest
 from demur.engines.hf.load import checkpoint_folder, context_of, load_model
-from demur.engines.tokenizer import tokenizer_digest
+from demur.engines.tokenizer import fast_tokenizer, tokenizer_digest
 
 LONGEST = 4096  # tokens of a window, where a model has no limit of its own
 
 
 @dataclass(kw_only=True)
 class HfGuard:
-    """Implements demur.core.ports.Scorer; loaded on construction.
+    """Scores prompts by a guard model. Implements demur.core.ports.Scorer; loaded on construction.
 
-    It reads what the user said in all turns. What is longer than the model reads is read in windows
-    that overlap by half, and the window with the highest probability counts: nothing is cut off.
     Special tokens in people's text are encoded as letters. Raises EngineError when the checkpoint
     or its labels cannot be used.
     """
@@ -56,7 +57,7 @@ class HfGuard:
         self._network: Any = load_model(
             self.model, self.dtype, self.device, AutoModelForSequenceClassification
         )
-        self._tokenizer = _tokenizer(self.model)
+        self._tokenizer = fast_tokenizer(self.model)
         self._columns = _columns(self._network.config, self.refuse)
         limits = (
             self.longest,
@@ -72,7 +73,7 @@ class HfGuard:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Weights, settings, tokenizer, labels and windows, as a predictor of kind "guard-hf"."""
+        """Fingerprint of weights, settings, tokenizer, labels and windows; kind "guard-hf"."""
         folder = checkpoint_folder(self.model)
         weights = model_digest(folder)
         how = (*sorted(self.refuse), str(self._length), str(self._network.dtype))
@@ -87,23 +88,23 @@ class HfGuard:
         ids, owners = self._windows(prompts)
         for start in range(0, len(ids), self._rows):
             some = slice(start, start + self._rows)
+            # The most of each prompt's windows; a prompt's windows may lie in several batches.
             np.maximum.at(probability_N, owners[some], self._probability(ids[some]))
             progress(min(start + self._rows, len(prompts)), len(prompts))
         return predictor_scores(probability_N)
 
     @property
     def _rows(self) -> int:
-        """Windows at once; without a padding token they would have to be equally long."""
+        """Windows of a batch: 1 without a padding token, since windows differ in length."""
         return self.batch if self._tokenizer.pad_token is not None else 1
 
     def _windows(self, prompts: Sequence[Prompt]) -> tuple[list[list[int]], list[int]]:
-        """Ids of each window, and which prompt it belongs to. A prompt without text has one
-        window.
-        """
+        """Ids of each window and the index of its prompt. A prompt without text has one window."""
         if not prompts:
             return [], []
         encoded = self._tokenizer(
             [prompt_text(p) for p in prompts],
+            # Cut into overlapping windows instead of dropping what is too long.
             truncation=True,
             max_length=self._length,
             stride=(self._length - self._tokenizer.num_special_tokens_to_add()) // 2,
@@ -123,27 +124,16 @@ class HfGuard:
         )
         if independent:  # labels that do not exclude each other: the likeliest of them counts
             p_W = logits_WL.sigmoid()[:, self._columns].amax(dim=1)
-        else:
+        else:  # one label applies: the probability that it is one of these
             p_W = logits_WL.softmax(dim=1)[:, self._columns].sum(dim=1).clamp(max=1.0)
         return np.asarray(p_W.cpu())
 
 
-def _tokenizer(name: str) -> PreTrainedTokenizerFast:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as e:
-        raise EngineError(
-            f"no tokenizer at {name!r}: {str(e).splitlines()[0]}", "check the path or name"
-        ) from None
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise EngineError(
-            f"the tokenizer of {name!r} is not a fast one", "convert it to tokenizer.json first"
-        )
-    return tokenizer
-
-
 def _columns(config: Any, refuse: Sequence[str]) -> list[int]:
-    """Columns of the labels of these names. Raises EngineError, naming what there is."""
+    """Columns of the labels to refuse.
+
+    Raises EngineError, listing the model's labels, on an unknown one; and if none or all are named.
+    """
     known = {str(label).casefold(): at for at, label in config.id2label.items()}
     for name in refuse:
         if name.casefold() not in known:

@@ -1,4 +1,4 @@
-"""Checkpoints from a folder or by name, and what they say about their own limits."""
+"""Loading checkpoints from a folder or by name; their context length and stop ids."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preset:
-    """A published checkpoint's control tokens, respond first, and the ids they have there."""
+    """Control tokens of a published checkpoint and their ids in its vocabulary, respond first."""
 
     tokens: tuple[str, ...]
     ids: tuple[int, ...]
-    source: str
+    source: str  # the checkpoint, for error messages
 
 
 _SOURCE = "Llama-3-8B checkpoints published with arXiv 2412.06748"
@@ -50,7 +50,7 @@ PRESETS = {
 
 
 def find_preset(name: str) -> Preset:
-    """A preset by name. Raises EngineError, with a suggestion, if there is none."""
+    """Find a preset by name. Raises EngineError, with a suggestion, on an unknown name."""
     if name in PRESETS:
         return PRESETS[name]
     raise EngineError(f"unknown preset {name!r}", suggest(name, PRESETS))
@@ -59,14 +59,14 @@ def find_preset(name: str) -> Preset:
 def preset_encoder(
     tokenizer: PreTrainedTokenizerFast, preset: Preset, *, keep_history: bool
 ) -> ChatEncoder:
-    """An encoder that takes the preset's ids as they are, whatever spelling the tokenizer gives
-    them.
+    """An encoder with the preset's control ids, however the tokenizer spells them.
 
-    The published tokens may be ordinary added tokens; in `tokenizer`, which must be the engine's
-    own copy, they become special, so that people's text cannot spell them. Raises EngineError if an
+    The published tokens may be ordinary added tokens. They become special in `tokenizer`, which
+    must be the engine's own copy, so that people's text cannot spell them. Raises EngineError if an
     id is not an added token.
     """
     added = tokenizer.added_tokens_decoder
+    # A tokenizer of another model would decode these ids to ordinary text.
     missing = [i for i in preset.ids if i not in added]
     if missing:
         raise EngineError(
@@ -82,7 +82,7 @@ def preset_encoder(
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Within the block transformers draws no bars: the terminal belongs to the caller."""
+    """Within the block transformers draws no progress bars: the terminal belongs to the caller."""
     enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -95,12 +95,12 @@ def no_progress_bars() -> Iterator[None]:
 def load_model(
     name: str | Path, dtype: str | None, device: str | None, loader: Any = AutoModelForCausalLM
 ) -> Any:
-    """A model in evaluation mode; a folder is read without touching the network or itself.
+    """Load a model in evaluation mode; a folder is read without any network access.
 
     dtype: of the weights; None: as stored. device: None: the first GPU if there is one. loader:
     transformers' class for this kind of model. No code that comes with a checkpoint is run. Raises
-    EngineError when the checkpoint cannot be read, lacks weights that would then be random, or
-    holds weights that this model has no place for.
+    EngineError when the checkpoint cannot be read, lacks weights (they would be random), or holds
+    weights that its configuration has no place for.
     """
     model = _loaded(name, dtype, loader)
     model.to(device or ("cuda" if on_gpu() else "cpu"))
@@ -108,16 +108,19 @@ def load_model(
 
 
 def load_base(name: str, dtype: str) -> Any:
-    """A causal language model to train on, where it is loaded: the trainer places it. Raises
-    EngineError as above.
+    """Load a causal language model to train, on the CPU: the trainer moves it to its device.
+
+    Raises EngineError as load_model does.
     """
     return _loaded(name, dtype, AutoModelForCausalLM)
 
 
 def _loaded(name: str | Path, dtype: str | None, loader: Any) -> Any:
+    """Load and check a model on the CPU; see load_model."""
     if dtype is not None and dtype not in DTYPES:
         raise EngineError(f"unknown dtype {dtype!r}", f"known: {', '.join(DTYPES)}")
     what = _KINDS.get(loader, "model")
+    # Checked here: transformers itself skips surplus weight files and applies an adapter silently.
     if Path(name).is_dir():
         check_files(Path(name))
     try:
@@ -145,16 +148,17 @@ _KINDS = {
 
 
 def check_keys(model: Any, found: Mapping[str, Any], name: str, what: str) -> None:
-    """Raise EngineError on weights that are missing, or that the model has no place for: it is not
-    what was saved.
+    """Raise EngineError on weights that are missing or that the model has no place for.
 
-    A bare encoder may do without its pooler, which nothing of ours reads, and leave a head of
-    another task behind.
+    found: transformers' loading info. what: the kind of model. A bare encoder ("model") may lack
+    its pooler, which demur does not use, and leave a head of another task out.
     """
     lacking, left = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
     if what == "model":
         parts = {part for part, _ in model.named_children()}
         bare = model.base_model_prefix
+        # Weights left over count only if they belong to a module of the encoder itself: then config
+        # and weights are of different shapes. Those of another task's head do not matter.
         lacking = [key for key in lacking if "pooler" not in key.split(".")]
         left = [
             key for key in left if key.removeprefix(f"{bare}.").split(".")[0] in parts - {"pooler"}
@@ -173,8 +177,7 @@ def check_keys(model: Any, found: Mapping[str, Any], name: str, what: str) -> No
 
 
 def checkpoint_folder(name: str | Path) -> Path:
-    """The folder that a loaded checkpoint's files lie in: itself, or its snapshot in the local
-    cache.
+    """Folder of a checkpoint's files: the folder itself, or a name's snapshot in the local cache.
 
     Raises EngineError if a named model is not in the cache.
     """
@@ -189,7 +192,7 @@ def checkpoint_folder(name: str | Path) -> Path:
 
 
 def context_of(model: Any) -> int | None:
-    """Positions that the model can read; None where it has no limit."""
+    """Most positions that the model can read; None without a limit."""
     limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     return int(limit) if limit else None
 
@@ -197,13 +200,13 @@ def context_of(model: Any) -> int | None:
 def stop_ids(
     model: Any, tokenizer: PreTrainedTokenizerFast, encoder: ChatEncoder
 ) -> frozenset[int]:
-    """Ids that end an answer: what the checkpoint lists, and the special token its template puts
-    after one.
+    """Ids that end an answer: those of the checkpoint, and the token its template puts after one.
 
-    The latter matters for base models trained with a chat template: their configuration still names
-    another token.
+    The latter matters for base models trained with a chat template, whose configuration still names
+    another token. Control ids never end an answer.
     """
     stops: set[int | None] = {encoder.end_of_turn}
+    # Each of these names one id, a list of ids, or none.
     listed: tuple[Any, ...] = (
         getattr(model.generation_config, "eos_token_id", None),
         model.config.eos_token_id,

@@ -1,11 +1,14 @@
-"""A batch of answers that grows and shrinks while it is written: prompts are read apart, then join
-between two steps.
+"""Continuous batching: a batch of answers in which rows join and leave between two steps.
 
-Prompts are read exactly as HfEngine.logp reads them, padded on the right and without a mask, so the
-score decided on is the score that was calibrated. To be written together, rows are moved to the
-right end of a common cache, with a mask over what lies before them and their own positions: the
-layout of demur.engines.hf.decode. Shapes: B prompts read together, R rows being written, T cached
-positions, V vocabulary, H heads, D width of a head.
+1. Prompts are read exactly as HfEngine.logp reads them, padded on the right and without a mask, so
+   the score that is decided on is the score that was calibrated.
+2. Rows that join are moved to the right end of a common cache. A mask hides the columns before
+   them, and each row has position ids of its own: the layout of demur.engines.hf.decode.
+3. A step appends one token to every row. Rows that end are taken out, and so are the columns that
+   only they used.
+
+Shapes: B prompts read together, R rows being written, T cached positions, V vocabulary, H heads, D
+width of a head. The cache of a layer is (R, H, T, D), for keys and for values.
 """
 
 from __future__ import annotations
@@ -22,28 +25,30 @@ from demur.base.errors import EngineError
 from demur.engines.heads import head_on, last_rows
 from demur.engines.hf.decode import position_ids, single_position
 
-# log-probabilities: of float32, whose own steps are far smaller than what kernels differ by
+# Difference of log-probabilities that is always put down to rounding: kernels of float32 differ by
+# far more than a step of the format.
 LEAST_ROUNDING = 1e-3
-# of the number format, between a row alone and in a batch; 0 to 2 were seen on 30 bfloat16 layers
+# Steps of the number format by which a row may differ alone and in a batch; 0 to 2 were seen on 30
+# bfloat16 layers.
 ROUNDING_STEPS = 4
-# that trained models reach at least: a log-probability near 0 is the difference of two such numbers
+# A logit that trained models reach: a log-probability near 0 is the difference of two such numbers.
 USUAL_LOGIT = 16.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PrefilledPrompts:
-    """A batch of prompts that the model has read, each row beginning at column 0 of the cache."""
+    """A batch of prompts that the model has read, each row from column 0 of the cache."""
 
-    cache: Any
-    lengths: tuple[int, ...]
-    logits_BV: torch.Tensor  # at the first answer position, as the model computes them
+    cache: Any  # keys and values of all layers
+    lengths: tuple[int, ...]  # tokens of each row
+    logits_BV: torch.Tensor  # raw logits at the first answer position
 
 
 def prefill_unmasked(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> PrefilledPrompts:
-    """Read prompts in one forward pass, keeping the cache. filler: an id for the padding, which no
-    token looks at.
+    """Read prompts in one forward pass, padded on the right, and keep the cache.
 
-    Raises EngineError if the model keeps no cache of keys and values that rows can be taken out of.
+    filler: an id for the padding, which no token attends to. Raises EngineError if the model keeps
+    no cache of keys and values, or one that rows cannot be taken out of.
     """
     if getattr(model, "_is_stateful", False):
         raise EngineError(
@@ -69,7 +74,7 @@ def prefill_unmasked(model: Any, prompts: Sequence[Sequence[int]], filler: int) 
 
 
 def one_of(prompts: PrefilledPrompts, row: int) -> PrefilledPrompts:
-    """One of several prompts that were read together, with memory of its own."""
+    """Copy one row of a batch of prompts, so that the memory of the batch can be freed."""
     length = prompts.lengths[row]
     layers = [
         (one.keys[row : row + 1, :, :length], one.values[row : row + 1, :, :length])
@@ -82,11 +87,12 @@ def one_of(prompts: PrefilledPrompts, row: int) -> PrefilledPrompts:
 
 
 def concatenated(parts: Sequence[PrefilledPrompts]) -> PrefilledPrompts:
-    """Several prompts as one batch, each row beginning at column 0."""
+    """Concatenate batches of prompts, each row from column 0 of the new cache."""
     if len(parts) == 1:
         return parts[0]
     longest = max(max(part.lengths) for part in parts)
     layers = []
+    # `same`: one layer of every batch, padded behind its last column to the longest row.
     for same in zip(*(part.cache.layers for part in parts), strict=True):
         keys = [pad(one.keys, (0, 0, 0, longest - one.keys.shape[2])) for one in same]
         values = [pad(one.values, (0, 0, 0, longest - one.values.shape[2])) for one in same]
@@ -97,7 +103,7 @@ def concatenated(parts: Sequence[PrefilledPrompts]) -> PrefilledPrompts:
 
 
 class RunningBatch:
-    """Rows that go on together, each ending at the last column of the cache."""
+    """Rows that are written together, each ending at the last column of the cache."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -109,26 +115,30 @@ class RunningBatch:
 
     @property
     def width(self) -> int:
-        """Columns of the cache: positions kept for every row."""
+        """Columns of the cache, which are kept for every row."""
         return self._mask_RT.shape[1]
 
     def join(self, prompts: PrefilledPrompts, rows: Sequence[int]) -> None:
-        """Take these rows of prompts that were read in, behind those that are there."""
+        """Add these rows of a batch of prompts behind the rows that are there."""
         if not rows:
             return
         lengths_R = torch.tensor([prompts.lengths[row] for row in rows], device=self._model.device)
         width = max(self.width, int(lengths_R.max()))
+        # from_RT: the column of the prompts' cache that goes to each column here, so that every row
+        # ends at the last one. Negative where nothing goes: masked, whatever is copied there.
         column_T = torch.arange(width, device=self._model.device)
         from_RT = column_T[None, :] - (width - lengths_R)[:, None]
-        row_R = torch.tensor(rows, device=self._model.device)[:, None]
+        row_R1 = torch.tensor(rows, device=self._model.device)[:, None]
         wider = width - self.width
-        new = [
-            tuple(
-                _moved(states, row_R, from_RT.clamp(min=0)) for states in (layer.keys, layer.values)
-            )
-            for layer in prompts.cache.layers
-        ]
+        at_RT = from_RT.clamp(min=0)
+        new = []
+        for layer in prompts.cache.layers:
+            # indexing by row and column wants these two axes first: (B, H, T, D) -> (B, T, H, D)
+            keys_BTHD, values_BTHD = layer.keys.transpose(1, 2), layer.values.transpose(1, 2)
+            moved = keys_BTHD[row_R1, at_RT], values_BTHD[row_R1, at_RT]
+            new.append((moved[0].transpose(1, 2), moved[1].transpose(1, 2)))
         if len(self):
+            # Rows that are there get the new columns in front, since they end at the last one too.
             old = [
                 (pad(one.keys, (0, 0, wider, 0)), pad(one.values, (0, 0, wider, 0)))
                 for one in self._cache.layers
@@ -141,9 +151,7 @@ class RunningBatch:
         self._mask_RT = torch.cat([pad(self._mask_RT, (wider, 0)), (from_RT >= 0).long()])
 
     def copy_of(self, row: int, logits_V: torch.Tensor) -> PrefilledPrompts:
-        """One row as prompts that were read in, so that it can go and join again. logits_V: what
-        came after it.
-        """
+        """Copy one row, so that it can leave and join again. logits_V: of the token after it."""
         length = int(self._mask_RT[row].sum())
         first = self.width - length
         layers = [
@@ -154,7 +162,7 @@ class RunningBatch:
         return PrefilledPrompts(cache=cache, lengths=(length,), logits_BV=logits_V[None].clone())
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Let all other rows go, and the columns that only they needed."""
+        """Drop all other rows, and the columns that only these used."""
         if not rows:
             self._cache, self._mask_RT = DynamicCache(), self._mask_RT[:0, :0]
             return
@@ -170,7 +178,7 @@ class RunningBatch:
         )
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Append one token to every row and return what the model says next, (R, V), float32."""
+        """Append one token to every row; returns the logits of the next one, (R, V) float32."""
         tokens_R = torch.tensor(tokens, device=self._model.device)
         self._mask_RT = pad(self._mask_RT, (0, 1), value=1)
         read = self._model(
@@ -185,17 +193,17 @@ class RunningBatch:
 
 
 def rounding(dtype: torch.dtype, largest: float) -> float:
-    """How far rounding may move a log-probability of a model whose logits reach `largest`.
+    """Bound on what rounding does to a log-probability of a model whose logits reach `largest`.
 
-    One rounding moves a number by half a step of the format; layers before it add theirs.
+    One rounding moves a number by half a step of the format; the layers before it add theirs.
     """
     step = torch.finfo(dtype).eps * max(largest, USUAL_LOGIT)
     return max(LEAST_ROUNDING, ROUNDING_STEPS * step)
 
 
 def batching_gap(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> tuple[float, float]:
-    """By how much the next token's log-probabilities differ between prompts that joined one by one,
-    and each alone; and the most that rounding explains.
+    """Largest difference of the next token's log-probabilities between prompts that join a batch
+    one by one and each prompt alone; and the largest that rounding explains.
     """
     together, alone = RunningBatch(model), []
     for ids in prompts:
@@ -206,10 +214,3 @@ def batching_gap(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> t
     said_RV, alone_RV = together.step([ids[0] for ids in prompts]), torch.cat(alone)
     gap_RV = said_RV.log_softmax(dim=1) - alone_RV.log_softmax(dim=1)
     return float(gap_RV.abs().max()), rounding(model.dtype, float(alone_RV.abs().max()))
-
-
-def _moved(states_BHTD: torch.Tensor, row_R1: torch.Tensor, from_RT: torch.Tensor) -> torch.Tensor:
-    """Keys or values of chosen rows, column t of row r taken from column from_RT[r, t]. Shape (R,
-    H, T, D).
-    """
-    return states_BHTD.transpose(1, 2)[row_R1, from_RT].transpose(1, 2)

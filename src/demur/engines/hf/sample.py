@@ -1,5 +1,6 @@
-"""The next token of every row of a batch, each drawn in its own way. Shapes: R rows, V
-vocabulary.
+"""Sampling: the next token of every row of a batch, each by its own temperature and top_p.
+
+Shapes: R rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -10,21 +11,24 @@ import torch
 
 from demur.core.serving import Sampling
 
-# at or below this temperature the most probable token is taken: logits divided by less overflow
+# At or below this temperature decoding is greedy: logits divided by less would overflow.
 GREEDY = 1e-5
 
 
 def next_tokens(
     logits_RV: torch.Tensor, samplings: Sequence[Sampling], draws_R: Sequence[float]
 ) -> list[int]:
-    """One id per row. logits_RV: float32, banned ids at -inf. draws_R: uniform in [0, 1), unused by
-    greedy rows.
+    """Draw one token id per row.
 
-    Temperature comes first, then top_p: the fewest tokens, most probable first, that hold at least
-    top_p together. A row's token depends on its own logits, sampling and draw alone.
+    logits_RV: float32, banned ids at -inf. draws_R: uniform in [0, 1), unused by greedy rows.
+
+    Temperature comes first, then top_p (nucleus sampling): the fewest tokens, most probable first,
+    that hold at least top_p together. A row's token depends on its own logits, sampling and draw
+    alone, so that a seed gives one answer in whatever batch it is written.
     """
     tokens = logits_RV.argmax(dim=1).tolist()
     drawn = [r for r, s in enumerate(samplings) if s.temperature > GREEDY]
+    # Rows with and without top_p apart: sorting a vocabulary costs more than all the rest.
     for nucleus in (False, True):
         rows = [r for r in drawn if (samplings[r].top_p < 1.0) == nucleus]
         if rows:
@@ -41,6 +45,8 @@ def next_tokens(
 
 
 def _in_nucleus(p_RV: torch.Tensor, top_p_R: torch.Tensor, draw_R: torch.Tensor) -> torch.Tensor:
+    """Draw ids (R,) among the most probable tokens that hold top_p together."""
+    # stable: tokens of equal probability keep their order, so that a draw means one token
     sorted_RV, ids_RV = p_RV.sort(dim=1, descending=True, stable=True)
     before_RV = sorted_RV.cumsum(dim=1) - sorted_RV
     kept_RV = sorted_RV.where(before_RV < top_p_R[:, None], 0.0)
@@ -49,9 +55,12 @@ def _in_nucleus(p_RV: torch.Tensor, top_p_R: torch.Tensor, draw_R: torch.Tensor)
 
 
 def _inverse(weight_RV: torch.Tensor, draw_R: torch.Tensor) -> torch.Tensor:
-    """The entry at which the running sum first exceeds draw x total: never one of weight 0."""
+    """Draw indices (R,) by inverting the distribution function: never one of weight 0.
+
+    The drawn entry is the first at which the running sum exceeds draw x total.
+    """
     sum_RV = weight_RV.cumsum(dim=1)
     at_R = torch.searchsorted(sum_RV, draw_R[:, None] * sum_RV[:, -1:], right=True)[:, 0]
     heaviest_R = weight_RV.argmax(dim=1)
-    # rounding may leave the draw at the very end
+    # Rounding may put the draw behind the last entry.
     return torch.where(at_R < weight_RV.shape[1], at_R, heaviest_R)

@@ -1,5 +1,8 @@
-"""Rows of the embedding and of the head that belong to control tokens: made, initialised, proven
-trained, merged.
+"""Rows of the embedding and of the output head for control tokens: add, initialise, check, merge.
+
+A token has a row (d,) in the embedding, which is read, and one in the output head, whose product
+with a hidden state is the token's logit. With tied weights both are one row. Shapes: V tokens, C
+control tokens, d width.
 """
 
 from __future__ import annotations
@@ -14,17 +17,15 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from demur.base.errors import EngineError
 from demur.core.taxonomy import Taxonomy
 
-# A trained row moves by whole percents of a typical row; float32 rounding and weight decay alone
-# move it far less.
+# Least movement of a trained row, relative to a typical row's norm: training moves it by whole
+# percents, rounding and weight decay by far less.
 LEAST_CHANGE = 1e-3
-# largest |logit| difference between the merged model and its reload, float32; bf16 gets 0.05
+# Largest |logit| difference between a merged model and its reload, float32; 0.05 in bfloat16.
 MERGE_TOLERANCE = 1e-3
 
 
 def token_tables(model: Any) -> list[torch.Tensor]:
-    """The weight matrices (V, d) with one row per token: the embedding, and the head where it is
-    not tied to it.
-    """
+    """Weight matrices (V, d) with one row per token: the embedding, and the head unless tied."""
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     return (
         [embedding]
@@ -36,10 +37,11 @@ def token_tables(model: Any) -> list[torch.Tensor]:
 def add_token_rows(
     model: Any, tokenizer: PreTrainedTokenizerFast, taxonomy: Taxonomy, ids: Sequence[int]
 ) -> None:
-    """Give the model a row for every token and start each control token's row at the mean row of
-    its description.
+    """Grow a model to all tokens of its tokenizer and initialise the control tokens' rows.
 
-    Distinct descriptions give distinct rows, so categories do not begin as copies of each other.
+    Each row is the mean row of the words of its category's description: distinct descriptions give
+    distinct rows, so categories do not begin as copies of each other. Raises EngineError if the
+    model cannot grow.
     """
     if len(tokenizer) > min(table.shape[0] for table in token_tables(model)):
         _grow_tables(model, len(tokenizer))
@@ -52,9 +54,9 @@ def add_token_rows(
 
 
 def _grow_tables(model: Any, rows: int) -> None:
-    """Let the embedding and the head grow to `rows`. Raises EngineError where they cannot.
+    """Grow the embedding and the head to `rows` rows.
 
-    They are no plain matrices then: quantised, or shared out over several tables.
+    Raises EngineError if they are not plain matrices: quantised, or split over several tables.
     """
     before, why = min(table.shape[0] for table in token_tables(model)), ""
     try:
@@ -71,13 +73,12 @@ def _grow_tables(model: Any, rows: int) -> None:
 
 
 def start_respond_row(model: Any, respond_id: int, header_id: int) -> None:
-    """Give [respond] the input row of the token before it, in a model whose embedding and head are
-    apart.
+    """Initialise [respond]'s embedding row as the row of the token before it; untied models only.
 
-    header_id: the last token of a rendered prompt. What follows is then read as the base model
-    reads its own answers: behind the mean row of a description ordinary replies cost SmolLM2-135M
-    .122 nats a token more than without a control token, behind this one .005. A frozen embedding
-    keeps it; the head's row, which decides, is another.
+    header_id: the last token of a rendered prompt. The model then reads an answer behind [respond]
+    almost as without it: behind the mean row of a description ordinary replies cost SmolLM2-135M
+    .122 nats a token more than without a control token, behind this row .005. With frozen layers
+    the embedding stays so; the head's row, which decides, is another and learns.
     """
     if len(token_tables(model)) == 2:
         with torch.no_grad():
@@ -86,12 +87,12 @@ def start_respond_row(model: Any, respond_id: int, header_id: int) -> None:
 
 
 def control_rows(model: Any, ids: Sequence[int]) -> torch.Tensor:
-    """A float32 copy of the control tokens' rows, (token_tables, C, d)."""
+    """Copy the control tokens' rows: (tables, C, d) float32 on the CPU."""
     return torch.stack([table.detach()[list(ids)].float().cpu() for table in token_tables(model)])
 
 
 def table_names(model: Any) -> list[str]:
-    """What the state dict calls the matrices of `token_tables`, in the same order."""
+    """Names in the state dict of the matrices of `token_tables`, in the same order."""
     named = {p.data_ptr(): name for name, p in model.named_parameters()}
     return [named[table.data_ptr()] for table in token_tables(model)]
 
@@ -99,8 +100,9 @@ def table_names(model: Any) -> list[str]:
 def row_change(
     after_tables: Sequence[torch.Tensor], ids: Sequence[int], before: torch.Tensor
 ) -> tuple[float, ...]:
-    """How far each control token's row moved, relative to the median row norm; the least over
-    embedding and head.
+    """Movement of each control token's row in training, relative to the median row norm.
+
+    The least over embedding and head, per control token.
 
     after_tables: the trained matrices of `token_tables`. before: control_rows as they were
     initialised.
@@ -123,14 +125,12 @@ def row_change(
 
 
 def with_lora(model: Any, ids: Sequence[int], *, rank: int, alpha: int, dropout: float) -> Any:
-    """A PEFT model: adapters on all linear layers, and the control tokens' rows trainable wherever
-    they are stored.
-    """
+    """Wrap a model with LoRA adapters on all linear layers and trainable control-token rows."""
     from peft import LoraConfig, get_peft_model  # 5 s of imports that full training never needs
     from peft.utils import other
 
-    # trl's fused head reads `.bias` of a wrapped lm_head; peft 0.21's wrapper has none. Drop when
-    # it does.
+    # trl's fused head reads `.bias` of a wrapped lm_head, and peft 0.21's wrapper has none. To be
+    # dropped with a peft that has it.
     if not hasattr(other.TrainableTokensWrapper, "bias"):
         other.TrainableTokensWrapper.bias = None  # type: ignore[attr-defined]
     rows: Any = list(ids)
@@ -151,11 +151,10 @@ def with_lora(model: Any, ids: Sequence[int], *, rank: int, alpha: int, dropout:
 
 
 def merge_lora(adapted: Any, folder: Path, probe_ids: Sequence[int]) -> Any:
-    """Merge adapters, save to `folder`, reload, and compare logits on `probe_ids`. Returns the
-    merged model.
+    """Merge LoRA adapters and save the model to `folder`; returns the merged model.
 
-    Raises EngineError if the reloaded checkpoint computes something else: with tied embeddings or
-    new rows a merge can silently drop what was learnt.
+    Raises EngineError if the checkpoint, reloaded, computes other logits on probe_ids: with tied
+    embeddings or new rows a merge can silently drop what was learnt.
     """
     probe = torch.tensor([list(probe_ids)], device=adapted.device)
     adapted.eval()
@@ -178,5 +177,6 @@ def merge_lora(adapted: Any, folder: Path, probe_ids: Sequence[int]) -> Any:
 
 
 def _name(model: Any, module: Any) -> str:
+    """Last part of a module's name within a model, as PEFT wants it."""
     names: dict[int, str] = {id(m): name for name, m in model.named_modules()}
     return names[id(module)].rpartition(".")[2]
