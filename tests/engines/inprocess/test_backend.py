@@ -349,7 +349,7 @@ def test_what_cannot_be_honoured_is_refused_and_harms_nobody(llama):
 
     async def scenario():
         async with serving(llama) as backend:
-            with pytest.raises(EngineError, match="no function here"):
+            with pytest.raises(EngineError, match="not among the tools"):
                 await backend.open(
                     ask(TEXTS[0], always(llama, 0), tools=(TOOL,), tool_choice="lose")
                 )

@@ -1,3 +1,1 @@
-"""What serving a model in this process needs beside the model: grammars in processes of their own,
-a watched worker.
-"""
+"""Serving a model in this process: the backend, its decoding thread, grammars of JSON answers."""

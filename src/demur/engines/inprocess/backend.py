@@ -1,9 +1,12 @@
-"""A model in this very process behind a server: many requests at once, each decided and answered
-from one prefill.
+"""A model in this process as a backend: many requests at once, each answered from one prefill.
 
-The event loop encodes nothing and computes nothing: prompts are encoded in one thread, the model
-runs in another (demur.engines.inprocess.worker). Backend of `demur serve` when no other software is
-named.
+1. The event loop encodes and computes nothing.
+2. Prompts are encoded in one thread.
+3. The model runs in another (demur.engines.inprocess.worker), which reads prompts, decides and
+   writes for all requests; a supervisor replaces it if it hangs.
+4. Decisions and parts of answers reach the event loop by futures and queues (Job).
+
+Backend of `demur serve` when no other software is named.
 """
 
 from __future__ import annotations
@@ -38,26 +41,25 @@ from demur.engines.inprocess.limits import BackendLimits
 from demur.engines.inprocess.supervised import SupervisedWorker
 from demur.engines.tool_calls import Schema, mode_of, text_or_call, with_tools
 
-# for the model to show that it computes: a load balancer is to look elsewhere meanwhile
+# Longest wait for a step of the model before the server counts as not ready: long enough for a
+# step, short enough for a load balancer's probe.
 PROBE_S = 5.0
 
 
 class HfBackend:
-    """An HfEngine in service. Implements demur.core.serving.Backend.
+    """Serves an HfEngine. Implements demur.core.serving.Backend.
 
-    The engine belongs to the backend from now on: nobody else may run its network. Construction
-    reads the weight files for the fingerprint and tries out that rows which join a batch are read
-    as they are alone; it raises EngineError if they are not. Greedy answers are those of
-    HfEngine.branches; a seed fixes the draws of a sampled one.
+    The engine belongs to the backend from now on: no other code may run its network. Construction
+    reads the weight files for the fingerprint, and raises EngineError if rows that join a batch are
+    read otherwise than alone. Greedy answers are those of HfEngine.branches; a seed fixes the draws
+    of a sampled answer.
     """
 
     Options = BackendLimits
 
     @classmethod
     def from_run(cls, run: ServedRun, options: BackendLimits) -> HfBackend:
-        """Around the run's checkpoint, loaded here. Whatever scored the run: the same fingerprint
-        is the same model.
-        """
+        """Load the run's checkpoint and serve it, whichever engine scored the run."""
         return cls(run.load(), options)
 
     def __init__(self, engine: HfEngine, limits: BackendLimits | None = None) -> None:
@@ -70,21 +72,21 @@ class HfBackend:
             engine.tokenizer, engine.rules.stops, vocabulary, GrammarLimits()
         )
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="demur-encode")
-        self._undecided = 0
+        self._undecided = 0  # requests that await their decision
         self._worker = SupervisedWorker(engine, self._limits)
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """The engine's."""
+        """Fingerprint of the engine."""
         return self._fingerprint
 
     @property
     def writing(self) -> int:
-        """Answers that are being written."""
+        """Number of answers that are being written."""
         return self._worker.writing
 
     async def open(self, ask: ServeRequest) -> ServeReply:
-        """Wait for a place, read the prompt, decide.
+        """Wait for a place, read the prompt, decide, and begin the answer.
 
         Raises BackendBusy when too many requests wait, BackendDown when the model has stopped,
         PolicyError on a policy of another model, PromptTooLong, and EngineError on a schema or a
@@ -93,11 +95,16 @@ class HfBackend:
         ask.policy.require_model(self._fingerprint)
         mode = mode_of(ask)
         if mode != "none":
-            await self._require_callable(ask)
+            # Functions that leave no room for an answer are an error, whatever will be decided.
+            described = replace(ask, messages=with_tools(ask))
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._encoding, self._prepare, described)
         job, decision, logp_C = await self._decide(ask)
         parts: AsyncIterator[AnswerPart] = no_parts()
         if mode != "none" and not decision.refuses:
-            self._worker.cancel(job)  # decided without the functions; the answer is to know of them
+            # The decision is made without the functions, the answer is written with them: from
+            # another prompt, so this job ends here.
+            self._worker.cancel(job)
             parts = await text_or_call(
                 ask, mode, partial(self._go_on, replace(ask, messages=with_tools(ask)))
             )
@@ -105,15 +112,9 @@ class HfBackend:
             parts = await self._begun(job, decision)
         return ServeReply(decision=decision, logp_C=logp_C, prompt_tokens=len(job.ids), parts=parts)
 
-    async def _require_callable(self, ask: ServeRequest) -> None:
-        """Raise PromptTooLong for functions that leave no room for an answer, whatever will be
-        decided.
-        """
-        described = replace(ask, messages=with_tools(ask))
-        await asyncio.get_running_loop().run_in_executor(self._encoding, self._prepare, described)
-
     async def _go_on(self, ask: ServeRequest, schema: Schema | None) -> JobParts:
-        """Write an answer to a request that was decided under another prompt."""
+        """Write an answer to a request that was decided on another prompt."""
+        # All categories suppressed: every score leads to the answer that was decided.
         answered = tuple(replace(c, override="suppress") for c in ask.policy.categories)
         policy = replace(ask.policy, categories=answered)
         job, decision, _ = await self._decide(
@@ -122,21 +123,19 @@ class HfBackend:
         return await self._begun(job, decision)
 
     async def _begun(self, job: Job, decision: Decision) -> JobParts:
-        """The answer of a decided request, under way once its schema is prepared, if it has one to
-        follow.
-        """
+        """Parts of a decided request's answer; first waits for the grammar of its JSON schema."""
         schema = job.ask.json_schema
         if schema is not None and not decision.refuses:
             try:
                 grammar = await self._grammars.begin(schema, job.ask.tenant)
-            except BaseException:  # also when the caller is gone: the answer is to keep no place
+            except BaseException:  # cancellation too: a request without a caller keeps no place
                 self._worker.cancel(job)
                 raise
             self._worker.bind(job, grammar)
         return JobParts(job, self._worker)
 
     async def _decide(self, ask: ServeRequest) -> tuple[Job, Decision, Floats]:
-        """Have the model read a prompt; what is to be written after it is under way."""
+        """Queue a prompt and wait for its decision; the worker goes on with its answer."""
         self._worker.check()
         if self._undecided >= self._limits.waiting:
             raise BackendBusy(
@@ -158,11 +157,10 @@ class HfBackend:
         return job, decision, logp_C
 
     async def ready(self) -> None:
-        """Return once the model has computed something: a step of the answers under way, or one
-        token for this.
+        """Return once the model has computed a step of the answers under way, or one token.
 
-        Raises BackendDown when its thread has ended or is stuck, and why, and when nothing came
-        within PROBE_S.
+        Raises BackendDown, with the reason, when its thread has ended or is stuck, and when it has
+        computed nothing within PROBE_S.
         """
         try:
             async with asyncio.timeout(PROBE_S):
@@ -179,10 +177,14 @@ class HfBackend:
         self._encoding.shutdown(wait=False)
 
     def _prepare(self, ask: ServeRequest) -> partial[Job]:
-        """What can be made of a request outside the event loop. Raises EngineError; see open."""
+        """Encode a request, outside the event loop; a Job without its loop and future.
+
+        Raises PromptTooLong if the prompt and its control token do not fit the context.
+        """
         engine, sampling = self._engine, ask.sampling
         context = engine.rules.context
-        # Encoding a text takes as long as it is: nobody waits here for one that cannot fit.
+        # Encoding takes time with a text's length, and all requests share this thread: a text that
+        # cannot fit is refused by its lower bound of tokens, without encoding it.
         if context is not None and (fewest := engine.encoder.fewest_tokens(ask.messages)) > context:
             raise PromptTooLong(
                 f"the prompt has {fewest} tokens or more; the model reads {context}",
@@ -210,7 +212,7 @@ class HfBackend:
 
 
 class JobParts:
-    """The answer of one request, as it is written. Closing it, read or unread, frees its place."""
+    """Parts of one request's answer as they are written. Closing it frees the request's place."""
 
     def __init__(self, job: Job, worker: SupervisedWorker) -> None:
         self._job = job
@@ -231,21 +233,20 @@ class JobParts:
         return part
 
     async def aclose(self) -> None:
-        """Stop writing, if it is not over."""
+        """Stop writing the answer if it has not ended."""
         self._ended = True
         self._worker.cancel(self._job)
 
 
 def _require_batching(engine: HfEngine) -> None:
-    """Raise EngineError unless neither padding nor joining a running batch changes what the model
-    says.
-    """
+    """Raise EngineError if padding, or joining a running batch, changes the model's scores."""
     with torch.inference_mode():
         if not engine.padding_is_harmless:
             raise EngineError(
                 f"padding on the right changes the scores of {type(engine.network).__name__}",
                 "in-process serving needs a causal decoder; serve the model with another back end",
             )
+        # Control and stop ids are valid tokens of any model; rows of three lengths need padding.
         short = [engine.encoder.token_ids[0], *sorted(engine.rules.stops)]
         gap, allowed = batching_gap(engine.network, [short, short * 3, short * 2], engine.filler)
     if not gap <= allowed:

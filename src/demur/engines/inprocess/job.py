@@ -1,8 +1,9 @@
-"""One request on its way through the worker: what it has come to, and what its caller is told."""
+"""State of one request in the decoding thread, and its results for the caller."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 from time import monotonic
@@ -18,9 +19,7 @@ from demur.engines.inprocess.grammar.process import Grammar
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Job:
-    """One request on its way. `cancelled` is set by the event loop, `last` to `unsent` belong to
-    the worker.
-    """
+    """One request. The event loop sets `cancelled`; `last` to `unsent` belong to the worker."""
 
     ask: ServeRequest
     ids: tuple[int, ...]  # of the prompt
@@ -31,35 +30,35 @@ class Job:
     decided: asyncio.Future[tuple[Decision, Floats]]
     parts: asyncio.Queue[AnswerPart | DemurError] = field(default_factory=asyncio.Queue)
     grammar: Grammar | None = None  # of an answer under a schema, once it is prepared
-    cancelled: bool = False  # nobody waits for it any more
-    last: int = -1  # the token that the model has yet to read
+    cancelled: bool = False  # its caller has gone
+    last: int = -1  # the last token, which the model has yet to read
     written: int = 0  # tokens after the control token
-    unsent: int = 0  # of them, not yet in a part
+    unsent: int = 0  # tokens of these that are in no part yet
 
     @property
     def room(self) -> int:
-        """Positions that it may come to need."""
+        """Most positions of the cache: prompt, control token and longest answer."""
         return len(self.ids) + 1 + self.limit
 
     def take(self, token: int, stops: frozenset[int]) -> AnswerPart | None:
-        """Note the next token; the part that may be sent now, if any. The last one has a
-        `finish`.
-        """
+        """Append a token; returns the part to send now, if any. The last part has a `finish`."""
         if token in stops:
             return self._part(self.text.end(), "stop")
         self.last, self.written, self.unsent = token, self.written + 1, self.unsent + 1
         shown = self.text.push(token)
         if self.text.stopped:
             return self._part(shown, "stop")
-        if self.grammar is not None:  # whether this was the last one is known with the next mask
+        # Under a schema, the next mask says whether this token was the last: see `settle`.
+        if self.grammar is not None:
             self.grammar.take(token)
         elif self.written >= self.limit:
             return self._cut(shown)
         return self._part(shown, None) if shown else None
 
     def settle(self) -> AnswerPart | None:
-        """The end of an answer under a schema, if it is over. Raises SchemaTooCostly if its grammar
-        gave up.
+        """The last part of an answer under a schema, if it has ended.
+
+        Raises SchemaTooCostly if its grammar exceeded its limits.
         """
         if self.grammar is None:
             return None
@@ -72,22 +71,24 @@ class Job:
         return self._cut("") if self.written >= self.limit else None
 
     def fail(self, error: DemurError) -> None:
-        """On the event loop: tell whoever waits."""
+        """On the event loop: set the error of the decision, or of the answer once decided."""
         if self.decided.done():
             self.parts.put_nowait(error)
         else:
             self.decided.set_exception(error)
 
     def resolve(self, decision: Decision, logp_C: Floats) -> None:
-        """On the event loop: hand out the decision."""
+        """On the event loop: set the decision, unless the caller was cancelled."""
         if not self.decided.done():
             self.decided.set_result((decision, logp_C))
 
     def _cut(self, shown: str) -> AnswerPart:
+        """The last part of an answer at its limit; the held text may still end in a stop string."""
         shown += self.text.end()
         return self._part(shown, "stop" if self.text.stopped else "length")
 
     def _part(self, text: str, finish: Finish | None) -> AnswerPart:
+        """A part with the tokens since the last one."""
         part = AnswerPart(text=text, tokens=self.unsent, finish=finish)
         self.unsent = 0
         return part
@@ -95,10 +96,25 @@ class Job:
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Parked:
-    """An answer that is not in the batch for now."""
+    """An answer outside the batch while it waits for other processes."""
 
     job: Job
-    prompts: PrefilledPrompts  # what the model has read of it, and what it said last
-    # its mask is awaited; else it awaits its grammar, and has not read its control token
+    prompts: PrefilledPrompts  # its cache, and the logits of its next token
+    # True: waits for a mask. False: waits for its grammar; its control token is not read yet
     late: bool = False
-    since_s: float = field(default_factory=monotonic)
+    since_s: float = field(default_factory=monotonic)  # when it was parked
+
+
+def by_like_length(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Sort requests into batches to read together, shortest first.
+
+    No prompt has less than half as many tokens as the longest of its batch: at most half of a batch
+    is padding.
+    """
+    batches: list[list[Job]] = []
+    for job in sorted(jobs, key=lambda job: len(job.ids)):
+        if batches and len(job.ids) <= 2 * len(batches[-1][0].ids):
+            batches[-1].append(job)
+        else:
+            batches.append([job])
+    return batches

@@ -1,4 +1,4 @@
-"""How much a backend takes on at once."""
+"""Settings of the in-process backend: limits of concurrency, memory and time."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackendLimits:
-    """How much a backend takes on at once."""
+    """Limits of the in-process backend: the keys of [backend] in a run's TOML file."""
 
     waiting: int = 256  # requests that may await their decision; one more is BackendBusy
     rows: int = 64  # answers written at once
-    # positions kept at once, room for whole answers counted; one long request may exceed it
+    # positions cached at once, those of whole answers counted; a single long request may exceed it
     cache_tokens: int = 2**16
-    # of prompts read between two steps: how long the answers under way may be held up
+    # tokens of prompts read between two steps of the answers under way, which wait meanwhile
     prefill_tokens: int = 2048
-    threads: int | None = None  # CPU threads of the model; None: leave them
-    # for one step of the model, and TOKEN_S for each token read in it: longer is stuck
+    threads: int | None = None  # CPU threads of the model; None: torch's default
+    # longest step of the model, plus TOKEN_S for each token read in it; beyond that it is stuck
     step_s: float = 30.0
-    # of a model that was stuck or failed, within an hour; then the server is not ready for good
+    # restarts within an hour of a model that was stuck or failed; then the server stays not ready
     restarts: int = 3

@@ -1,10 +1,13 @@
-"""A worker that is watched: one whose step does not end, or whose thread failed, is given up and
-replaced.
+"""Supervision of the decoding thread: a worker that hangs or fails is abandoned and replaced.
 
-A thread in native code cannot be ended. It is left behind instead: its callers get an error at
-once, and what it may still say is not heard. The new worker runs another tree of modules over the
-same weights, so that nothing that the lost thread holds or does (hooks on the output head, a lock
-in a module) is in its way; the weights are only read. See docs/decisions/0011.
+1. A thread looks at the worker every LOOK_S. A step that takes too long is stuck.
+2. A thread in native code cannot be ended, so a stuck worker is abandoned: its callers get an error
+   at once, and nothing that its thread still posts is delivered.
+3. The new worker runs a copy of the module tree over the same weights, so that hooks and locks of
+   the lost thread are not in its way; the weights are only read.
+4. After `restarts` replacements within an hour the server stays not ready.
+
+See docs/decisions/0011.
 """
 
 from __future__ import annotations
@@ -25,16 +28,17 @@ from demur.engines.inprocess.limits import BackendLimits
 from demur.engines.inprocess.worker import Worker
 
 LOG = logging.getLogger(__name__)
-LOOK_S = 1.0  # between two looks at the worker, at most
-WINDOW_S = 3600.0  # in which `restarts` are counted
+LOOK_S = 1.0  # longest time between two looks at the worker
+WINDOW_S = 3600.0  # window in which restarts are counted
 
 
 class SupervisedWorker:
-    """A Worker as long as one can be had. Safe to use from any thread, like it."""
+    """A Worker that is replaced when it hangs or fails. Safe to use from any thread."""
 
     def __init__(self, engine: HfEngine, limits: BackendLimits) -> None:
         self._limits = limits
-        self._spare = replica(engine)  # before anything runs: a tree that is in use may hold hooks
+        # Copied before anything runs: modules in use may hold hooks.
+        self._spare = replica(engine)
         self._restarted_s: deque[float] = deque()
         self._worker = Worker(engine, limits)
         self._over = threading.Event()
@@ -43,36 +47,37 @@ class SupervisedWorker:
 
     @property
     def writing(self) -> int:
-        """Answers that are being written."""
+        """Number of answers that are being written."""
         return self._worker.writing
 
     def check(self) -> None:
-        """Raise BackendDown if no answer would be written now."""
+        """Raise BackendDown if the model writes no answers now."""
         self._worker.check()
 
     def probe(self) -> Future[None]:
-        """See Worker.probe."""
+        """A future that is done when the model has computed something; see Worker.probe."""
         return self._worker.probe()
 
     def add(self, job: Job) -> None:
-        """Queue a request. Raises BackendDown if nobody will take it up."""
+        """Queue a request. Raises BackendDown if the model writes no answers now."""
         self._worker.add(job)
 
     def cancel(self, job: Job) -> None:
         """Free a request's place."""
-        self._worker.cancel(job)  # a job of a worker that was given up has been told its end
+        self._worker.cancel(job)  # a job of an abandoned worker has its error already
 
     def bind(self, job: Job, grammar: Grammar) -> None:
-        """Let an answer under a schema begin."""
+        """Begin an answer under a schema."""
         self._worker.bind(job, grammar)
 
     def stop(self) -> None:
-        """End it; every open request gets BackendDown."""
+        """End the worker and its supervision; every open request gets BackendDown."""
         self._over.set()
         self._watch.join()
         self._worker.stop()
 
     def _look(self) -> None:
+        """Look at the worker at intervals; replace it if it has ended."""
         while not self._over.wait(min(LOOK_S, self._limits.step_s / 4)):
             worker = self._worker
             if worker.stuck:
@@ -81,7 +86,7 @@ class SupervisedWorker:
                 return
 
     def _replaced(self, why: BackendDown) -> bool:
-        """Begin anew, if that has not been tried too often already."""
+        """Start a new worker on the spare modules; False after too many restarts."""
         while self._restarted_s and self._restarted_s[0] < monotonic() - WINDOW_S:
             self._restarted_s.popleft()
         if len(self._restarted_s) >= self._limits.restarts:
@@ -99,9 +104,8 @@ class SupervisedWorker:
 
 
 def replica(engine: HfEngine) -> HfEngine:
-    """The same engine with another tree of modules over the very same tensors. Nothing may be
-    running in it.
-    """
+    """Copy an engine's module tree over the same tensors. No thread may be running the engine."""
+    # deepcopy takes what its memo holds as copied already: so the tensors are shared.
     network: Any = engine.network
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     other = copy.copy(engine)

@@ -1,14 +1,17 @@
-"""The thread that owns a model in service: reads prompts, decides, writes, for all requests at
-once.
+"""The decoding thread of a model in service: reads prompts, decides and writes, for all requests.
 
-Between two steps of the answers under way it drops those that nobody waits for, reads prompts that
-fit, hands out their decisions, and lets those that are answered join the batch. A prompt is read
-once, decision included; a refusal whose text the operator holds never joins. Everything that
-callers see is posted to their event loop, once a step.
+Each turn of its loop
 
-An answer under a JSON schema is parked, with its cache, while other processes prepare its grammar,
-and again whenever its next mask is late: nobody's schema holds up the step of all
-(demur.engines.inprocess.grammar.pool).
+1. drops the answers of callers that have gone;
+2. lets parked answers join the batch whose grammar or mask has come;
+3. reads waiting prompts that fit and decides each on the score of that one prefill. A refusal whose
+   text the operator holds ends here; other answers join the batch;
+4. writes one token of every answer in the batch;
+5. posts decisions and parts to the callers' event loops.
+
+An answer under a JSON schema is parked, with its cache, while other processes prepare its grammar
+(demur.engines.inprocess.grammar.pool), and whenever its next mask is late, so that no schema delays
+the other answers.
 """
 
 from __future__ import annotations
@@ -30,47 +33,36 @@ from demur.engines.hf.engine import LOGITS_PER_BATCH, HfEngine
 from demur.engines.hf.running_batch import RunningBatch, concatenated, one_of, prefill_unmasked
 from demur.engines.hf.sample import next_tokens
 from demur.engines.inprocess.grammar.process import Grammar, wait
-from demur.engines.inprocess.job import Job, Parked
+from demur.engines.inprocess.job import Job, Parked, by_like_length
 from demur.engines.inprocess.limits import BackendLimits
 from demur.engines.inprocess.outbox import Outbox
 from demur.engines.inprocess.prefill_debt import PrefillDebt
 
-GRACE_S = 0.002  # for which a step of all answers waits for masks that are late
-# for which an answer is parked until its mask is there; the grammar's own limits end it before that
+GRACE_S = 0.002  # longest time that a step of all answers waits for late masks
+# Longest time that an answer is parked for its mask; the grammar's own limits are shorter.
 LATE_S = 15.0
-# that reading one token of a prompt may take: far more than any machine in service needs
+# Longest time to read one token of a prompt: far more than any machine in service needs.
 TOKEN_S = 0.02
-# by which less is read between two steps where several tenants are served: none is held up for long
+# With several tenants, this divides the tokens read between two steps, so that none waits long.
 SHARED = 4
-STOP_S = 15.0  # for a step to end when the server does
-LOOK_S = 0.005  # between two looks for masks where every answer is parked
-
-
-def by_like_length(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Requests to read together: none has less than half as many tokens as the longest beside it,
-    shortest first.
-    """
-    batches: list[list[Job]] = []
-    for job in sorted(jobs, key=lambda job: len(job.ids)):
-        if batches and len(job.ids) <= 2 * len(batches[-1][0].ids):
-            batches[-1].append(job)
-        else:
-            batches.append([job])
-    return batches
+STOP_S = 15.0  # longest time that `stop` waits for the step under way
+LOOK_S = 0.005  # interval of looks for masks while every answer is parked
 
 
 class Worker:
-    """A thread and its queue. `add`, `cancel` and `stop` may be called from any thread."""
+    """The decoding thread and its queue. Methods without "_" may be called from any thread."""
 
     def __init__(self, engine: HfEngine, limits: BackendLimits) -> None:
         self._engine = engine
         self._limits = limits
+        # most prompts of one prefill: their logits at the first answer position exist at once
         self._most_read = max(
             1, LOGITS_PER_BATCH // engine.network.get_output_embeddings().weight.shape[0]
         )
-        self._wake = threading.Condition()  # guards _waiting, _open, _closing and _down
+        # guards _waiting, _open, _closing, _down and _probes; all else is the thread's own
+        self._wake = threading.Condition()
         self._waiting: deque[Job] = deque()
-        self._open: set[Job] = set()  # added, and not yet told their end
+        self._open: set[Job] = set()  # requests without an end yet, waiting ones included
         self._closing = False
         self._down: BackendDown | None = None
         self._batch = RunningBatch(engine.network)
@@ -78,30 +70,30 @@ class Worker:
         self._parked: list[Parked] = []
         self._debt = PrefillDebt()
         self._outbox = Outbox()
-        self._due_s: float | None = None  # when the step under way should be over; None: none is
-        # by those who want to know whether the model still computes
+        self._due_s: float | None = None  # latest end of the step under way; None: no step is
+        # futures to set when the model has computed something
         self._probes: list[Future[None]] = []
         self._thread = threading.Thread(target=self._run, name="demur-model", daemon=True)
         self._thread.start()
 
     @property
     def writing(self) -> int:
-        """Answers that are being written."""
+        """Number of answers that are being written."""
         return len(self._rows) + len(self._parked)
 
     @property
     def stuck(self) -> bool:
-        """Whether a step takes longer than any should."""
+        """Whether the step under way takes longer than its limit."""
         due_s = self._due_s
         return due_s is not None and monotonic() > due_s
 
     @property
     def ended(self) -> BackendDown | None:
-        """Why the thread has ended; None: it has not."""
+        """The reason that the thread has ended or was abandoned; None: it runs."""
         return self._down
 
     def check(self) -> None:
-        """Raise BackendDown if the thread has ended, is told to, or is stuck."""
+        """Raise BackendDown if the thread has ended, is about to, or is stuck."""
         with self._wake:
             if self._down is not None or self._closing:
                 raise self._down or BackendDown(
@@ -111,31 +103,27 @@ class Worker:
             raise BackendDown("a step of the model does not end", "it is started again")
 
     def probe(self) -> Future[None]:
-        """Done as soon as the model has computed something from now on: a step of answers, or one
-        token for this.
+        """A future that is done when the model has computed a step of answers, or one token.
+
+        Raises BackendDown as `check` does.
         """
-        asked: Future[None] = Future()
+        probe: Future[None] = Future()
         with self._wake:
             self.check()
-            self._probes.append(asked)
+            self._probes.append(probe)
             self._wake.notify()
-        return asked
+        return probe
 
     def abandon(self, why: str) -> None:
-        """Give up a thread that may never come back: every open request gets BackendDown, and it is
-        heard no more.
+        """Give up a thread that may never return; every open request gets BackendDown.
+
+        Whatever the thread still posts is dropped.
         """
-        jobs, asked = self._closed(BackendDown(why, "it is started again"))
-        outbox = Outbox()  # not the thread's own: it may be writing to that
-        for job in jobs:
-            outbox.add(job, job.fail, BackendDown(why, "ask again"))
-        outbox.deliver()
-        for one in asked:
-            if one.set_running_or_notify_cancel():
-                one.set_exception(BackendDown(why, "try again later"))
+        # An outbox of its own: the thread may be writing to the other one.
+        self._close(BackendDown(why, "it is started again"), Outbox())
 
     def add(self, job: Job) -> None:
-        """Queue a request. Raises BackendDown if nobody will take it up."""
+        """Queue a request. Raises BackendDown as `check` does."""
         with self._wake:
             self.check()
             self._waiting.append(job)
@@ -151,17 +139,16 @@ class Worker:
                 self._open.discard(job)
 
     def bind(self, job: Job, grammar: Grammar) -> None:
-        """Let an answer under a schema begin: its grammar is there."""
+        """Begin an answer under a schema, whose grammar is ready."""
         with self._wake:
             job.grammar = grammar
+            # The request may have ended before its grammar came: then nothing else closes it.
             if job.cancelled or job not in self._open:
                 grammar.close()
             self._wake.notify()
 
     def stop(self) -> None:
-        """End the thread; every open request gets BackendDown. A thread that is stuck is left
-        behind.
-        """
+        """End the thread; every open request gets BackendDown. A stuck thread is abandoned."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -170,6 +157,7 @@ class Worker:
             self.abandon("the model was shut down")
 
     def _run(self) -> None:
+        """The thread: turns of the loop until `stop`, `abandon` or an error."""
         try:
             if self._limits.threads is not None:
                 torch.set_num_threads(self._limits.threads)
@@ -180,16 +168,20 @@ class Worker:
         finally:
             self._due_s = None
             cause = sys.exception()
-            if self._down is None:  # else it was abandoned, and everybody has been told
-                self._end(
-                    "the model was shut down"
-                    if cause is None
-                    else f"the model's thread ended: {cause!r}"
-                )
+            if self._down is None:  # else it was abandoned, and every request has its error
+                why = "the model was shut down"
+                if cause is not None:
+                    why = f"the model's thread ended: {cause!r}"
+                self._rows.clear()
+                self._parked.clear()
+                down = BackendDown(why, "start the server again; the log has the reason")
+                self._close(down, self._outbox)
 
     def _await_work(self) -> bool:
+        """Wait for work; False when the thread is to end."""
         with self._wake:
             if self._parked and not self._rows:
+                # Masks come by sockets, which wake no condition: look for them at intervals.
                 self._wake.wait(LOOK_S)
             else:
                 self._wake.wait_for(
@@ -198,53 +190,45 @@ class Worker:
             return not self._closing and self._down is None
 
     def _begin(self, tokens: int = 0) -> None:
-        """Note that the model computes from here on. tokens: of prompts that it reads."""
+        """Set the latest end of the step that begins. tokens: of the prompts that it reads."""
         self._due_s = monotonic() + self._limits.step_s + TOKEN_S * tokens
 
-    def _end(self, why: str) -> None:
-        jobs, asked = self._closed(
-            BackendDown(why, "start the server again; the log has the reason")
-        )
-        self._rows.clear()
-        self._parked.clear()
-        for job in jobs:
-            self._outbox.add(job, job.fail, BackendDown(why, "try again later"))
-        self._outbox.deliver()
-        for one in asked:
-            if one.set_running_or_notify_cancel():
-                one.set_exception(BackendDown(why, "try again later"))
-
-    def _closed(self, why: BackendDown) -> tuple[set[Job], list[Future[None]]]:
-        """Take up nothing more; those who have to be told."""
+    def _close(self, down: BackendDown, outbox: Outbox) -> None:
+        """Accept no more work; open requests and probes get BackendDown, by `outbox`."""
         with self._wake:
-            self._down = why
+            self._down = down
             jobs, self._open = self._open, set()
-            asked, self._probes = self._probes, []
+            probes, self._probes = self._probes, []
             self._waiting.clear()
             self._wake.notify()
         for job in jobs:
             if job.grammar is not None:
                 job.grammar.close()
-        return jobs, asked
+            outbox.add(job, job.fail, BackendDown(down.message, "try again later"))
+        outbox.deliver()
+        for probe in probes:
+            if probe.set_running_or_notify_cancel():
+                probe.set_exception(BackendDown(down.message, "try again later"))
 
     def _answer_probes(self) -> None:
-        """Tell those who ask whether the model computes; let it, where no answer is under way."""
+        """Set the probes' futures; the model computes one token if no answer is under way."""
         with self._wake:
-            asked = list(self._probes)
-        if asked and not self._rows:
+            probes = list(self._probes)
+        if probes and not self._rows:
             self._begin()
             prefill_unmasked(
                 self._engine.network, [self._engine.encoder.token_ids[:1]], self._engine.filler
             )
         with self._wake:
-            if self._down is not None:  # abandoned: they have been told
+            if self._down is not None:  # abandoned: the probes have their error
                 return
-            self._probes = self._probes[len(asked) :]
-        for one in asked:
-            if one.set_running_or_notify_cancel():  # else its time was over
-                one.set_result(None)
+            self._probes = self._probes[len(probes) :]
+        for probe in probes:
+            if probe.set_running_or_notify_cancel():  # else its caller has stopped waiting
+                probe.set_result(None)
 
     def _step(self) -> None:
+        """One turn of the loop; see the head of this file."""
         self._keep([r for r, job in enumerate(self._rows) if not job.cancelled])
         self._unpark()
         for batch in by_like_length(self._admit()):
@@ -258,9 +242,7 @@ class Worker:
         self._answer_probes()
 
     def _admit(self) -> list[Job]:
-        """The next requests in line that fit in beside those under way. A long prompt may have to
-        wait for its turn.
-        """
+        """Take the next requests from the queue that fit beside those under way."""
         jobs: list[Job] = []
         with self._wake:
             written = {job.ask.tenant for job in self._rows}
@@ -270,27 +252,27 @@ class Worker:
                 if not self._debt.may_prefill(
                     len(job.ids), beside_others=bool(written - {job.ask.tenant})
                 ):
-                    continue
+                    continue  # others may overtake a long prompt that waits for its turn
                 if not self._fits(jobs, job, most):
-                    break
+                    break  # none overtakes for lack of room, or a large request would never fit
                 jobs.append(job)
                 self._waiting.remove(job)
         return jobs
 
     def _fits(self, jobs: list[Job], job: Job, most_tokens: int) -> bool:
+        """Whether a request fits beside those under way and the `jobs` to be read with it."""
         limits, held = self._limits, [*self._rows, *(p.job for p in self._parked)]
         rows = len(held) + len(jobs) + 1
-        if rows == 1:
+        if rows == 1:  # alone, a request may exceed every limit: it would otherwise wait for ever
             return True
         tokens = sum(len(one.ids) for one in (*jobs, job))
         read_ok = not jobs or (len(jobs) < self._most_read and tokens <= most_tokens)
+        # Every row of the cache is as wide as the widest.
         room = max(one.room for one in (*held, *jobs, job))
         return read_ok and rows <= limits.rows and rows * room <= limits.cache_tokens
 
     def _read(self, jobs: list[Job]) -> None:
-        """Read prompts, decide each on its own score, and let those that are written join the
-        batch.
-        """
+        """Read prompts, decide each on its own score, and add the answers to the batch."""
         start_s = monotonic()
         self._begin(sum(len(job.ids) for job in jobs))
         prompts = prefill_unmasked(
@@ -303,18 +285,18 @@ class Worker:
         ):
             try:
                 decision = decide_or_doubt(job.ask.policy, logp_C)
-            except DemurError as e:  # of this request's own policy and score: the others go on
-                self._outbox.add(job, job.fail, e)
-                self._forget(job)
+            except DemurError as e:  # of this request's policy and score: the others go on
+                self._fail(job, e)
                 continue
             self._outbox.add(job, job.resolve, decision, logp_C)
-            if generates_nothing(job.ask, decision):
+            if generates_nothing(job.ask, decision):  # no text of the model is wanted
                 self._forget(job)
             elif job.limit < 1:
                 self._outbox.add(job, job.parts.put_nowait, AnswerPart(finish="length"))
                 self._forget(job)
             else:
                 job.last = control_ids[decision.column]
+                # A refusal is never forced into a schema.
                 if job.ask.json_schema is not None and not decision.refuses:
                     self._parked.append(Parked(job=job, prompts=one_of(prompts, b)))
                 else:
@@ -324,7 +306,7 @@ class Worker:
         self._rows += [jobs[b] for b in joining]
 
     def _unpark(self) -> None:
-        """Let parked answers go on whose grammar, or next mask, has come."""
+        """Let parked answers join the batch whose grammar or next mask has come."""
         wait((p.job.grammar for p in self._parked if p.late and p.job.grammar is not None), 0.0)
         parked, self._parked = self._parked, []
         joining = []
@@ -334,7 +316,7 @@ class Worker:
             elif one.late and one.job.grammar is not None and one.job.grammar.state != "waiting":
                 if self._choose(one.prompts.logits_BV, [one.job]):
                     joining.append(one)
-                else:  # that was the end of it
+                else:  # the answer ended with this token
                     self._forget(one.job)
             elif not one.late and one.job.grammar is not None:
                 joining.append(one)  # the mask is computed while the model reads the control token
@@ -351,9 +333,7 @@ class Worker:
         self._post()
 
     def _write(self) -> None:
-        """One more token for every answer under way but those whose mask is late: they are
-        parked.
-        """
+        """Write one token of every answer in the batch; those with a late mask are parked."""
         self._begin()
         logits_RV = self._batch.step([job.last for job in self._rows])
         logits_RV[:, list(self._engine.rules.banned)] = -torch.inf
@@ -366,6 +346,7 @@ class Worker:
         for r in late:
             prompts = self._batch.copy_of(r, logits_RV[r])
             self._parked.append(Parked(job=self._rows[r], prompts=prompts, late=True))
+        # Parked answers keep the logits of this step: their token is chosen when the mask comes.
         here = [r for r in range(len(self._rows)) if r not in late]
         if here:
             kept = self._choose(
@@ -376,10 +357,8 @@ class Worker:
             self._keep([], parked=late)
 
     def _choose(self, logits_RV: torch.Tensor, jobs: Sequence[Job]) -> list[int]:
-        """Choose and hand out a token for every answer; the places of those that go on. logits_RV:
-        its rows.
-        """
-        going = []
+        """Choose a token for each of R answers and post its part; indices of those that go on."""
+        going = []  # answers that have not ended; their masks are applied
         for r, job in enumerate(jobs):
             try:
                 part = job.settle()
@@ -409,12 +388,12 @@ class Worker:
         return kept
 
     def _fail(self, job: Job, error: DemurError) -> None:
-        """End one answer; the others go on."""
+        """End one request with an error; the others go on."""
         self._outbox.add(job, job.fail, error)
         self._forget(job)
 
     def _keep(self, rows: list[int], parked: Collection[int] = ()) -> None:
-        """Let all other rows of the batch go; those that are parked are not over."""
+        """Drop all other rows of the batch; those of parked answers have not ended."""
         if len(rows) < len(self._rows):
             for r in set(range(len(self._rows))) - set(rows) - set(parked):
                 self._forget(self._rows[r])
@@ -422,15 +401,14 @@ class Worker:
             self._batch.keep(rows)
 
     def _forget(self, job: Job) -> None:
+        """Free the grammar of a request that has ended, and its place among the open ones."""
         if job.grammar is not None:
             job.grammar.close()
         with self._wake:
             self._open.discard(job)
 
     def _post(self) -> None:
-        """Hand everything out, unless somebody else has told all callers that this thread is given
-        up.
-        """
+        """Deliver what is posted, unless this thread was abandoned and callers have their error."""
         if self._down is None:
             self._outbox.deliver()
         else:

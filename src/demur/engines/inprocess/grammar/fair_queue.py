@@ -1,6 +1,4 @@
-"""Work for a few threads, shared out between tenants in turn: who has much work waits for it, and
-nobody else.
-"""
+"""A work queue for a few threads that serves tenants in turn (round robin)."""
 
 from __future__ import annotations
 
@@ -14,17 +12,17 @@ Work = Callable[[], None]
 
 
 class FairQueue:
-    """Threads that take up work of one tenant after the other. Safe to use from any thread.
+    """Threads that do one piece of work of each tenant in turn. Safe to use from any thread.
 
-    A tenant never has all threads, if there are several. Raises BackendBusy, on `put`, when a
-    tenant has `waiting` pieces of work already.
+    waiting: most pieces of work of one tenant in the queue. name: of the threads. Where there are
+    several threads, no tenant ever has all of them.
     """
 
     def __init__(self, threads: int, waiting: int, name: str) -> None:
         self._most_waiting = waiting
         self._most_at_once = max(1, threads - 1)
         self._change = threading.Condition()  # guards everything below
-        # by tenant; the first is served next
+        # queue of each tenant that has work; the first one is served next
         self._waiting: OrderedDict[str, deque[Work]] = OrderedDict()
         self._under_way: Counter[str] = Counter()
         self._closed = False
@@ -36,7 +34,7 @@ class FairQueue:
             thread.start()
 
     def put(self, tenant: str, work: Work) -> None:
-        """Have a piece of work done. It must raise nothing."""
+        """Queue a piece of work, which must not raise. Raises BackendBusy if the queue is full."""
         with self._change:
             mine = self._waiting.setdefault(tenant, deque())
             if len(mine) >= self._most_waiting:
@@ -47,13 +45,14 @@ class FairQueue:
             self._change.notify_all()
 
     def close(self) -> None:
-        """Take up nothing more."""
+        """Drop the work that waits and accept no more."""
         with self._change:
             self._closed = True
             self._waiting.clear()
             self._change.notify_all()
 
     def _run(self) -> None:
+        """A thread: does work until the queue is closed."""
         while (taken := self._take()) is not None:
             tenant, work = taken
             try:
@@ -64,6 +63,7 @@ class FairQueue:
                     self._change.notify_all()
 
     def _take(self) -> tuple[str, Work] | None:
+        """Wait for a tenant's next piece of work; None when the queue is closed."""
         with self._change:
             while not self._closed:
                 tenant = next(
@@ -74,7 +74,7 @@ class FairQueue:
                     continue
                 mine = self._waiting[tenant]
                 work = mine.popleft()
-                self._waiting.move_to_end(tenant)
+                self._waiting.move_to_end(tenant)  # the other tenants come first now
                 if not mine:
                     del self._waiting[tenant]
                 self._under_way[tenant] += 1

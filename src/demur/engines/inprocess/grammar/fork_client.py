@@ -1,6 +1,4 @@
-"""Client of the fork server of demur.engines.inprocess.grammar.fork_server: starts it, has it fork,
-ends children.
-"""
+"""Client of the fork server (fork_server.py): starts its process, has it fork, ends children."""
 
 from __future__ import annotations
 
@@ -20,14 +18,16 @@ from transformers import PreTrainedTokenizerFast
 from demur.base.errors import BackendDown
 from demur.engines.inprocess.grammar import fork_server
 
-# for the host to read the tokenizer: seconds where there are a quarter of a million tokens
+# Longest time for the server to read the tokenizer: a quarter of a million tokens take seconds.
 START_S = 60.0
-_END_S = 2.0  # for the host to end by itself
+_END_S = 2.0  # longest time for the server to end by itself
 
 
 class ForkServer:
-    """The host process. settings: what fork_server reads on its standard input. Raises BackendDown
-    if it fails.
+    """A fork server's process, started on construction. Safe to use from any thread.
+
+    settings: the JSON that fork_server reads on its standard input. Raises BackendDown if the
+    process does not start.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -37,7 +37,7 @@ class ForkServer:
                 [sys.executable, "-P", str(Path(fork_server.__file__)), str(theirs.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # a panic in there would say what is in a schema
+                stderr=subprocess.DEVNULL,  # a panic of the library would print parts of a schema
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # it ends with its socket, not by the terminal's interrupt
             )
@@ -61,13 +61,13 @@ class ForkServer:
 
     @property
     def alive(self) -> bool:
-        """Whether it can still be told something."""
+        """Whether the process runs."""
         return self._process.poll() is None
 
     def start(self) -> tuple[socket.socket, int]:
-        """A new child: our end of its socket, and its number. Raises BackendDown."""
+        """Fork a child; returns this end of its socket, and its number. Raises BackendDown."""
         ours, theirs = socket.socketpair()
-        with self._lock, theirs:
+        with self._lock, theirs:  # the server's copy of `theirs` is the child's
             number = next(self._numbers)
             try:
                 socket.send_fds(
@@ -83,15 +83,15 @@ class ForkServer:
         return ours, number
 
     def kill(self, number: int) -> None:
-        """End a child now."""
+        """End a child at once."""
         with self._lock:
             try:
                 self._control.sendall(fork_server.CONTROL.pack(fork_server.KILL, number))
             except OSError:
-                return  # the host has ended, and its children with it
+                return  # the server has ended, and its children with it
 
     def close(self) -> None:
-        """End it and all its children: it does so by itself when its socket is closed."""
+        """End the process and its children, which it does by itself when its socket is closed."""
         self._control.close()
         try:
             self._process.wait(timeout=_END_S)
@@ -101,7 +101,7 @@ class ForkServer:
 
 
 def tokenizer_text(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The tokenizer as llguidance reads it, without padding and truncation."""
+    """The tokenizer's JSON as llguidance reads it, without padding and truncation."""
     backend = copy(tokenizer.backend_tokenizer)
     backend.no_padding()
     backend.no_truncation()

@@ -1,20 +1,17 @@
-"""A program of its own: forks one small process per schema, which compiles it and says which token
-may come next.
+"""Fork server: a program that forks one small process per JSON schema to compute token masks.
 
 Started by demur.engines.inprocess.grammar.pool; imports nothing of demur, so that it stays small
 and starts fast.
 
-1. The tokenizer comes on standard input, once; the host builds llguidance's view of it and waits on
-   a control socket.
-2. For each schema the host gets one end of a socket pair and forks: the child shares the tokenizer,
-   reads the schema from its socket, and answers there until the other end is closed.
-3. A child has a limit on memory, and on processor time a timer that the kernel ends it by, whatever
-   the grammar library is doing: it need not cooperate. Its parent and all other schemas go on.
-4. All of them run only where the server's threads leave time: its process waits for no schema, and
-   others are answered.
+1. The tokenizer comes on standard input, once. The fork server builds llguidance's form of it and
+   waits on a control socket.
+2. For each schema it receives one end of a socket pair and forks. The child shares the tokenizer,
+   reads the schema from its socket, and sends masks there until the other end is closed.
+3. A child has a limit of memory, and a timer of processor time with which the kernel ends it. The
+   grammar library need not cooperate, and parent and other children go on.
+4. All these processes have a low priority, so that they run in time that the server leaves.
 
-Nothing that a schema says is written anywhere: standard error is closed, and answers carry codes,
-no texts.
+No part of a schema is written anywhere: standard error is closed, and replies are codes, not texts.
 """
 
 from __future__ import annotations
@@ -31,27 +28,28 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-# on the control socket: a letter and the number of a schema; START carries a socket
+# Messages on the control socket: a letter and the number of a schema; START carries a socket.
 START, KILL = b"S", b"K"
 CONTROL = struct.Struct("<cQ")
-# on a schema's socket: a letter, the number of an answer, a token
+# Messages on a schema's socket: a letter, the number of an answer, a token.
 NEW, TOKEN, END = b"N", b"T", b"E"
 STEP = struct.Struct("<cII")
-LENGTH = struct.Struct("<I")
-REPLY = struct.Struct("<IB")  # number of an answer, state; a mask follows MASK
+LENGTH = struct.Struct("<I")  # bytes of the schema, before it
+REPLY = struct.Struct("<IB")  # number of an answer, state; a mask follows the state MASK
 MASK, FINISHED, FAILED = 0, 1, 2
 COMPILED, UNFIT = b"\x00", b"\x01"
 
-# One space at most between two parts: a model that may write any amount of white space may never
-# come to an end.
+# At most one space between two tokens of JSON: a model that may write any amount of white space may
+# never end its answer.
 SPACE: Any = {"whitespace_pattern": "[ ]?"}
-_NICE = 10  # a ninth of the time that a thread of the server gets, where both want it
-_LOOK_S = 0.5  # between two looks for children that have ended
+_NICE = 10  # a ninth of the processor time of a server's thread that competes for it
+_LOOK_S = 0.5  # interval of looks for children that have ended
 
 
 def main() -> None:
     """Serve until the control socket is closed."""
-    import resource  # not on every system; whoever only talks to this program needs neither
+    # Imported here: the client imports this module for its constants, without either package.
+    import resource  # not on every system
 
     from llguidance import LLTokenizer  # optional: extra "json"
 
@@ -68,7 +66,7 @@ def main() -> None:
         while (order := _next_order(control, children)) is not None:
             letter, number, descriptors = order
             if letter == KILL and number in children:
-                # ours, and not yet waited for: nobody else has its number
+                # A child that was not waited for keeps its process id: no other process has it.
                 os.kill(children[number], signal.SIGKILL)
             if letter == START:
                 children[number] = _fork(control, descriptors[0], settings, tokenizer)
@@ -79,13 +77,13 @@ def main() -> None:
 
 
 def _give_way() -> None:
-    """Let the server's threads go first.
+    """Lower the priority of this process and its session's group.
 
-    Linux groups processes by session, and niceness counts within a group only: the group has one of
-    its own.
+    Linux groups processes by session (autogroup), and niceness counts within a group only; a group
+    has a niceness of its own.
     """
     os.nice(_NICE)
-    # not on every one
+    # not on every kernel
     with contextlib.suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as group:
         group.write(str(_NICE))
 
@@ -93,9 +91,7 @@ def _give_way() -> None:
 def _next_order(
     control: socket.socket, children: dict[int, int]
 ) -> tuple[bytes, int, list[int]] | None:
-    """Wait for an order, taking leave of children that ended. None: the control socket was
-    closed.
-    """
+    """Wait for an order and reap children meanwhile; None when the control socket is closed."""
     there = False
     while not there:
         for number, pid in list(children.items()):
@@ -110,7 +106,7 @@ def _next_order(
 
 
 def _fork(control: socket.socket, descriptor: int, settings: dict[str, Any], tokenizer: Any) -> int:
-    """A child that serves one schema; its process id. The child itself never returns from here."""
+    """Fork a child that serves one schema; returns its process id. The child never returns."""
     import resource  # see main
 
     pid = os.fork()
@@ -119,6 +115,7 @@ def _fork(control: socket.socket, descriptor: int, settings: dict[str, Any], tok
     status = 1
     try:
         control.close()
+        # The limit counts the whole address space, and the tokenizer is in it already.
         in_use = _pages_in_use() * resource.getpagesize()
         if in_use:
             most = in_use + settings["memory_bytes"]
@@ -130,9 +127,7 @@ def _fork(control: socket.socket, descriptor: int, settings: dict[str, Any], tok
 
 
 def _pages_in_use() -> int:
-    """Pages of address space; 0 where the system does not say: then memory is bounded by time
-    alone.
-    """
+    """Pages of address space; 0 where the system does not tell, and only time is limited."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[0])
@@ -141,17 +136,17 @@ def _pages_in_use() -> int:
 
 
 class _Schema:
-    """One schema in its process: compiled once, followed by any number of answers."""
+    """One schema in its child process: compiled once, for any number of answers."""
 
     def __init__(self, line: socket.socket, settings: dict[str, Any], tokenizer: Any) -> None:
         self._line = line
         self._settings = settings
         self._tokenizer = tokenizer
-        self._answers: dict[int, Any] = {}  # llguidance's matchers
-        self._spent_s: dict[int, float] = {}
+        self._answers: dict[int, Any] = {}  # number of an answer -> llguidance's matcher
+        self._spent_s: dict[int, float] = {}  # processor time by answer
 
     def serve(self) -> None:
-        """Compile, say so, and follow answers until the other end is closed."""
+        """Compile the schema, report it, and send masks until the other end is closed."""
         from llguidance import LLMatcher  # see main
 
         with self._line.makefile("rb") as orders:
@@ -175,34 +170,30 @@ class _Schema:
                 self._line.sendall(self._step(answer, token if letter == TOKEN else None))
 
     def _step(self, answer: int, token: int | None) -> bytes:
-        """The reply after a token: which may come next. None: at the start."""
+        """The reply with the mask after a token; None: at the start of an answer."""
         matcher, start_s = self._answers[answer], time.process_time()
         with _limited(self._settings["step_s"]):
             taken = token is None or matcher.consume_token(token)
             mask = matcher.compute_bitmask() if taken and not matcher.is_stopped() else b""
         step_s = time.process_time() - start_s
         self._spent_s[answer] = self._spent_s.get(answer, 0.0) + step_s
-        if not taken or matcher.is_error() or self._is_over(answer, step_s):
+        # Checked here too: the kernel's timer may be coarse.
+        limits = self._settings
+        costly = step_s >= limits["step_s"] or self._spent_s[answer] >= limits["answer_s"]
+        if not taken or matcher.is_error() or costly:
             return REPLY.pack(answer, FAILED)
         if matcher.is_stopped():
             return REPLY.pack(answer, FINISHED)
+        # A mask without any bit: the answer can neither go on nor end.
         return REPLY.pack(answer, MASK) + mask if any(mask) else REPLY.pack(answer, FAILED)
-
-    def _is_over(self, answer: int, step_s: float) -> bool:
-        """Whether an answer has had its time. The kernel's timer, and its count of a short step,
-        may be coarse.
-        """
-        limits = self._settings
-        return bool(step_s >= limits["step_s"] or self._spent_s[answer] >= limits["answer_s"])
 
 
 @contextlib.contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    """Have the kernel end this process if the block takes more processor time: by SIGPROF, which
-    nobody handles.
+    """Have the kernel end this process if the block takes more processor time.
 
-    Time in which others went first does not count. Whoever waits has limits of their own: SLACK_S,
-    LATE_S.
+    The timer sends SIGPROF, which has no handler here. Time of other processes does not count; the
+    server has limits of waiting time of its own (SLACK_S, LATE_S).
     """
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:

@@ -1,21 +1,19 @@
-"""JSON answers: which tokens may come next under a JSON schema, found out by other processes than
-this one.
+"""JSON answers: a pool of processes that compute which tokens may come next under a JSON schema.
 
 A schema is a program that a client sends, and llguidance (an optional package, extra "json") runs
-it. So it runs in a process per schema, forked by demur.engines.inprocess.grammar.fork_server, with
-limits on its time and memory. The decoding thread reads finished masks from sockets, and waits for
-none of them longer than it says.
+it. So each schema has a process of its own, with limits of time and memory.
 
-1. `GrammarPool.begin`, after the decision: an answer under a schema. The process of a schema is
-   kept while answers use it, and a few idle ones afterwards, by the digest of the schema. Schemas
-   that were too much are remembered too.
-2. `Grammar.take` tells the process which token was written; the next mask is computed while the
-   model runs.
-3. `wait` lets the decoding thread wait a moment for masks that are late. It must never wait without
-   a limit.
+1. `GrammarPool.begin`, called after the decision, begins an answer under a schema. Processes are
+   kept by the schema's digest: those in use, and a few idle ones. Schemas that exceeded a limit are
+   remembered and refused for a while.
+2. A fork server (fork_server.py, started by fork_client.py) makes a process. Requests for it wait
+   in a queue that serves tenants in turn (fair_queue.py).
+3. `Grammar.take` (process.py) sends the token that was written; the process computes the next mask
+   while the model runs.
+4. The decoding thread reads masks from sockets with `wait`, always with a limit of time.
 
-A grammar binds answers only. It begins after the control token, so a refusal is never forced into a
-schema.
+A grammar applies to answers only: it begins after the control token, so that no refusal is forced
+into a schema.
 """
 
 from __future__ import annotations
@@ -50,32 +48,34 @@ from demur.engines.inprocess.grammar.fair_queue import FairQueue
 from demur.engines.inprocess.grammar.fork_client import ForkServer, tokenizer_text
 from demur.engines.inprocess.grammar.process import Grammar, SchemaProcess
 
-SLACK_S = 5.0  # for a child to be scheduled, beyond its own limit, on a busy machine
-_REMEMBERED = 1024  # digests of schemas that were too much
-_REFUSED_S = 600.0  # for which they are refused unseen: the machine may have been at fault
+# Waiting time beyond a child's limit of processor time, for it to be scheduled on a busy machine.
+SLACK_S = 5.0
+_REMEMBERED = 1024  # most digests of schemas that exceeded a limit
+_REFUSED_S = (
+    600.0  # seconds for which these are refused; not longer: the machine may have been busy
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GrammarLimits:
-    """What one schema may take."""
+    """Limits of one schema (processor time, memory, size) and of the pool."""
 
-    compile_s: float = 2.0  # to prepare it
-    step_s: float = 0.5  # to find out which tokens may come next, once
-    answer_s: float = 10.0  # the same, over a whole answer
-    memory_bytes: int = 128 * 2**20  # beyond what the tokenizer takes
+    compile_s: float = 2.0  # to compile it
+    step_s: float = 0.5  # to compute one mask
+    answer_s: float = 10.0  # to compute all masks of an answer
+    memory_bytes: int = 128 * 2**20  # beyond the tokenizer's
     bounds: SchemaBounds = TOGETHER
-    processes: int = 16  # schemas that are held at once, in use or not
-    at_once: int = 2  # schemas that are prepared at once
-    waiting: int = 8  # of one tenant, for a place
+    processes: int = 16  # processes held at once, in use or idle
+    at_once: int = 2  # schemas compiled at once
+    waiting: int = 8  # schemas of one tenant that wait to be compiled
 
 
 class GrammarPool:
-    """Grammars for one tokenizer. Safe to use from any thread; nothing is started before the first
-    use.
+    """Processes of the schemas of one tokenizer. Safe to use from any thread.
 
-    stops: ids that end an answer; they are allowed where the JSON may end. vocabulary: logits that
-    the model has. Raises MissingDependency, on use, when llguidance is not installed or the system
-    cannot fork.
+    stops: ids that end an answer; they are allowed where the JSON may end. vocabulary: number of
+    logits of the model. No process is started before the first use, which raises MissingDependency
+    when llguidance is not installed or the system cannot fork.
     """
 
     def __init__(
@@ -90,21 +90,21 @@ class GrammarPool:
         self._vocabulary = vocabulary
         self._tokenizer = tokenizer
         self._queue: FairQueue | None = None
-        self._host: ForkServer | None = None
+        self._server: ForkServer | None = None
         self._starting = threading.Lock()
         self._lock = threading.Lock()  # guards everything below
-        # by digest; the one used last comes last
+        # by digest of the schema; the one used last comes last
         self._held: OrderedDict[str, SchemaProcess] = OrderedDict()
         self._preparing: dict[str, _Preparation] = {}
-        self._refused: OrderedDict[str, tuple[str, float]] = OrderedDict()  # why, and until when
+        # digest -> reason, and the time until which the schema is refused
+        self._refused: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._closed = False
 
     async def begin(self, schema: Mapping[str, Any], tenant: str = "") -> Grammar:
-        """An answer under a JSON schema; {}: any JSON object. Cancelling lets go of it, and of what
-        is under way.
+        """Begin an answer under a JSON schema; {}: any JSON object. May be cancelled at any time.
 
-        Raises EngineError if the schema cannot be followed, SchemaTooCostly if it takes more than
-        its limits, and BackendBusy if the tenant has many waiting or in use.
+        Raises EngineError if the schema cannot be followed, SchemaTooCostly if it exceeds a limit,
+        and BackendBusy if the tenant has many waiting or in use.
         """
         _require_parts()
         if found := exceeded_bound(schema, self._limits.bounds):
@@ -122,6 +122,7 @@ class GrammarPool:
                     del self._held[digest]
                 preparation = self._awaited(digest, text, tenant)
             try:
+                # Shielded: a caller that is cancelled must not cancel the future of the others.
                 await asyncio.shield(asyncio.wrap_future(preparation.done))
             finally:
                 self._leave(preparation)
@@ -135,12 +136,14 @@ class GrammarPool:
             self._queue.close()
         for process in held.values():
             process.close()
-        if self._host is not None:
-            self._host.close()
+        if self._server is not None:
+            self._server.close()
 
     def _awaited(self, digest: str, text: str, tenant: str) -> _Preparation:
-        """The process under way for a schema, begun if there is none, with one more who waits. The
-        lock is held.
+        """Wait for the preparation of a schema's process; begins it if none is under way.
+
+        The lock is held. Raises BackendDown after close, BackendBusy without a place, and the
+        refusal of a schema that is remembered.
         """
         if self._closed:
             raise BackendDown("the model is shutting down", "start the server again")
@@ -159,9 +162,7 @@ class GrammarPool:
         return preparation
 
     def _require_place(self, tenant: str) -> None:
-        """Raise BackendBusy if all places, or a tenant's half of them, are taken by schemas in
-        use.
-        """
+        """Raise BackendBusy if schemas in use take all places, or a tenant's half of them."""
         used = [p.tenant for p in self._held.values() if p.in_use] + [
             c.tenant for c in self._preparing.values()
         ]
@@ -173,21 +174,22 @@ class GrammarPool:
             )
 
     def _leave(self, preparation: _Preparation) -> None:
-        """One fewer waits; if nobody does, the work is dropped."""
+        """Stop waiting for a preparation; the last one to stop cancels it."""
         with self._lock:
             preparation.waiting -= 1
             if preparation.waiting or preparation.done.done():
                 return
-            self._forget(preparation)  # who asks for the same schema now has it begun anew
-            if self._host is not None and preparation.number is not None:
-                self._host.kill(preparation.number)
+            self._forget(preparation)  # the next request for this schema begins another one
+            if self._server is not None and preparation.number is not None:
+                self._server.kill(preparation.number)
 
     def _forget(self, preparation: _Preparation) -> None:
+        """Remove a preparation unless another one has its place. The lock is held."""
         if self._preparing.get(preparation.digest) is preparation:
             del self._preparing[preparation.digest]
 
     def _prepare(self, preparation: _Preparation) -> None:
-        """In a thread of the queue: have a process made that holds the schema."""
+        """Have a schema's process made, in a thread of the queue, and set the future."""
         process: SchemaProcess | None = None
         error: DemurError | None = None
         try:
@@ -195,7 +197,8 @@ class GrammarPool:
         except _Refused as e:
             error = _refusal(e.why)
             with self._lock:
-                if preparation.waiting:  # one that was dropped was perhaps not too much
+                # One that was cancelled and killed did not necessarily exceed a limit.
+                if preparation.waiting:
                     self._refuse(preparation.digest, e.why)
         except DemurError as e:
             error = e
@@ -214,15 +217,13 @@ class GrammarPool:
             preparation.done.set_result(None)
 
     def _refuse(self, digest: str, why: str) -> None:
-        """Remember a schema that was too much, for a while. The lock is held."""
+        """Remember a schema that exceeded a limit, for a while. The lock is held."""
         self._refused[digest] = (why, monotonic() + _REFUSED_S)
         while len(self._refused) > _REMEMBERED:
             self._refused.popitem(last=False)
 
     def _hold(self, digest: str, process: SchemaProcess) -> None:
-        """Keep a process, and let the idle ones go that were used least lately. The lock is
-        held.
-        """
+        """Keep a process; close surplus idle ones, least recently used first. The lock is held."""
         if self._closed:
             process.close()
             return
@@ -232,6 +233,7 @@ class GrammarPool:
             self._held.pop(old).close()
 
     def _settings(self) -> dict[str, Any]:
+        """The settings that the fork server reads."""
         limits = self._limits
         return {
             "tokenizer": tokenizer_text(self._tokenizer),
@@ -244,47 +246,51 @@ class GrammarPool:
         }
 
     def _compiled(self, preparation: _Preparation) -> SchemaProcess:
-        """A process that holds the schema. Raises _Refused, and BackendDown where none can be
-        had.
+        """Have a schema compiled by a new process.
+
+        Raises _Refused if the schema cannot be followed or exceeds a limit, BackendDown if there is
+        no process.
         """
-        with self._starting:
-            if self._host is None or not self._host.alive:
-                self._host = ForkServer(self._settings())
-        line, preparation.number = self._host.start()
+        with self._starting:  # not _lock: starting takes seconds, in which answers go on
+            if self._server is None or not self._server.alive:
+                self._server = ForkServer(self._settings())
+        line, preparation.number = self._server.start()
         line.settimeout(self._limits.compile_s + SLACK_S)
         data = preparation.text.encode()
+        # The reply is one byte. No byte in time, or a closed socket: the child exceeded a limit.
         try:
             line.sendall(fork_server.LENGTH.pack(len(data)) + data)
             said = line.recv(1)
         except TimeoutError:
-            self._host.kill(preparation.number)
+            self._server.kill(preparation.number)
             said = b""
         except OSError:
             said = b""
         if said != fork_server.COMPILED:
             line.close()
-            if not self._host.alive:  # the schema may be blameless
+            if not self._server.alive:  # then the schema was not necessarily at fault
                 raise BackendDown("the process that prepares JSON schemas has ended", "ask again")
             raise _Refused("unfit" if said == fork_server.UNFIT else "costly")
         line.settimeout(None)
+        # A mask has a bit per logit, in words of 32 bits.
         return SchemaProcess(line, 4 * -(-self._vocabulary // 32), preparation.tenant)
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class _Preparation:
-    """A process that is being made, and how many wait for it."""
+    """A schema's process that is being made, and the requests that wait for it."""
 
-    digest: str
-    text: str
-    tenant: str
-    waiting: int = 0
-    number: int | None = None  # at the host
+    digest: str  # of the schema
+    text: str  # the schema
+    tenant: str  # of the first request
+    waiting: int = 0  # requests
+    number: int | None = None  # of the child at the fork server
     done: Future[None] = field(default_factory=Future)
 
 
 class _Refused(Exception):
-    """A schema that got no process: "unfit" (llguidance does not follow it) or "costly" (it took
-    more than it may).
+    """A schema that got no process. why: "unfit", llguidance cannot follow it; "costly", it
+    exceeded a limit.
     """
 
     def __init__(self, why: str) -> None:
@@ -293,6 +299,7 @@ class _Refused(Exception):
 
 
 def _refusal(why: str) -> EngineError:
+    """The error of a refused schema, for the caller."""
     if why == "costly":
         return SchemaTooCostly(
             "the JSON schema takes more time or memory than one may", "make it simpler"
@@ -305,6 +312,7 @@ def _refusal(why: str) -> EngineError:
 
 
 def _require_parts() -> None:
+    """Raise MissingDependency without llguidance, or on a system without fork."""
     if find_spec("llguidance") is None:
         raise MissingDependency("JSON answers need llguidance", "pip install 'demur[json]'")
     if not hasattr(os, "fork"):
