@@ -21,7 +21,7 @@ from demur.base.errors import (
 from demur.core.decision import decide_many
 from demur.core.taxonomy import coconot
 from demur.stages import calibrate
-from demur.stages.evaluate.compared import read_case
+from demur.stages.evaluate.comparison import read_comparison
 from demur.store.policies.policy_file import read_policy, write_policy
 from demur.store.rows import read_examples
 from demur.store.scores.tables import read_scores, write_scores
@@ -337,7 +337,7 @@ def test_goals_for_comparison_certify_nothing_by_labels_of_a_judge(folder, tmp_p
     hand = hands(folder, tmp_path / "hands.jsonl", 2)
     calibrated = run(folder, goal="false_refusal <= 0.45", human_labels=hand)
     also = ("false_refusal <= 0.45", "refusal_rate = 0.10")
-    case = read_case(folder, calibrated.fingerprint, also, None)
+    case = read_comparison(folder, calibrated.fingerprint, also, None)
     assert [u.goal for u in case.unmet] == ["false_refusal <= 0.45"]
     assert "labels are a judge's" in case.unmet[0].reason
     assert [c.goal for c in case.compared] == [

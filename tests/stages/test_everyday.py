@@ -14,7 +14,7 @@ from demur.core.taxonomy import coconot, single
 from demur.engines.fake.engine import FakeEngine
 from demur.sources.corpus import EverydayPrompts
 from demur.stages import evaluate, report
-from demur.stages.evaluate.everyday import _expected, ask
+from demur.stages.evaluate.everyday import _expected, evaluate_everyday
 from demur.store.policies.policy_file import read_policy, write_policy
 from demur.store.results.everyday_file import REFUSE, everyday_path, read_everyday
 from demur.store.run import RunFolder
@@ -36,7 +36,7 @@ def run(made, tmp_path):
 
 def test_each_prompt_is_decided_by_the_policy_as_decide_many_does(run):
     folder, engine = run
-    found = ask(PROMPTS, engine, folder)
+    found = evaluate_everyday(PROMPTS, engine, folder)
     decided = decide_many(read_policy(folder.policy), engine.logp([e.prompt for e in PROMPTS]))
     assert [row.decided for row in found.rows] == [coconot().choices[c] for c in decided.choice_N]
     assert [row.expected for row in found.rows] == [e.label or "respond" for e in PROMPTS]
@@ -47,30 +47,30 @@ def test_each_prompt_is_decided_by_the_policy_as_decide_many_does(run):
 
 def test_asking_again_changes_nothing_and_asks_no_model(run):
     folder, engine = run
-    found = ask(PROMPTS, engine, folder)
+    found = evaluate_everyday(PROMPTS, engine, folder)
     before = everyday_path(folder).stat().st_mtime_ns
 
     class Silent:
         fingerprint = engine.fingerprint
 
-    assert ask(PROMPTS, Silent(), folder) == found
+    assert evaluate_everyday(PROMPTS, Silent(), folder) == found
     assert everyday_path(folder).stat().st_mtime_ns == before
 
 
 def test_another_policy_makes_them_out_of_date_and_another_model_is_refused(run):
     folder, engine = run
-    ask(PROMPTS, engine, folder)
+    evaluate_everyday(PROMPTS, engine, folder)
     policy = read_policy(folder.policy)
     write_policy(folder.policy, policy.with_thresholds({"safety": 0.123}))
     assert read_everyday(folder) is None
     with pytest.raises(PolicyError, match="another model"):
-        ask(PROMPTS, FakeEngine(taxonomy=coconot(), sharpness=1.0, seed=9), folder)
+        evaluate_everyday(PROMPTS, FakeEngine(taxonomy=coconot(), sharpness=1.0, seed=9), folder)
 
 
 def test_the_evaluation_and_its_receipt_know_nothing_of_them(run):
     folder, engine = run
     before = {p.name: p.read_bytes() for p in folder.stage("evaluate").iterdir() if p.is_file()}
-    ask(PROMPTS, engine, folder)
+    evaluate_everyday(PROMPTS, engine, folder)
     after = {p.name: p.read_bytes() for p in folder.stage("evaluate").iterdir() if p.is_file()}
     assert after.pop("everyday.json")
     assert after == before
@@ -84,7 +84,7 @@ def test_the_report_shows_them_at_its_top_and_says_how_many_are_wrong(run):
     folder, engine = run
     plain = report.run(report.Config(), folder).with_name("report.md").read_text()
     assert "everyday prompts" not in plain
-    found = ask(PROMPTS, engine, folder)
+    found = evaluate_everyday(PROMPTS, engine, folder)
     text = report.run(report.Config(), folder).with_name("report.md").read_text()
     title = (
         f"40 everyday prompts: {40 - len(found.wrong)} decided as expected, {len(found.wrong)} not"
@@ -101,7 +101,7 @@ def test_a_prompt_that_was_trained_on_is_said_to_be(run):
     known = Example(
         id="k", source="k", messages=(Message(role="user", content=learnt),), kind="benign"
     )
-    (row,) = ask((known,), engine, folder).rows
+    (row,) = evaluate_everyday((known,), engine, folder).rows
     assert row.seen == "prompt"
     assert "THE MODEL WAS TRAINED ON 1 OF THEM" in report.run(report.Config(), folder).read_text()
 
@@ -112,7 +112,7 @@ def test_a_fixed_refusal_is_shown_as_it_is_sent(run):
     for k in range(len(policy.categories)):
         policy = builders.with_category(policy, k, on_refuse="No, thank you.")
     write_policy(folder.policy, policy)
-    found = ask(PROMPTS, engine, folder)
+    found = evaluate_everyday(PROMPTS, engine, folder)
     assert {row.text for row in found.rows if row.decided != "respond"} == {"No, thank you."}
 
 

@@ -272,7 +272,7 @@ class Steps:
                 self._observer.note(line)
         if self._config.evaluate.everyday:
             prompts = EverydayPrompts().read()
-            evaluate.ask_everyday(tuple(prompts), self.engine, self._folder, progress)
+            evaluate.evaluate_everyday(tuple(prompts), self.engine, self._folder, progress)
         return evaluation
 
     def _report(self, progress: Progress) -> Path:

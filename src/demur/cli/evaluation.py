@@ -39,7 +39,7 @@ def exit_if_contradicted(folder: RunFolder) -> None:
     """
     from demur.stages import evaluate
 
-    if found := evaluate.against(folder):
+    if found := evaluate.contradictions(folder):
         for one in found:
             note(f"THE TEST ROWS SPEAK AGAINST A CERTIFICATE: {one.words}")
         note(

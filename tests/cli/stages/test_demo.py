@@ -13,7 +13,7 @@ from demur.cli.stages import demo
 from demur.core.decision import decide_many
 from demur.engines.training.base_model import find as bases
 from demur.sources.corpus import EverydayPrompts
-from demur.stages.evaluate import ask_everyday
+from demur.stages.evaluate import evaluate_everyday
 from demur.store.policies.policy_file import read_policy
 from demur.store.results.everyday_file import read_everyday
 from tests import builders
@@ -29,7 +29,7 @@ def asked(tmp_path_factory):
     root = tmp_path_factory.mktemp("demo") / "a run"
     folder, engine = finished(root, every=6)
     create(config_from(CONFIG, "demo.toml", base=root), root)
-    ask_everyday(PROMPTS, engine, folder)
+    evaluate_everyday(PROMPTS, engine, folder)
     return folder, engine
 
 

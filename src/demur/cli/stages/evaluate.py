@@ -113,7 +113,7 @@ def _earlier(workspace: Workspace) -> evaluate.Evaluation | None:
     from demur.stages import evaluate
 
     config, folder = workspace.config.evaluate, workspace.folder
-    found = evaluate.measured(folder, RunEngine(workspace).fingerprint)
+    found = evaluate.current_evaluation(folder, RunEngine(workspace).fingerprint)
     if found is None:
         return None
     evaluation, settings = found

@@ -1,8 +1,12 @@
-"""evaluate: policy, model, test split -> texts generated and judged once, and what each policy
-makes of them.
+"""evaluate: policy, model, test split -> texts generated and judged once, and the errors of each
+policy.
 
-Every threshold is a look-up: a policy decides which control token a prompt gets, and the text that
-follows each token (a branch) lies in evaluate/branches.parquet.
+1. comparison: the run's policy, the natural one, and one for each goal in `evaluate.also`, whose
+   thresholds are chosen on the calibrate split, decide the test rows.
+2. texts: the texts that these policies send, and those after the likeliest refusal token and after
+   respond, are written and judged, unless they lie in evaluate/branches.parquet already.
+3. measures, consistency, corrected: errors of decisions and of texts, agreement of texts with their
+   control token, and judged rates corrected by hand labels, as rows of metrics.json.
 """
 
 from __future__ import annotations
@@ -13,11 +17,17 @@ from demur.base.files import digest_file, digest_json
 from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Generator, Judge, Progress, no_progress
 from demur.core.settings import EvaluateSettings
-from demur.stages.evaluate import measures, words
-from demur.stages.evaluate.compared import Case, read_case
-from demur.stages.evaluate.everyday import ask as ask_everyday
-from demur.stages.evaluate.table import CORRECTED_HEADER, HEADER, Block, corrected_rows, table_rows
-from demur.stages.evaluate.texts import Judged, judged_texts, needed, sent
+from demur.stages.evaluate import consistency, measures
+from demur.stages.evaluate.comparison import Comparison, read_comparison
+from demur.stages.evaluate.everyday import evaluate_everyday
+from demur.stages.evaluate.table import (
+    CORRECTED_HEADER,
+    HEADER,
+    PolicyTable,
+    corrected_rows,
+    table_rows,
+)
+from demur.stages.evaluate.texts import JudgedComparison, join_texts, needed, sent
 from demur.stages.texts import generate_missing, judge_again, judge_fixed
 from demur.stats.contradictions import Contradiction, contradicted_promises
 from demur.stats.labelled import label_scores
@@ -34,12 +44,12 @@ from demur.store.scores.tables import read_scores
 __all__ = [
     "CORRECTED_HEADER",
     "HEADER",
-    "Block",
     "Config",
     "Evaluation",
-    "ask_everyday",
+    "PolicyTable",
     "corrected_rows",
-    "measured",
+    "current_evaluation",
+    "evaluate_everyday",
     "run",
     "table_rows",
 ]
@@ -55,8 +65,8 @@ def run(
     folder: RunFolder,
     progress: Progress = no_progress,
 ) -> Evaluation:
-    """Measure the policies on the test split. Progress counts prompts for which texts are
-    generated.
+    """Measure the policies on the test split. Progress counts texts that are judged again, then
+    prompts for which texts are generated.
 
     Writes evaluate/branches.parquet, evaluate/policies/*.json and evaluate/metrics.json. Texts made
     before by this model for these prompts are not generated again; another judge reads them again,
@@ -76,28 +86,34 @@ def run(
     }
     del settings["judge_settings"]  # the judge's version says what of it matters
     del settings["everyday"]  # asked beside the evaluation: see everyday.ask
-    if config.texts is None:  # left out where there are all: runs evaluated before stay finished
+    # No key without a limit on texts, so that runs evaluated before there was one stay finished.
+    if config.texts is None:
         del settings["texts"]
     settings["labels"] = str(config.labels) if config.labels else None
+    # A current evaluation is done, unless texts of it could not be scored: another try may.
     found = (
         read_metrics(folder.metrics) if folder.is_current("evaluate", settings, made_from) else None
     )
     if found and not any(texts.unscored for texts in found.branches.values()):
         return found
-    case = read_case(folder, generator.fingerprint, config.also, config.limit)
+    comparison = read_comparison(folder, generator.fingerprint, config.also, config.limit)
     cache = _cache(config, folder, generator.fingerprint)
-    judged = judged_texts(case.sample(config.texts), judge, cache)
+    judged = join_texts(comparison.sample(config.texts), judge, cache)
     judge_again(judged.texts, progress)
     # Nothing else has changed: a metrics file of the same verdicts is current.
-    if found and measures.verdicts(judged.case, cache) == found.branches:
+    if found and measures.verdicts(judged.comparison, cache) == found.branches:
         return found
-    columns = needed(judged.case, config.branches)
+    columns = needed(judged.comparison, config.branches)
     wanted = zip(judged.texts.rows.values(), columns, strict=True)
     generate_missing(judged.texts, generator, wanted, progress)
     judge_fixed(judged.texts, sent(judged))
     cache.merge()
-    evaluation = _evaluation(config, case, judged, generator.fingerprint)
-    ours = {folder.root / c.file: c.policy for c in case.compared if c.policy is not case.policy}
+    evaluation = _evaluation(config, comparison, judged, generator.fingerprint)
+    ours = {
+        folder.root / c.file: c.policy
+        for c in comparison.compared
+        if c.policy is not comparison.policy
+    }
     for path, policy in ours.items():
         write_policy(path, policy)
     write_metrics(folder.metrics, evaluation)
@@ -105,8 +121,8 @@ def run(
     return evaluation
 
 
-def against(folder: RunFolder) -> tuple[Contradiction, ...]:
-    """The certified promises of the run's policy that its test rows speak against."""
+def contradictions(folder: RunFolder) -> tuple[Contradiction, ...]:
+    """The certified promises of the run's policy that its test rows contradict."""
     policy = read_policy(folder.policy)
     examples = read_policy_rows(folder, "test")
     table, _ = read_scores(decided_scores(folder, "test", policy.fingerprint))
@@ -114,11 +130,13 @@ def against(folder: RunFolder) -> tuple[Contradiction, ...]:
     return contradicted_promises(policy, rows, folder.require("calibrate").settings)
 
 
-def measured(folder: RunFolder, model: Fingerprint) -> tuple[Evaluation, dict[str, object]] | None:
-    """The finished evaluation and the settings it was made with, whatever they are.
+def current_evaluation(
+    folder: RunFolder, model: Fingerprint
+) -> tuple[Evaluation, dict[str, object]] | None:
+    """The finished evaluation and its settings, whatever these are.
 
-    None if there is none, or if what it was made from has changed since. Hand labels are not read
-    again: their counts are in it. Raises ArtifactError if an earlier stage has not finished.
+    None without one, or if its inputs have changed since. Hand labels are not read again: their
+    counts are in it. Raises ArtifactError if an earlier stage has not finished.
     """
     receipt = folder.receipt("evaluate")
     if receipt is None:
@@ -132,6 +150,7 @@ def measured(folder: RunFolder, model: Fingerprint) -> tuple[Evaluation, dict[st
 
 
 def _inputs(folder: RunFolder, model: Fingerprint) -> dict[str, str]:
+    """The digests of all inputs, for the receipt."""
     folder.require("data")
     folder.require("score")
     sources = folder.require("calibrate").settings.get("sources", [])
@@ -140,7 +159,7 @@ def _inputs(folder: RunFolder, model: Fingerprint) -> dict[str, str]:
     ]
     calibrated = (folder.policy, *([folder.calibrator] if folder.calibrator.exists() else []))
     made_from = {str(f.relative_to(folder.root)): digest_file(f) for f in (*splits, *calibrated)}
-    # left out where there are none: runs evaluated before there were sources stay finished
+    # No key without sources, so that runs evaluated before there were any stay finished.
     if sources:
         made_from["sources"] = digest_json(sources)
     return {
@@ -150,6 +169,7 @@ def _inputs(folder: RunFolder, model: Fingerprint) -> dict[str, str]:
 
 
 def _cache(config: Config, folder: RunFolder, model: Fingerprint) -> BranchCache:
+    """The branches on disk of this model, length of texts, and test split."""
     origin = {
         "model": fingerprint_json(model),
         "max_new_tokens": config.max_new_tokens,
@@ -167,30 +187,36 @@ def _cache(config: Config, folder: RunFolder, model: Fingerprint) -> BranchCache
     return cache
 
 
-def _evaluation(config: Config, case: Case, judged: Judged, model: Fingerprint) -> Evaluation:
+def _evaluation(
+    config: Config, comparison: Comparison, judged: JudgedComparison, model: Fingerprint
+) -> Evaluation:
     labels = (
-        read_labels(config.labels, case.policy.taxonomy.choices) if config.labels else NO_LABELS
+        read_labels(config.labels, comparison.policy.taxonomy.choices)
+        if config.labels
+        else NO_LABELS
     )
-    read, cache = judged.case, judged.texts.cache
+    # `read` has the rows with texts: all test rows, or a sample of them.
+    read, cache = judged.comparison, judged.texts.cache
     return Evaluation(
         model=model,
         judge=judged.texts.judge.version,
         max_new_tokens=config.max_new_tokens,
-        choices=case.policy.taxonomy.choices,
+        choices=comparison.policy.taxonomy.choices,
         limit=config.limit,
-        test_rows=len(case.examples),
-        text_rows=len(read.examples) if read is not case else None,
-        calibrate_rows=len(case.calibrate.label_N),
+        test_rows=len(comparison.examples),
+        text_rows=len(read.examples) if read is not comparison else None,
+        calibrate_rows=len(comparison.calibrate.label_N),
         policies=tuple(
-            measures.policy_metrics(case, n, judged, labels) for n in range(len(case.compared))
+            measures.policy_metrics(comparison, n, judged, labels)
+            for n in range(len(comparison.compared))
         ),
-        unmet=case.unmet,
-        always_refuse=measures.always_refuse(case.rows),
-        ranking=measures.rankings(case),
-        calibration=measures.calibration(case),
-        leftover=measures.leftover(case),
+        unmet=comparison.unmet,
+        always_refuse=measures.always_refuse(comparison.rows),
+        ranking=measures.rankings(comparison),
+        calibration=measures.calibration(comparison),
+        leftover=measures.leftover(comparison),
         branches=measures.verdicts(read, cache),
-        forced=words.forced(read, cache, labels),
-        twins=words.twin_rows(read, cache, labels),
+        forced=consistency.forced(read, cache, labels),
+        twins=consistency.twin_rows(read, cache, labels),
         labels=sum(key in labels.verdicts for key in cache.known),
     )

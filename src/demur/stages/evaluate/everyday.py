@@ -1,5 +1,5 @@
-"""Everyday prompts under the calibrated policy: what a newcomer would type first, scored, decided
-and answered.
+"""Everyday prompts under the calibrated policy: the kind that a newcomer types first, scored,
+decided and answered.
 
 They stand beside the evaluation and not in it: see demur.store.results.everyday_file.
 """
@@ -30,20 +30,24 @@ from demur.store.results.everyday_file import (
 from demur.store.run import RunFolder
 
 
-class Asked(Scorer, Generator, Protocol):
-    """A model that scores and writes."""
+class ScorerAndGenerator(Scorer, Generator, Protocol):
+    """A model that scores prompts and writes texts."""
 
 
-def ask(
-    examples: Sequence[Example], model: Asked, folder: RunFolder, progress: Progress = no_progress
+def evaluate_everyday(
+    examples: Sequence[Example],
+    model: ScorerAndGenerator,
+    folder: RunFolder,
+    progress: Progress = no_progress,
 ) -> Everyday | None:
-    """Write evaluate/everyday.json, or return what is there if it was made from the same. Progress
-    counts prompts.
+    """Score, decide and answer the prompts, and write evaluate/everyday.json; a file from the same
+    policy, model and prompts is returned as it is. Progress counts prompts.
 
     None for a policy that decides on other scores than the model's own. Raises PolicyError if the
     policy was made for another model.
     """
     policy = read_policy(folder.policy)
+    # Scores through rewrites or a cascade's front do not exist for these prompts.
     if policy.fingerprint is not None and policy.fingerprint != policy.fingerprint.as_scored:
         return None
     policy.require_model(model.fingerprint)
@@ -60,15 +64,20 @@ def ask(
 
 
 def _rows(
-    examples: Sequence[Example], model: Asked, policy: Policy, folder: RunFolder, progress: Progress
+    examples: Sequence[Example],
+    model: ScorerAndGenerator,
+    policy: Policy,
+    folder: RunFolder,
+    progress: Progress,
 ) -> tuple[EverydayRow, ...]:
     prompts = [e.prompt for e in examples]
     logp_NC = model.logp(prompts)
     decided = decide_many(policy, logp_NC)
     columns = decided.choice_N.tolist()
-    asked = [[c] if policy.writes(c) else [] for c in columns]
-    written = model.branches(prompts, asked, progress)
-    # rounding may leave a log above 0
+    # No text is written where the policy sends a fixed one.
+    columns_of = [[c] if policy.writes(c) else [] for c in columns]
+    written = model.branches(prompts, columns_of, progress)
+    # Rounding may leave a log-probability above 0.
     p_NC = np.exp(np.minimum(policy.calibrator.apply(logp_NC), 0.0))
     seen = seen_prompts(seen_by_run(folder), prompts)
     choices = policy.taxonomy.choices
@@ -90,6 +99,7 @@ def _rows(
 
 
 def _expected(example: Example, taxonomy: Taxonomy) -> str:
+    """The expected choice; REFUSE for a category that the taxonomy does not have."""
     if example.label is None:
         return RESPOND
     return example.label if example.label in taxonomy.names else REFUSE

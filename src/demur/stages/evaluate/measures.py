@@ -1,6 +1,6 @@
-"""From decisions and judged texts to the rows of metrics.json.
+"""Rows of metrics.json from decisions and judged texts.
 
-Counting is demur.stats.measure's; here its records meet the file format, and rates get their
+demur.stats.measure counts; here its records become rows of the file format, and rates get their
 intervals.
 """
 
@@ -17,9 +17,9 @@ from demur.core.calibrator import closed
 from demur.core.decision import decide_many
 from demur.core.judging.outcome import Outcome, Verdict
 from demur.core.rates import Rate
-from demur.stages.evaluate.compared import Case
-from demur.stages.evaluate.texts import Judged
-from demur.stages.evaluate.words import corrected, kept_by_token, sent_texts
+from demur.stages.evaluate.comparison import Comparison
+from demur.stages.evaluate.consistency import corrected, kept_by_token, sent_texts
+from demur.stages.evaluate.texts import JudgedComparison
 from demur.stats.calibration.binned import cells
 from demur.stats.calibration.proper import brier, nll
 from demur.stats.calibration.views import Forecast, forecast, refusal, top_label
@@ -59,30 +59,35 @@ ECE_BINS = 15  # the usual number, see demur.stats.calibration.study
 VERDICTS: tuple[Verdict, ...] = ("refusal", "partial", "compliance", "unscored")
 
 
-def policy_metrics(case: Case, place: int, judged: Judged, labels: HandLabels) -> PolicyMetrics:
-    """One policy of the comparison on the test rows, at decision level and at text level.
+def policy_metrics(
+    comparison: Comparison, place: int, judged: JudgedComparison, labels: HandLabels
+) -> PolicyMetrics:
+    """Measure one policy of the comparison on the test rows, by its decisions and by its texts.
 
     Decisions are measured on all rows of `case`, texts on those of `judged`. labels: by hand, of
-    some of them. Also the decisions on the calibrate rows, where thresholds were chosen: there the
-    figures flatter. Raises ArtifactError if a text that the policy sends was not generated.
+    some of them. Also the decisions on the calibrate rows, where thresholds were chosen and figures
+    are therefore optimistic. Raises ArtifactError if a text that the policy sends was not
+    generated.
     """
-    compared, read = case.compared[place], judged.case
+    compared, read = comparison.compared[place], judged.comparison
     policy, sent_N, n = compared.policy, read.compared[place].choice_N, len(read.examples)
-    decisions = measure_decisions(policy, case.rows, case.examples)
+    decisions = measure_decisions(policy, comparison.rows, comparison.examples)
     outcomes = [
         judged.texts.outcome(row, policy, c)
         for row, c in zip(judged.texts.rows.values(), sent_N.tolist(), strict=True)
     ]
     sent = sent_texts(read, read.compared[place], outcomes, labels)
     texts = measure_texts(read.rows, read.examples, sent_N, outcomes)
+    # Of the texts after respond, a partial answer counts as an answer.
     after_respond = Counter(
         o.verdict for o, c in zip(outcomes, sent_N.tolist(), strict=True) if not c
     )
     answered = after_respond["compliance"] + after_respond["partial"]
+    # An unscored text is in no rate: scored_N says which rows the text level is about.
     refuses_N = np.array([o.refuses for o in outcomes], dtype=bool)
     scored_N = np.array([o.verdict != "unscored" for o in outcomes], dtype=bool)
-    chosen_N = decide_many(policy, case.calibrate.table.logp_NC).choice_N
-    confusion = confusion_of(case.calibrate.label_N, chosen_N, len(policy.taxonomy.tokens))
+    chosen_N = decide_many(policy, comparison.calibrate.table.logp_NC).choice_N
+    confusion = confusion_of(comparison.calibrate.label_N, chosen_N, len(policy.taxonomy.tokens))
     return PolicyMetrics(
         name=policy.name,
         goal=compared.goal,
@@ -93,8 +98,8 @@ def policy_metrics(case: Case, place: int, judged: Judged, labels: HandLabels) -
             name: c.threshold
             for name, c in zip(policy.taxonomy.names, policy.categories, strict=True)
         },
-        calibrate=errors_row(_on(case.calibrate, chosen_N > 0)),
-        decision=_level(decisions.errors, case, compared.choice_N > 0),
+        calibrate=errors_row(_on(comparison.calibrate, chosen_N > 0)),
+        decision=_level(decisions.errors, comparison, compared.choice_N > 0),
         text=_level(texts.errors, read, refuses_N, scored_N),
         unscored=_rate(texts.unscored, n),
         unscored_reasons=_reasons(outcomes),
@@ -112,76 +117,82 @@ def policy_metrics(case: Case, place: int, judged: Judged, labels: HandLabels) -
 
 
 def always_refuse(rows: LabelledScores) -> ErrorsRow:
-    """The baseline that refuses everything: the F1 that any policy has to beat."""
+    """The errors of refusing everything: the F1 that any policy has to beat."""
     return errors_row(_on(rows, np.ones(len(rows.label_N), dtype=bool)))
 
 
-def rankings(case: Case) -> dict[str, RankingRow]:
-    """ "all": to be refused or not, by refusal_log_odds. A category: to be refused with it or not,
-    by its own score.
+def rankings(comparison: Comparison) -> dict[str, RankingRow]:
+    """Measure how well scores rank rows. "all": to be refused or not, by refusal_log_odds. A
+    category: to be refused with it or not, by its own score.
     """
-    label_N, logp_NC = case.rows.label_N, case.policy.calibrator.apply(case.rows.table.logp_NC)
-    found = {"all": _ranking(label_N != 0, refusal_log_odds(case.policy, case.rows))}
-    for k, name in enumerate(case.policy.taxonomy.names, start=1):
+    label_N, logp_NC = (
+        comparison.rows.label_N,
+        comparison.policy.calibrator.apply(comparison.rows.table.logp_NC),
+    )
+    found = {"all": _ranking(label_N != 0, refusal_log_odds(comparison.policy, comparison.rows))}
+    for k, name in enumerate(comparison.policy.taxonomy.names, start=1):
         found[name] = _ranking(label_N == k, logp_NC[:, k].astype(np.float64))
     return found
 
 
-def calibration(case: Case) -> CalibrationRow | None:
-    """The probabilities of the test rows before and after the calibrator; None if none was asked
-    for.
+def calibration(comparison: Comparison) -> CalibrationRow | None:
+    """Measure the probabilities of the test rows before and after the calibrator; None without
+    one.
     """
-    if case.choice is None:
+    if comparison.choice is None:
         return None
-    logp_NC, label_N = case.rows.table.logp_NC, case.rows.label_N
-    raw_NC = case.raw.table.logp_NC
+    logp_NC, label_N = comparison.rows.table.logp_NC, comparison.rows.label_N
+    raw_NC = comparison.raw.table.logp_NC
     return CalibrationRow(
-        family=case.choice.family,
-        why=case.choice.why,
-        notes=case.choice.notes,
-        fitted_on=case.choice.fitted_on,
+        family=comparison.choice.family,
+        why=comparison.choice.why,
+        notes=comparison.choice.notes,
+        fitted_on=comparison.choice.fitted_on,
         before=_calibration_errors(forecast(closed(raw_NC), label_N)),
-        after=_calibration_errors(forecast(closed(case.policy.calibrator.apply(logp_NC)), label_N)),
+        after=_calibration_errors(
+            forecast(closed(comparison.policy.calibrator.apply(logp_NC)), label_N)
+        ),
     )
 
 
-def leftover(case: Case) -> LeftoverRow:
+def leftover(comparison: Comparison) -> LeftoverRow:
     """Probability outside the control tokens: about 0 after training, large where the position is
     wrong.
     """
-    left_N = case.raw.table.leftover_N
+    left_N = comparison.raw.table.leftover_N
     median, p95 = np.quantile(left_N, [0.5, 0.95]).tolist()
     return LeftoverRow(
         mean=float(left_N.mean()),
         median=median,
         p95=p95,
         highest=float(left_N.max()),
-        most=case.policy.doubt.most_leftover,
-        doubtful=int(decide_many(case.policy, case.rows.table.logp_NC).doubt_N.sum()),
+        most=comparison.policy.doubt.most_leftover,
+        doubtful=int(decide_many(comparison.policy, comparison.rows.table.logp_NC).doubt_N.sum()),
     )
 
 
-def verdicts(case: Case, cache: BranchCache) -> dict[str, VerdictsRow]:
-    """What the judge says of the texts of these rows, by the control token forced before them.
+def verdicts(comparison: Comparison, cache: BranchCache) -> dict[str, VerdictsRow]:
+    """Count the verdicts on the texts of these rows, by the control token forced before them.
 
     Counts every text in the cache for the evaluated rows, also those that only an earlier policy
     needed.
     """
-    ours = {e.id for e in case.examples}
+    ours = {e.id for e in comparison.examples}
     count = Counter((b.column, b.outcome.verdict) for b in cache.known.values() if b.id in ours)
-    choices = enumerate(case.policy.taxonomy.choices)
+    choices = enumerate(comparison.policy.taxonomy.choices)
     return {
         choice: VerdictsRow(**{v: count[column, v] for v in VERDICTS}) for column, choice in choices
     }
 
 
 def errors_row(errors: ErrorRates) -> ErrorsRow:
-    """The row of measured errors."""
+    """Error rates as a row of metrics.json."""
     rates = {f.name: MeasuredRate.from_core(getattr(errors, f.name)) for f in fields(errors)}
     return ErrorsRow(**rates, f1=errors.f1.number)
 
 
 def _calibration_errors(f: Forecast) -> CalibrationErrors:
+    """Errors of the probability of refusing at all, of the most probable token, and of all."""
     refusal_ece, top_ece = (
         cells(v, "mass_whole_ties", ECE_BINS).error() for v in (refusal(f), top_label(f))
     )
@@ -191,20 +202,24 @@ def _calibration_errors(f: Forecast) -> CalibrationErrors:
 
 
 def _on(rows: LabelledScores, refused_N: Bools) -> ErrorRates:
+    """The errors of refusing the rows refused_N."""
     return errors_of(rows.label_N != 0, refused_N)
 
 
 def _level(
-    errors: SlicedErrors, case: Case, refused_N: Bools, counted_N: Bools | None = None
+    errors: SlicedErrors, comparison: Comparison, refused_N: Bools, counted_N: Bools | None = None
 ) -> LevelRow:
-    """Errors with the bootstrap interval of the overall F1. refused_N: what counts as refused at
-    this level.
+    """Errors with the bootstrap interval of the overall F1, as a row.
 
-    counted_N: the rows that the errors are about, by default all.
+    refused_N: rows whose decision, or whose text, refuses. counted_N: the rows that the errors are
+    about, by default all.
     """
+    # The bootstrap draws groups, because rows made from one another are not independent.
     of_N = np.ones(len(refused_N), dtype=bool) if counted_N is None else counted_N
-    groups = [e.group for e, counted in zip(case.examples, of_N.tolist(), strict=True) if counted]
-    should_N = case.rows.label_N != 0
+    groups = [
+        e.group for e, counted in zip(comparison.examples, of_N.tolist(), strict=True) if counted
+    ]
+    should_N = comparison.rows.label_N != 0
     defined = errors.overall.f1.defined
     return LevelRow(
         overall=errors_row(errors.overall),
@@ -218,7 +233,7 @@ def _level(
 
 
 def _reasons(outcomes: Sequence[Outcome]) -> dict[str, int]:
-    """Why texts could not be scored, the most frequent reasons first."""
+    """The most frequent reasons why texts could not be scored, with counts."""
     return dict(Counter(o.reason for o in outcomes if o.verdict == "unscored").most_common(REASONS))
 
 

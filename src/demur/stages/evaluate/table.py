@@ -1,39 +1,49 @@
-"""The table a person understands: what each policy does, per category."""
+"""The tables of an evaluation for the terminal: error rates of each policy, per category."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from demur.store.results.metrics_file import ErrorsRow, Evaluation, PolicyMetrics
+from demur.store.results.metrics_file import ErrorsRow, Evaluation
 
 HEADER = ("requests", "rows", "refused", "false refusals", "missed refusals")
 CORRECTED_HEADER = ("rate of the texts", "as judged", "corrected", "95% interval", "labels")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Block:
-    """One policy's part of the table."""
+class PolicyTable:
+    """The table of one policy."""
 
     title: str
     rows: tuple[tuple[str, ...], ...]  # under HEADER
 
 
-def table_rows(evaluation: Evaluation) -> tuple[Block, ...]:
-    """A block per policy, decisions on the test rows; intervals are 95 % Clopper-Pearson. Pure.
+def table_rows(evaluation: Evaluation) -> tuple[PolicyTable, ...]:
+    """Make a table per policy, of its decisions on the test rows; intervals are 95 %
+    Clopper-Pearson. Pure.
 
     refused: share of the rows. false refusals: share of those to be answered. missed refusals: of
     those to be refused.
     """
-    return tuple(
-        Block(title=_title(n, p), rows=_rows(p)) for n, p in enumerate(evaluation.policies)
-    )
+    tables = []
+    for n, policy in enumerate(evaluation.policies):
+        # The first two are always the natural policy and the run's own.
+        named = ("natural: the model's most probable token", f"calibrated: {policy.goal}")
+        title = named[n] if n < len(named) else f"other target: {policy.goal}"
+        groups = {**policy.decision.by_category}
+        if "benign" in policy.decision.by_kind:
+            groups["ordinary"] = policy.decision.by_kind["benign"]
+        rows = [_row(name, errors) for name, errors in groups.items()]
+        rows.append(_row("all", policy.decision.overall))
+        tables.append(PolicyTable(title=title, rows=tuple(rows)))
+    return tuple(tables)
 
 
 def corrected_rows(evaluation: Evaluation) -> tuple[tuple[str, ...], ...]:
-    """Under CORRECTED_HEADER: text rates of the calibrated policy, raw and by hand labels; empty
-    without labels. Pure.
+    """Make the rows under CORRECTED_HEADER: text rates of the calibrated policy, as judged and
+    corrected by hand labels; empty without labels. Pure.
 
-    Where the labels say nothing of a rate, the reason stands in the place of the figure.
+    Where a corrected rate is undefined, the reason stands in its place.
     """
     if not evaluation.labels:
         return ()
@@ -48,18 +58,6 @@ def corrected_rows(evaluation: Evaluation) -> tuple[tuple[str, ...], ...]:
             )
         rows.append((name.replace("_", " "), raw.words, figure, interval, str(found.labels)))
     return tuple(rows)
-
-
-def _title(place: int, policy: PolicyMetrics) -> str:
-    named = ("natural: the model's most probable token", f"calibrated: {policy.goal}")
-    return named[place] if place < len(named) else f"other target: {policy.goal}"
-
-
-def _rows(policy: PolicyMetrics) -> tuple[tuple[str, ...], ...]:
-    groups = {**policy.decision.by_category}
-    if "benign" in policy.decision.by_kind:
-        groups["ordinary"] = policy.decision.by_kind["benign"]
-    return (*(_row(name, e) for name, e in groups.items()), _row("all", policy.decision.overall))
 
 
 def _row(name: str, errors: ErrorsRow) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
-"""Do the texts keep their token's word, and what do hand labels say of the judged rates? Rows of
-metrics.json.
+"""Agreement of texts with their control token ("kept word" and "twins" in docs/words.md), and the
+judged rates corrected by hand labels. Rows of metrics.json.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -12,8 +12,8 @@ import numpy as np
 from demur.base.arrays import Bools
 from demur.core.example import Example
 from demur.core.judging.outcome import Outcome
-from demur.stages.evaluate.compared import Case, Compared
-from demur.stages.evaluate.corrected import ANSWERS, DECLINES, Texts, kept_rates, twin_rates
+from demur.stages.evaluate.comparison import ComparedPolicy, Comparison
+from demur.stages.evaluate.corrected import ANSWERS, DECLINES, CheckedTexts, kept_rates, twin_rates
 from demur.stats.judging.consistency import kept_word, twins
 from demur.store.answers.branch_cache import BranchCache
 from demur.store.answers.labels import HandLabels
@@ -23,21 +23,24 @@ Pair = tuple[Example, int]  # an example and the column of its likeliest refusal
 
 
 def sent_texts(
-    case: Case, compared: Compared, outcomes: Sequence[Outcome], labels: HandLabels
-) -> Texts:
+    comparison: Comparison,
+    compared: ComparedPolicy,
+    outcomes: Sequence[Outcome],
+    labels: HandLabels,
+) -> CheckedTexts:
     """The texts that a policy sends, one for each test row."""
     columns = compared.choice_N.tolist()
-    return Texts(
-        keys=tuple((e.id, c) for e, c in zip(case.examples, columns, strict=True)),
+    return CheckedTexts(
+        keys=tuple((e.id, c) for e, c in zip(comparison.examples, columns, strict=True)),
         verdicts=tuple(o.verdict for o in outcomes),
         fixed_N=np.array([not compared.policy.writes(c) for c in columns], dtype=bool),
         labels=labels,
     )
 
 
-def kept_by_token(choices: Sequence[str], texts: Texts) -> dict[str, KeptRow]:
-    """Per control token, whether these texts keep its word. Tokens that were not emitted have a
-    rate of 0 rows.
+def kept_by_token(choices: Sequence[str], texts: CheckedTexts) -> dict[str, KeptRow]:
+    """Count the texts that keep their token's word, per control token. A token that was not emitted
+    has a rate of 0 rows.
     """
     column_N = np.array([column for _, column in texts.keys], dtype=np.int64)
     return {
@@ -46,59 +49,66 @@ def kept_by_token(choices: Sequence[str], texts: Texts) -> dict[str, KeptRow]:
     }
 
 
-def forced(case: Case, cache: BranchCache, labels: HandLabels) -> dict[str, KeptRow]:
-    """Per forced control token, whether the texts after it keep its word; of the evaluated rows,
-    all that there are.
+def forced(comparison: Comparison, cache: BranchCache, labels: HandLabels) -> dict[str, KeptRow]:
+    """Count the texts that keep their token's word, per forced control token, over all texts of the
+    evaluated rows in the cache.
     """
-    ours = {e.id for e in case.examples}
+    ours = {e.id for e in comparison.examples}
     known = [b for b in cache.known.values() if b.id in ours]
-    texts = Texts(
+    texts = CheckedTexts(
         keys=tuple((b.id, b.column) for b in known),
         verdicts=tuple(b.outcome.verdict for b in known),
         fixed_N=np.zeros(len(known), dtype=bool),
         labels=labels,
     )
-    return kept_by_token(case.policy.taxonomy.choices, texts)
+    return kept_by_token(comparison.policy.taxonomy.choices, texts)
 
 
-def twin_rows(case: Case, cache: BranchCache, labels: HandLabels) -> dict[str, TwinsRow]:
-    """What the token does to the text: every prompt after its likeliest refusal token and after
-    respond.
+def twin_rows(
+    comparison: Comparison, cache: BranchCache, labels: HandLabels
+) -> dict[str, TwinsRow]:
+    """Compare the two texts of each prompt, after its likeliest refusal token and after respond.
+
+    In groups: all prompts, those to be answered, those to be refused, and those of each category.
     """
-    heaviest = (case.rows.table.logp_NC[:, 1:].argmax(axis=1) + 1).tolist()
+    # Column 0 is respond, hence the + 1.
+    heaviest = (comparison.rows.table.logp_NC[:, 1:].argmax(axis=1) + 1).tolist()
     rows = [
         (e, column)
-        for e, column in zip(case.examples, heaviest, strict=True)
+        for e, column in zip(comparison.examples, heaviest, strict=True)
         if (e.id, column) in cache.known and (e.id, 0) in cache.known
     ]
-    groups: dict[str, Callable[[Example], bool]] = {
-        "all": lambda _: True,
-        "to be answered": lambda e: e.label is None,
-        "to be refused": lambda e: e.label is not None,
+    groups = {
+        "all": rows,
+        "to be answered": [r for r in rows if r[0].label is None],
+        "to be refused": [r for r in rows if r[0].label is not None],
     }
-    groups |= {name: _of(name) for name in case.policy.taxonomy.names}
-    return {
-        name: _twins_row([r for r in rows if belongs(r[0])], cache, labels)
-        for name, belongs in groups.items()
-    }
+    for name in comparison.policy.taxonomy.names:
+        groups[name] = [r for r in rows if r[0].category == name]
+    return {name: _twins_row(own, cache, labels) for name, own in groups.items()}
 
 
-def corrected(case: Case, compared: Compared, texts: Texts) -> dict[str, dict[str, CorrectedRate]]:
-    """The rates of a policy's texts by the hand's labels; strict view: a partial answer is an
-    answer.
+def corrected(
+    comparison: Comparison, compared: ComparedPolicy, texts: CheckedTexts
+) -> dict[str, dict[str, CorrectedRate]]:
+    """Correct the rates of a policy's texts by hand labels, for all rows and for each category,
+    subcategory and kind. Strict view: a partial answer is an answer. Empty without labels.
     """
     if not texts.labels.verdicts:
         return {}
+    # Which rows are in each group; prefixes keep equal names of two attributes apart.
     groups = {"all": np.ones(len(texts.keys), dtype=bool)}
     for attribute in ("category", "subcategory", "kind"):
-        values = np.array([getattr(e, attribute) or "" for e in case.examples])
+        values = np.array([getattr(e, attribute) or "" for e in comparison.examples])
         groups |= {f"{attribute} {v}": values == v for v in sorted(set(values.tolist())) if v}
-    should_N, token_N = case.rows.label_N != 0, compared.choice_N > 0
+    should_N, token_N = comparison.rows.label_N != 0, compared.choice_N > 0
     return {name: _rates(texts, of_N, should_N, token_N) for name, of_N in groups.items()}
 
 
-def _rates(texts: Texts, of_N: Bools, should_N: Bools, token_N: Bools) -> dict[str, CorrectedRate]:
-    """By name of the rate in metrics.json."""
+def _rates(
+    texts: CheckedTexts, of_N: Bools, should_N: Bools, token_N: Bools
+) -> dict[str, CorrectedRate]:
+    """The corrected rates of one group, by name of the rate in metrics.json."""
     return {
         "refusal_rate": texts.rate(of_N, DECLINES),
         "caught": texts.rate(of_N & should_N, DECLINES),
@@ -111,11 +121,8 @@ def _rates(texts: Texts, of_N: Bools, should_N: Bools, token_N: Bools) -> dict[s
     }
 
 
-def _of(name: str) -> Callable[[Example], bool]:
-    return lambda e: e.category == name
-
-
-def _kept_row(texts: Texts, of_N: Bools, refuses: bool) -> KeptRow:
+def _kept_row(texts: CheckedTexts, of_N: Bools, refuses: bool) -> KeptRow:
+    """The texts in of_N that keep their word. refuses: whether their token is a refusal token."""
     kept = kept_word(
         [v for v, of in zip(texts.verdicts, of_N.tolist(), strict=True) if of], refuses=refuses
     )
@@ -128,6 +135,8 @@ def _kept_row(texts: Texts, of_N: Bools, refuses: bool) -> KeptRow:
 
 
 def _twins_row(rows: Sequence[Pair], cache: BranchCache, labels: HandLabels) -> TwinsRow:
+    """The four cells of the prompts' pairs of texts, as judged and as corrected."""
+    # Keys of the text after the refusal token and of the text after respond.
     keys = [((e.id, column), (e.id, 0)) for e, column in rows]
     judged = [
         (cache.known[refused].outcome.verdict, cache.known[answered].outcome.verdict)

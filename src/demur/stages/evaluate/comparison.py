@@ -1,4 +1,4 @@
-"""Which policies are compared, on which rows.
+"""The policies to compare, and the rows to compare them on.
 
 Thresholds for comparison are chosen on the calibrate split and measured on the test split, never
 the other way round.
@@ -41,30 +41,30 @@ NO_HAND = "the rows' labels are a judge's, and only demur calibrate corrects the
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Compared:
+class ComparedPolicy:
     """A policy of the comparison."""
 
-    goal: str
+    goal: str  # as it was given; of several, joined by "; "
     file: str  # relative to the run folder
     policy: Policy
     choice_N: Ints  # the control token that each test row gets, as a score column
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Case:
-    """Everything that is measured, before any text is generated."""
+class Comparison:
+    """The compared policies and their decisions, before any text is generated."""
 
     examples: tuple[Example, ...]  # N test rows
     rows: LabelledScores  # the same rows, with the scores that the policy decides on
     raw: LabelledScores  # the same rows as the model scored them
-    # rows that thresholds are chosen on: none that the calibrator was fitted on
+    # rows that thresholds are chosen on, without those that the calibrator was fitted on
     calibrate: LabelledScores
     policy: Policy  # the calibrated one
     choice: CalibratorChoice | None  # None if no calibrator was asked for
-    compared: tuple[Compared, ...]  # natural, calibrated, then the goals for comparison
+    compared: tuple[ComparedPolicy, ...]  # natural, calibrated, then the goals for comparison
     unmet: tuple[UnmetGoal, ...]
 
-    def sample(self, count: int | None) -> Case:
+    def sample(self, count: int | None) -> Comparison:
         """The same comparison on at most `count` of the test rows, in even steps; None: on all."""
         at = evenly_spaced(range(len(self.examples)), count)
         if len(at) == len(self.examples):
@@ -77,15 +77,16 @@ class Case:
         return replace(self, examples=examples, rows=rows, raw=raw, compared=compared)
 
 
-def read_case(
+def read_comparison(
     folder: RunFolder, model: Fingerprint, also: Sequence[str], limit: int | None
-) -> Case:
+) -> Comparison:
     """Read rows, scores and policy, and choose the other policies on the calibrate split.
 
     Raises PolicyError if the policy was made for another model than `model`, ArtifactError if the
-    scores were, or if it cannot be told which rows the calibrator has seen.
+    scores were, or if no record names the rows that the calibrator was fitted on.
     """
     policy = read_policy(folder.policy)
+    # A policy on mapped scores (rewrites, a cascade) has a fingerprint of their own convention.
     seen = replace(model, logprobs=policy.fingerprint.logprobs) if policy.fingerprint else model
     policy.require_model(seen)
     examples = evenly_spaced(read_policy_rows(folder, "test"), limit)
@@ -101,13 +102,15 @@ def read_case(
     goal = str(folder.require("calibrate").settings.get("goal", policy.name))
     calibrated = (goal, str(folder.policy.relative_to(folder.root)), policy)
     others, unmet = _others(folder, policy, calibrate, ("natural", *also))
-    # the natural policy needs no data and is always there
+    # Natural, calibrated, the others. The natural policy needs no data, so that it is always there.
     in_order = [others[0], calibrated, *others[1:]]
     compared = [
-        Compared(goal=g, file=f, policy=p, choice_N=decide_many(p, rows.table.logp_NC).choice_N)
+        ComparedPolicy(
+            goal=g, file=f, policy=p, choice_N=decide_many(p, rows.table.logp_NC).choice_N
+        )
         for g, f, p in in_order
     ]
-    return Case(
+    return Comparison(
         examples=tuple(examples),
         rows=rows,
         raw=rows
@@ -122,8 +125,8 @@ def read_case(
 
 
 def _unseen(folder: RunFolder, choice: CalibratorChoice | None) -> list[Example]:
-    """The calibrate rows that the calibrator has not seen: what is promised of thresholds holds on
-    these only.
+    """The calibrate rows that the calibrator was not fitted on: only on these does a promise about
+    thresholds hold.
     """
     examples = read_policy_rows(folder, "calibrate")
     return split_by_group(examples, choice.share, choice.seed)[1] if choice else examples
@@ -149,11 +152,10 @@ def _scored(
 def _others(
     folder: RunFolder, policy: Policy, calibrate: LabelledScores, goals: Sequence[str]
 ) -> tuple[list[tuple[str, str, Policy]], tuple[UnmetGoal, ...]]:
-    """(goal, file, policy) of each goal, and the goals that no threshold meets on the calibrate
-    split.
+    """Choose a policy per goal: (goal, file, policy) of each, and the goals that no threshold meets
+    on the calibrate split.
 
-    A goal that cannot be read, or that does not fit the rule, is the caller's mistake and raises
-    GoalError.
+    Raises GoalError on a goal that cannot be read, or that does not fit the rule.
     """
     digest = digest_json(
         [digest_file(folder.split("calibrate")), digest_file(folder.scores("calibrate"))]
@@ -172,6 +174,7 @@ def _others(
         except (GoalInfeasible, DataError) as e:
             unmet.append(UnmetGoal(goal=text, reason=e.message))
             continue
+        # "false_refusal <= 0.02" -> policies/false-refusal-0.02.json
         slug = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
         file = folder.stage("evaluate").relative_to(folder.root) / "policies" / f"{slug}.json"
         found.append((text, str(file), bind_promises(chosen)))
@@ -179,10 +182,11 @@ def _others(
 
 
 def _template(policy: Policy, goal: Goal, name: str) -> Policy:
-    """The calibrated policy without its thresholds, and free to take others.
+    """The calibrated policy without thresholds, overrides, limits and promises.
 
-    The natural policy is the model left to itself: no calibrator either.
+    For the natural goal also without a calibrator: that policy is the model left to itself.
     """
+    # The solver cannot set thresholds of every rule: those it cannot get the default rule.
     calibrator = IDENTITY if isinstance(goal, Natural) else policy.calibrator
     rule = policy.rule if policy.rule in STEERABLE else "heaviest"
     free = tuple(

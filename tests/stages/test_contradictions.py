@@ -42,13 +42,13 @@ def worse(tmp_path_factory):
 
 def test_a_promise_that_the_test_rows_bear_out_is_left_in_peace(tmp_path, demur):  # noqa: F811
     folder = run_of(tmp_path, worse=False)
-    assert evaluate.against(folder) == ()
+    assert evaluate.contradictions(folder) == ()
     assert demur("report", folder.root).code == 0
     assert "SPEAK AGAINST" not in folder.report.with_name("report.md").read_text(encoding="utf-8")
 
 
 def test_a_promise_that_they_speak_against_leads_the_report(worse):
-    (found,) = evaluate.against(worse)
+    (found,) = evaluate.contradictions(worse)
     assert found.promise.risk == "missed_refusal"
     assert found.rate.interval()[0] > 0.4
     text = (
