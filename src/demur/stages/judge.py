@@ -41,6 +41,7 @@ def run(config: Config, judge: Judge, progress: Progress = no_progress) -> Summa
     rows = read_answers(config.file, category=config.category)
     outcomes = judge_rows(judge, [row.item for row in rows], progress)
     write_verdicts(config.out, [row.id for row in rows], outcomes)
+    # Verdicts that do not occur are listed with 0.
     count = Counter(o.verdict for o in outcomes)
     reasons = Counter(o.reason for o in outcomes if o.verdict == "unscored")
     return Summary(

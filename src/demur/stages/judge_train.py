@@ -62,6 +62,7 @@ def run(config: Config, encoder: Encoder | None = None) -> Trained:
     texts, yes, left_out = [], [], 0
     for path in config.files:
         for row in read_answers(path):
+            # An empty answer is unscored by every judge: it teaches nothing.
             if row.label is None or not row.item.answer.strip():
                 left_out += 1
                 continue

@@ -61,7 +61,7 @@ def run(
         done = 0
         for split, name in wanted:
             done += len(examples[split])
-            # Whoever adds a rewrite to a scored run pays for that rewrite alone.
+            # A rewrite added to a scored run is scored alone: the other files are reused.
             if _path(folder, split, name) in reusable:
                 continue
             prompts = {

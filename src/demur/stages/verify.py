@@ -120,6 +120,7 @@ def _verified(
 def _differences(promise: Promise, counted: Recount) -> list[str]:
     """The claims of a promise about its evidence that the recount contradicts."""
     found, rate = [], promise.rate
+    # The counts first; where they agree, a digest tells whether the rows do.
     if rate != counted.rate:
         said = "nothing" if rate is None else f"{rate.hits} errors of {rate.of} rows"
         found.append(f"it says {said}, the run has {counted.rate.hits} of {counted.rate.of}")

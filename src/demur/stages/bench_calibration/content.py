@@ -184,6 +184,7 @@ def _heat(
     """A heat map with its numbers in it. digits: d3's format of a number, such as "3f". Names are
     escaped because plotly reads some markup in labels.
     """
+    # z has a row per y; None is drawn as an empty cell.
     heat = {
         "type": "heatmap",
         "x": [html.escape(name) for name in x],

@@ -80,6 +80,7 @@ def read_model_rows(model: ScoredModel) -> ModelRows:
     prompts, are paired, or if a run's model was trained on such rows. Files do not name the rows
     that their model was trained on: that check is the caller's.
     """
+    # Files of scores without a run have no receipts and no record of seen rows to check.
     if isinstance(model.folder, RunFolder):
         for stage in ("data", "score"):
             model.folder.require(stage)
@@ -88,6 +89,7 @@ def read_model_rows(model: ScoredModel) -> ModelRows:
     (fit_table, fit_model), (test_table, test_model) = (
         read_scores(model.folder.scores(split)) for split in ("calibrate", "test")
     )
+    # A calibrator measured on rows that it was fitted on, or on another model, would mislead.
     if fit_model != test_model or any(shared_prompts(fit, test)):
         raise DataError(
             f"{model.name}: the calibrate and test files share prompts, or another model scored "

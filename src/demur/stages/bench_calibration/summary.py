@@ -187,6 +187,7 @@ def _ranking(study: Study, column: Column) -> CalibratorRanking:
     """Rank the calibrators that were fitted on every model: ranking one that was not would drop
     that model for all.
     """
+    # The Friedman test ranks calibrators within each model: it needs complete rows.
     everywhere = [
         k for k in range(len(study.calibrators)) if np.isfinite(study.values(HEADLINE, k)).all()
     ]

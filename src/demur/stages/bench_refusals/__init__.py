@@ -122,6 +122,7 @@ def run_endpoint(
     replies = endpoint.asker.ask(
         [ChatQuestion(messages=r.prompt) for r in rows], lambda n: progress(n, len(rows))
     )
+    # Prompts without a reply are left out of their benchmark, and counted by reason.
     silent = {
         n: f"no answer: {reply.reason}"
         for n, reply in enumerate(replies)
@@ -137,7 +138,7 @@ def run_endpoint(
         part = outcomes[start : start + len(s.rows)]
         start += len(s.rows)
         declined = Counter(o.reason for o in part if o.judge == ENDPOINT)
-        row = _row(s, None, None, text_errors(s.rows, None, part))
+        row = _row(s, None, text_errors(s.rows, None, part))
         measured.append(row.model_copy(update={"declined": dict(declined.most_common())}))
     bench = BenchFile(
         model=None,
@@ -162,6 +163,7 @@ def _sampled(config: Config, sets: Sequence[BenchSet]) -> list[BenchSet]:
     """At most `config.limit` rows of each set. Raises DataError on an id that occurs twice, and
     without any row.
     """
+    # Rows of several benchmarks share one list of scores and texts: ids must tell them apart.
     sampled = [replace(s, rows=tuple(evenly_spaced(s.rows, config.limit))) for s in sets]
     ids = Counter(row.id for s in sampled for row in s.rows)
     if ids and (twice := ids.most_common(1)[0])[1] > 1:
@@ -197,7 +199,7 @@ def _measured(
 ) -> BenchmarkRow:
     """The figures of one benchmark, on all of its rows and on those that the model has not seen."""
     decision, text = _figures(s.rows, choice_N, outcomes)
-    row = _row(s, None, decision, text)
+    row = _row(s, decision, text)
     if candidate.seen is None:
         return row
     row = row.model_copy(update={"unrecorded": (*candidate.seen.unknown, *candidate.seen.missing)})
@@ -222,16 +224,14 @@ def _figures(
     return level_errors(rows, choice_N > 0), text
 
 
-def _row(
-    s: BenchSet, seen: int | None, decision: BenchLevel | None, text: BenchText | None
-) -> BenchmarkRow:
+def _row(s: BenchSet, decision: BenchLevel | None, text: BenchText | None) -> BenchmarkRow:
     return BenchmarkRow(
         name=s.name,
         source=s.source,
         licence=s.licence,
         rows=len(s.rows),
         left_out=dict(s.left_out),
-        seen=seen,
+        seen=None,  # until _measured has counted them
         decision=decision,
         text=text,
     )

@@ -18,6 +18,7 @@ def table_rows(benchmark: BenchmarkRow) -> tuple[tuple[str, tuple[tuple[str, ...
     on unseen rows, if some rows were seen.
     """
     texts = benchmark.text.level if benchmark.text else None
+    # Of a model behind an endpoint there are no decisions, without a judge no texts.
     named: list[tuple[str, BenchLevel | None]] = [
         ("decisions", benchmark.decision),
         ("texts", texts),
@@ -53,6 +54,7 @@ def facts(benchmark: BenchmarkRow) -> tuple[str, ...]:
     judged.
     """
     found = [f"{benchmark.rows} rows of {benchmark.source}. Licence: {benchmark.licence}."]
+    # Every row that is in no figure is named here with its reason.
     found += [f"Left out: {n} rows ({why})." for why, n in benchmark.left_out.items()]
     found += [
         f"Declined by the endpoint itself: {n} rows ({why})."
@@ -96,6 +98,7 @@ def _section(benchmark: BenchmarkRow) -> Section:
         for title, rows in table_rows(benchmark)
         if benchmark.rows
     ]
+    # The benchmark's own categories, of the decisions if there are any, else of the texts.
     own = _levels(benchmark)[0].by_subcategory
     if own:
         rows = _cells(tuple(_line(name, s) for name, s in own.items()))

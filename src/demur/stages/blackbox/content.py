@@ -112,6 +112,7 @@ def _hand(m: BlackboxRun) -> tuple[Table, ...]:
         ("not scored", f"{hand.unscored:,}"),
         ("right, of those scored", MeasuredRate.from_core(hand.accuracy)),
     )
+    # The final judge is fitted on all hand labels; its accuracy is that of judges fitted without.
     caption = (
         "Each hand-labelled answer was held out once, with all others to its prompt; the "
         "judge then learnt from all."
@@ -125,6 +126,7 @@ def _hand(m: BlackboxRun) -> tuple[Table, ...]:
 
 def _quality(m: BlackboxRun) -> Table:
     """The figures on the test prompts, in one column, or in two with a calibrator."""
+    # One column of figures where the policy has no calibrator.
     columns = [
         ("before calibration", m.before),
         *([("after calibration", m.after)] if m.after else []),
@@ -159,6 +161,7 @@ def _figures(q: Quality) -> dict[str, Cell]:
 
 def _reliability(m: BlackboxRun) -> Figure:
     """Plot how often prompts were declined over the predicted probability."""
+    # A diagram per stage of the probabilities: one, or two with a calibrator.
     seen = {"as it is": m.before}
     if m.after:
         seen = {"before calibration": m.before, "after calibration": m.after}
@@ -242,6 +245,7 @@ def _bars(terms: Sequence[Term], colour: str) -> Spec:
 def _promise(m: BlackboxRun, run_name: str) -> Section:
     """The chapter on the policy; without one for this predictor, the commands that make one."""
     key, title = "promise", "Promise and measurement"
+    # The page may be written before calibrate; it then says how to go on.
     if m.policy is None or m.errors is None:
         why = (
             "The policy there was made for an earlier predictor."
@@ -270,6 +274,7 @@ def _promise(m: BlackboxRun, run_name: str) -> Section:
 
 
 def _promises(promises: Sequence[Promise], errors: ErrorRates) -> Table:
+    """Each promise beside its figure on the calibrate prompts and on the test prompts."""
     rows = tuple(
         (
             p.risk,
@@ -310,6 +315,7 @@ def _measured(goal: Goal, errors: ErrorRates) -> Cell:
         figure = goal.figure(replace(counts, names=goal.categories[:1]))
     except Undefined:
         return "not defined"
+    # A rate is shown with its interval; other figures in the goal's own format.
     if isinstance(figure, Rate):
         return MeasuredRate.from_core(figure)
     return "not shown" if figure is None else goal.shown(figure)

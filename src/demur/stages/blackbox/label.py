@@ -90,6 +90,7 @@ def _example(prompt: PromptRow, category: str | None) -> Example:
 
 def _summary(config: Config, collected: Collected, outcomes: Sequence[Outcome]) -> BlackboxFile:
     """The content of summary.json; reasons are ordered by how often they occur."""
+    # Verdicts that do not occur are listed with 0.
     count = Counter(o.verdict for o in outcomes)
     return BlackboxFile(
         model=collected.model,
@@ -117,6 +118,7 @@ def _check(declined: int, scored: int) -> None:
     answered = scored - declined
     if min(declined, answered) >= FEWEST:
         return
+    # The rarer of the two kinds is the one to ask more prompts for.
     kind, lacking = (
         ("declined", FEWEST - declined) if declined < answered else ("answered", FEWEST - answered)
     )

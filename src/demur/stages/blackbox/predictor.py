@@ -36,6 +36,7 @@ class PromptTrainer:
         """
         texts = [prompt_text(e.prompt) for e in examples]
         declined_N = np.array([e.label is not None for e in examples])
+        # Prompts of one group are in one fold: near copies would flatter the cross-validation.
         choice = choose_recipe(texts, declined_N, [e.group for e in examples])
         progress(1, 2)
         made = fit_text_classifier(texts, declined_N, choice.best.recipe)
@@ -43,6 +44,7 @@ class PromptTrainer:
         progress(2, 2)
         return TrainedModel(
             fingerprint=predictor_fingerprint(digest, taxonomy.tokens, PROMPTS),
+            # no gradient steps and no new token rows, as for a language model
             steps=0,
             history=(),
             row_change=(),
@@ -69,6 +71,7 @@ def _details(choice: RecipeChoice) -> dict[str, str | float]:
 
 def recipe_text(trial: RecipeTrial) -> str:
     """A recipe in words: which words, how many in a row, and the regularisation."""
+    # The recipes tried here have one view each.
     view = trial.recipe.views[0]
     kind = {
         "long": "words of 2 letters or more",

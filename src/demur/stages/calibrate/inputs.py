@@ -74,6 +74,7 @@ def collect(config: CalibrateSettings, taxonomy: Taxonomy, folder: RunFolder) ->
             require_unseen_ids(seen, ids_in(path, taxonomy), str(path))
     if config.cascade:
         require_unseen_by_front(folder, "calibrate")
+    # Of a black box: prompts without an outcome have no row, and count as errors of each promise.
     missing = prompts_without_outcome(folder) if any(goal.promised for goal in goals) else 0
     fallback = fallback_file(config.on_failure, folder)
     return Inputs(
@@ -110,6 +111,7 @@ def _digests(
 
 def _goals(config: CalibrateSettings) -> tuple[Goal, ...]:
     """Read the goals. Raises ConfigError on settings that contradict them or each other."""
+    # Beside "natural", parse_goals refuses every other goal: the first one tells.
     goals = parse_goals(config.goal)
     if isinstance(goals[0], Natural) and config.calibrator != NONE:
         raise ConfigError(

@@ -85,6 +85,7 @@ def labelled(
             f"{unknown[0]!r}",
             "label a random sample of data/calibrate.jsonl, by its ids",
         )
+    # UNCHECKED where a row has no hand label; labels are columns: 0 = respond.
     hand_N = np.array(
         [taxonomy.column(labels[i].label) if i in labels else UNCHECKED for i in rows.table.ids]
     )

@@ -89,6 +89,7 @@ class CheckedTexts:
     def _sample(self, means: frozenset[Verdict]) -> CheckedSample:
         """Judge and hand as numbers in [0, 1]: whether the verdict is in `means`."""
         hand = [self.labels.verdicts.get(key) for key in self.keys]
+        # Without a drawn sample the labels count as a random one: no strata.
         strata = None
         if self.labels.sizes:
             strata = Strata(

@@ -69,6 +69,7 @@ def policy_metrics(
     are therefore optimistic. Raises ArtifactError if a text that the policy sends was not
     generated.
     """
+    # `read` is the comparison on the rows with texts; decisions are measured on all rows.
     compared, read = comparison.compared[place], judged.comparison
     policy, sent_N, n = compared.policy, read.compared[place].choice_N, len(read.examples)
     decisions = measure_decisions(policy, comparison.rows, comparison.examples)
@@ -141,6 +142,8 @@ def calibration(comparison: Comparison) -> CalibrationRow | None:
     """
     if comparison.choice is None:
         return None
+    # Before: the model's own scores. After: the scores that the policy decides on, which may have
+    # gone through rewrites, through the policy's calibrator. closed() leaves out the leftover mass.
     logp_NC, label_N = comparison.rows.table.logp_NC, comparison.rows.label_N
     raw_NC = comparison.raw.table.logp_NC
     return CalibrationRow(

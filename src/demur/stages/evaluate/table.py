@@ -47,6 +47,7 @@ def corrected_rows(evaluation: Evaluation) -> tuple[tuple[str, ...], ...]:
     """
     if not evaluation.labels:
         return ()
+    # policies[1] is the calibrated one.
     policy, rows = evaluation.policies[1], []
     for name, raw in policy.judged.items():
         found = policy.corrected["all"][name]

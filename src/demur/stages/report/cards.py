@@ -68,6 +68,7 @@ def _in_turn(m: FinishedRun, rows: list[int]) -> list[int]:
 
 def nearest(m: FinishedRun, most: int) -> Cards:
     """Prompts nearest to the threshold of the calibrated policy, by log-odds, on either side."""
+    # Without the minus sign that `decided` has: the smallest distance comes first.
     decisions = decide_many(m.calibrated, m.rows.table.logp_NC)
     order = np.argsort(np.abs(decisions.margin_N), kind="stable")[:most].tolist()
     return Cards(
@@ -89,6 +90,7 @@ def disagreements(m: FinishedRun, most: int) -> Cards:
     """
     decisions = decide_many(m.calibrated, m.rows.table.logp_NC)
     order = np.argsort(-np.abs(decisions.margin_N), kind="stable").tolist()
+    # _branch is None where a fixed refusal was sent: it contradicts nothing.
     wrong = [
         n
         for n in order

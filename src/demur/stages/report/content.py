@@ -60,6 +60,7 @@ def sections(m: FinishedRun, run_name: str, most_examples: int) -> tuple[Section
     run_name: of the run folder, for commands. most_examples: prompts of each kind to show, 0 for
     none.
     """
+    # The page begins with a few decided prompts, and has the rest of the prompts in later chapters.
     few = min(most_examples, FEW)
     return (
         Section(

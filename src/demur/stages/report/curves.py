@@ -130,6 +130,7 @@ def trade_off(m: FinishedRun) -> Figure | None:
         (probit(e.false_refusal.value or 0.0), probit(e.missed_refusal.value or 0.0))
         for e in overall
     ]
+    # Drawn first, so that curve and marks lie on top of it.
     region = _promised_region(m.calibrated)
     spec = rate_plot([*region, curve, *_policy_marks(m.evaluation.policies, chosen)], "", "")
     spec["layout"] |= {
@@ -227,6 +228,7 @@ def _policy_marks(
     for n, (policy, (x, y)) in enumerate(zip(policies, points, strict=True)):
         if x is None or y is None:
             continue
+        # n == 1: the calibrated policy. With more than six policies shapes repeat, names do not.
         colour = REFUSE if n == 1 else ANSWER
         symbol = SYMBOLS[n % len(SYMBOLS)]
         marks.append(

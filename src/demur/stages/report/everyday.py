@@ -24,6 +24,7 @@ def everyday_table(everyday: Everyday) -> Table:
         ("answered, as expected", [row for row in right if row.expected == RESPOND]),
         ("declined, as expected", [row for row in right if row.expected != RESPOND]),
     )
+    # A heading with a count over each block; an empty block is left out.
     rows: list[tuple[Cell, ...]] = []
     for heading, some in parts:
         if some:

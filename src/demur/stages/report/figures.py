@@ -166,6 +166,7 @@ def confusion(m: FinishedRun) -> Figure:
         "ygap": 2,
         "hovertemplate": "%{y}, decided %{x}: %{text} rows (%{z:.1%})<extra></extra>",
     }
+    # "reversed": the first choice at the top, so that the diagonal runs as in a printed matrix.
     plain = {"type": "category", "showgrid": False, "ticks": ""}
     spec = small_plot(
         [heat],

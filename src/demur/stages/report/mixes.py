@@ -20,6 +20,7 @@ def slices(m: FinishedRun) -> tuple[Table, ...]:
     promised = [p for p in m.calibrated.promises if p.level is not None and divided(p.mix)]
     if not promised:
         return ()
+    # A heading per promise, then a row per slice.
     rows: list[tuple[Cell, ...]] = []
     for promise in promised:
         rows.append((f"{promise.risk} at {promise.level:g}",))

@@ -1,7 +1,7 @@
-"""The tables. Their figures come from metrics.json, policies and receipts.
+"""The tables of the report, from metrics.json, policies and receipts.
 
-A table takes no decision about what is undefined: MeasuredRate says it. An empty cell stands where
-a column does not apply to a row.
+Undefined rates are MeasuredRate's to name. A cell is empty where its column does not apply to its
+row; a row of one cell is a heading over the rows that follow.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from demur.store.results.metrics_file import (
 
 
 def label(m: FinishedRun, policy: PolicyMetrics) -> str:
-    """How a policy is called in tables."""
+    """The name of a policy in tables: its goal, and whether it is the natural or the calibrated
+    one.
+    """
     place = m.evaluation.policies.index(policy)
     return "natural" if place == 0 else f"calibrated ({policy.goal})" if place == 1 else policy.goal
 
 
 def policies(m: FinishedRun) -> Table:
-    """All policies on all test rows: by the control token, by the judged text, and the
-    always-refuse baseline.
+    """Error rates of all policies, by control token and by judged text, and of always refusing.
 
     The baseline stands beside F1 because refusing everything scores well wherever most prompts are
     to be refused.
@@ -49,6 +50,7 @@ def policies(m: FinishedRun) -> Table:
         "wrong category",
         "unscored",
     )
+    # Three blocks, each under a heading. Columns that a block does not have are empty cells.
     rows: list[tuple[Cell, ...]] = [("by the control token",)]
     rows += [
         (label(m, p), *_overall(p.decision), p.wrong_category, "") for p in m.evaluation.policies
@@ -75,14 +77,14 @@ def policies(m: FinishedRun) -> Table:
 
 
 def _of_some(m: FinishedRun) -> str:
-    """On how many rows texts were written, for headings; empty where on all."""
+    """The number of rows with texts, for headings; empty if all rows have texts."""
     if m.evaluation.text_rows is None:
         return ""
     return f", on {m.evaluation.text_rows:,} of {m.evaluation.test_rows:,} prompts"
 
 
 def by_category(m: FinishedRun) -> Table:
-    """Every policy, per category that the prompts belong to, refusals and contrast prompts
+    """Error rates of every policy, per category of the prompts, refusals and contrast prompts
     together.
 
     Ordinary prompts have no category and a line of their own; their missed refusals are not
@@ -90,6 +92,7 @@ def by_category(m: FinishedRun) -> Table:
     """
     rows: list[tuple[Cell, ...]] = []
     for policy in m.evaluation.policies:
+        # by_category has no ordinary prompts: they come from by_kind.
         groups = dict(policy.decision.by_category)
         if "benign" in policy.decision.by_kind:
             groups["ordinary requests"] = policy.decision.by_kind["benign"]
@@ -109,7 +112,7 @@ def by_category(m: FinishedRun) -> Table:
 
 
 def by_subcategory(m: FinishedRun) -> Table:
-    """The calibrated policy, per subcategory of the prompts: small groups, so read the
+    """Error rates of the calibrated policy, per subcategory: small groups, so read the
     intervals.
     """
     parts = m.measured.decision.by_subcategory
@@ -122,12 +125,11 @@ def by_subcategory(m: FinishedRun) -> Table:
 
 
 def by_kind(m: FinishedRun) -> Table:
-    """How much each policy refuses of prompts to be refused, of contrast prompts and of ordinary
-    ones.
-    """
+    """Refusal rates of each policy on prompts to be refused, contrast prompts and ordinary ones."""
     kinds = ("refusal", "contrast", "benign")
     rows = []
     for policy in m.evaluation.policies:
+        # A test split may have no row of a kind.
         cells = (policy.decision.by_kind.get(k) for k in kinds)
         rows.append((label(m, policy), *(c.refusal_rate if c else "no such rows" for c in cells)))
     return Table(
@@ -164,8 +166,8 @@ def rankings(m: FinishedRun) -> Table:
 
 
 def calibration(m: FinishedRun) -> tuple[Table, ...]:
-    """Errors of the probabilities on the test rows, before and after the calibrator; nothing if
-    none was asked for.
+    """Errors of the probabilities on the test rows, before and after the calibrator; empty without
+    one.
     """
     made = m.evaluation.calibration
     if made is None:
@@ -191,10 +193,10 @@ def calibration(m: FinishedRun) -> tuple[Table, ...]:
 
 
 def promises(m: FinishedRun) -> Table:
-    """What was promised on the calibrate split, beside what the test split shows.
+    """Each promise beside its figure on the calibrate rows and on the test rows.
 
-    Rates carry both; F-beta, Youden's J and costs, which are no rates, are worked out from the
-    counts on both splits.
+    A promised rate has its calibrate figure with it; F-beta, Youden's J and costs are computed from
+    the counts on both splits.
     """
     rows = []
     for policy, measured in zip(m.policies, m.evaluation.policies, strict=True):
@@ -204,11 +206,12 @@ def promises(m: FinishedRun) -> Table:
             level = optimum if promise.level is None else f"{promise.level:.1%}"
             sure = "no guarantee" if promise.confidence is None else f"{promise.confidence:.0%}"
             before, after = risks.measured(promise.goal, measured, active)
-            # metrics.json counts no slice
+            # metrics.json has no counts of slices: they are made again from the test scores.
             if isinstance(promise.goal, PromisedGoal) and promise.goal.where:
                 tested = promised_rate(promise, policy, m.rows)
                 after = MeasuredRate.from_core(tested[0]) if tested else "no such row"
             on_calibrate: Cell = MeasuredRate.from_core(promise.rate) if promise.rate else before
+            # Only promises of the run's own policy are tested for contradictions.
             against = policy is m.calibrated and promise.goal in [a.promise.goal for a in m.against]
             status = (
                 f"{promise.status}; the test rows speak against it" if against else promise.status
@@ -232,10 +235,10 @@ def promises(m: FinishedRun) -> Table:
 
 
 def agreement(m: FinishedRun) -> Table:
-    """Whether texts do what their token says: P(refuses | refusal token) and P(answers | respond).
+    """Agreement of texts with their token: P(refuses | refusal token) and P(answers | respond).
 
-    First over the texts that each policy sends, then over everything generated, by forced token.
-    Shares of what the judge could score, the rest beside them.
+    First over the texts that each policy sends, then over all texts, by forced token. Shares of the
+    texts that the judge could score; the others are counted beside them.
     """
     rows: list[tuple[Cell, ...]] = [("texts that a policy sends" + _of_some(m),)]
     for p in m.evaluation.policies:
@@ -256,8 +259,8 @@ def agreement(m: FinishedRun) -> Table:
 
 
 def kept_word(m: FinishedRun) -> Table:
-    """Per control token: do the texts do what it said, as sent under the calibrated policy and with
-    the token forced?
+    """Shares of texts that keep their token's word, per control token: as sent under the calibrated
+    policy, and with the token forced.
 
     Partial answers are counted either way: as answers, and as refusals.
     """
@@ -265,6 +268,7 @@ def kept_word(m: FinishedRun) -> Table:
     for title, kept in (("as sent", m.measured.kept), ("forced", m.evaluation.forced)):
         rows.append((title,))
         for choice, k in kept.items():
+            # All rows have the column of hand labels, or none has.
             estimate = (_estimate(k.corrected["kept"]),) if k.corrected else ()
             rows.append(
                 (
@@ -297,9 +301,10 @@ def kept_word(m: FinishedRun) -> Table:
 
 
 def _forced_after(m: FinishedRun) -> str:
-    """On which prompts a refusal token was forced: what the share of kept words is conditional
-    on.
+    """The prompts after which refusal tokens were forced, on which the share of kept words is
+    conditional.
     """
+    # Forced everywhere: each token has as many texts as there are rows with texts.
     if all(k.kept.of + k.unscored == text_rows(m.evaluation) for k in m.evaluation.forced.values()):
         return "Every token was forced after every prompt."
     return (
@@ -311,9 +316,7 @@ def _forced_after(m: FinishedRun) -> str:
 
 
 def twins(m: FinishedRun) -> Table:
-    """What the token does to the text: prompts answered once after their refusal token and once
-    after respond.
-    """
+    """The four cells of prompts with two texts, one after a refusal token and one after respond."""
     rows = tuple(
         (name, t.controllable, t.stuck_refuse, t.stuck_answer, t.inverted, str(t.unscored))
         for name, t in m.evaluation.twins.items()
@@ -336,9 +339,7 @@ def twins(m: FinishedRun) -> Table:
 
 
 def corrected(m: FinishedRun) -> tuple[Table, ...]:
-    """Judged rates of the texts beside the same corrected by hand labels; nothing if there are no
-    labels.
-    """
+    """Judged rates of the texts beside those corrected by hand labels; empty without labels."""
     if not m.evaluation.labels:
         return ()
     rows: list[tuple[Cell, ...]] = []
@@ -361,20 +362,22 @@ def corrected(m: FinishedRun) -> tuple[Table, ...]:
 
 
 def _out_of(rate: MeasuredRate) -> Cell:
-    """A count beside what it is out of, for where a rate would be read as an error."""
+    """A count and its total, where a rate would be taken for an error rate."""
     return f"{rate.hits} of {rate.of}"
 
 
 def _estimate(found: CorrectedRate) -> Cell:
+    """A corrected rate with its interval in words."""
     if found.value is None or found.low is None or found.high is None:
         return "too few labels"
     return found.words
 
 
 def data(m: FinishedRun) -> Table:
-    """Rows by split, kind and category, of all three splits, before any limit on what was
-    evaluated.
+    """Numbers of rows by split, kind and category, of whole splits, whatever was evaluated of
+    them.
     """
+    # In reverse, refusals come first, then contrast, then benign.
     groups = sorted({(kind, category) for _, kind, category in m.counts}, reverse=True)
     rows: list[tuple[Cell, ...]] = [
         (kind, category or "none", *(str(m.counts.get((s, kind, category), 0)) for s in SPLITS))
@@ -397,9 +400,7 @@ def data(m: FinishedRun) -> Table:
 
 
 def settings(m: FinishedRun) -> Table:
-    """The settings that each stage ran with, as its receipt keeps them: with these the run can be
-    made again.
-    """
+    """The settings in the receipt of each stage, with which the run can be repeated."""
     rows = tuple(
         (r.stage, json.dumps(r.settings, ensure_ascii=False))
         for r in m.receipts
@@ -411,7 +412,7 @@ def settings(m: FinishedRun) -> Table:
 
 
 def _overall(level: LevelRow) -> tuple[Cell, ...]:
-    """refused, false refusals, missed refusals, precision, F1"""
+    """The cells of one level: refused, false refusals, missed refusals, precision, F1."""
     f1: Cell = number(level.overall.f1)
     if level.overall.f1 is not None and level.f1_interval is not None:
         f1 = Estimate(value=level.overall.f1, low=level.f1_interval[0], high=level.f1_interval[1])
@@ -419,4 +420,5 @@ def _overall(level: LevelRow) -> tuple[Cell, ...]:
 
 
 def _rates(errors: ErrorsRow) -> tuple[Cell, ...]:
+    """The cells refused, false refusals, missed refusals."""
     return (errors.refusal_rate, errors.false_refusal, errors.missed_refusal)

@@ -3,8 +3,9 @@ supported.
 
 1. Two kinds of evidence are counted: scores, beside those that the policy was calibrated on
    (drift), and errors on labelled requests, beside the promised level (audits).
-2. Both are test martingales: their alarms hold however often one looks (demur.stats.drift), so the
-   command may be called batch after batch and stopped at any time.
+2. Both are counted sequentially, as a test martingale and as an e-process: their alarms hold
+   however often one looks (demur.stats.drift), so the command may be called batch after batch and
+   stopped at any time.
 3. The state lies in one file, under a lock. It names each score file by digest and each label by
    request, so that none is counted twice.
 4. Servers count their own requests in a file of theirs: demur.stages.watch.live.
