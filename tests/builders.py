@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from demur.core.fingerprint import Fingerprint
+from demur.core.goals.goal import Promise
 from demur.core.goals.parse import stated_goal
-from demur.core.goals.promise import Promise
 from demur.core.policy import RULES, CategoryPolicy, DoubtRule, Policy
 from demur.core.rates import Rate
 from demur.core.score import ScoreTable

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from demur.base.errors import AccessError, PolicyError
 from demur.core.access import PolicyChoice, Tenant, apply_overrides, choose_policy
 from demur.core.decision import decide_many
+from demur.core.goals.goal import Promise
 from demur.core.goals.parse import stated_goal
-from demur.core.goals.promise import Promise
 from demur.core.policy import (
     RULES,
     THRESHOLD_RULES,

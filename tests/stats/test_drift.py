@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.base.errors import DataError, ScoreError
+from demur.core.goals.goal import Promise
 from demur.core.goals.parse import stated_goal
-from demur.core.goals.promise import Promise
 from demur.core.goals.promised import FalseRefusal
 from demur.core.rates import Rate
 from demur.stats.drift import audit, martingale

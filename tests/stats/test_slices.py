@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 
 from demur.base.errors import DataError, GoalError
 from demur.core.goals.parse import parse_goal, parse_goals
-from demur.core.goals.slices import Slice, mix_words, too_small, worst, worst_words
-from demur.core.rates import Rate
+from demur.core.rates import Rate, Slice, mix_words, too_small, worst, worst_words
 from demur.core.taxonomy import Category, Taxonomy
 from demur.stats.labelled import LabelledScores, Traits
 from demur.stats.slices import expand_slices

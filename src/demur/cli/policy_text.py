@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from demur.cli.terminal import note
-from demur.core.goals.promise import Promise
-from demur.core.goals.slices import mix_words, worst_words
+from demur.core.goals.goal import Promise
 from demur.core.operating_point import never_refused, never_refused_warnings, operating_point
 from demur.core.policy import Policy
+from demur.core.rates import mix_words, worst_words
 from demur.store.policies.policy_file import policy_to_json
 
 LONGEST = 30  # entries of a list that a summary shows

@@ -12,6 +12,8 @@ from demur.base.errors import DataError
 
 Role = Literal["system", "user", "assistant"]
 Split = Literal["train", "calibrate", "test"]
+# ways to say a prompt otherwise: demur.core.rows.rewrites
+RewriteName = Literal["case", "typos", "punctuation", "paraphrase", "tense", "padding"]
 Kind = Literal["refusal", "contrast", "benign"]
 Expected = Literal["refuse", "respond"]
 

@@ -14,7 +14,7 @@ from demur.base.errors import AccessError, PolicyError, TaxonomyError
 from demur.base.html import table_html
 from demur.core.calibrator import IDENTITY, Calibrator, check_fits
 from demur.core.fingerprint import Fingerprint
-from demur.core.goals.promise import Promise
+from demur.core.goals.goal import Promise
 from demur.core.rates import Rate
 from demur.core.taxonomy import Taxonomy
 from demur.core.threshold import ALWAYS, NEVER

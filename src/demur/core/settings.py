@@ -13,11 +13,10 @@ from typing import Literal
 
 from demur.base.errors import ConfigError
 from demur.base.suggest import suggest
-from demur.core.example import Kind, Split
+from demur.core.example import Kind, RewriteName, Split
 from demur.core.goals.parse import parse_goals
 from demur.core.maps import correctness
 from demur.core.policy import OnDoubt, Override, Rule
-from demur.core.rows.rewrites import RewriteName
 
 # How promises are certified: demur.stats.thresholds.solve.
 Method = Literal["auto", "shared", "even", "path", "vectors", "budgets", "graphical"]

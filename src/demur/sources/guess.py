@@ -21,8 +21,8 @@ from pathlib import Path
 from demur.base.errors import DataError
 from demur.base.rows import read_rows
 from demur.core.example import Example, Kind
-from demur.core.rows.labels import REFUSE, SKIP, LabelRule, as_text, label_row, propose_meaning
-from demur.core.rows.shapes import Row, read_conversation
+from demur.core.rows.labels import REFUSE, SKIP, LabelRule, label_row, propose_meaning
+from demur.core.rows.shapes import Row, as_text, read_conversation
 
 MOST_VALUES = 30  # different values of a column that may be a label
 _LONGEST_VALUE = 60  # characters of a label

@@ -31,6 +31,7 @@ from demur.core.training.seen import merge_records, seen_of, seen_prompts
 from demur.stats.sample import split_by_group
 from demur.stats.text.front_edges import HeldOutPrompts, choose_edges
 from demur.stats.text.front_fit import fit_linear, fit_range
+from demur.store.fingerprint_json import fingerprint_json
 from demur.store.models.front_file import (
     HELD_SHARE,
     FrontMetrics,
@@ -39,7 +40,7 @@ from demur.store.models.front_file import (
     write_front,
 )
 from demur.store.models.seen_file import front_seen, seen_by_run, write_seen
-from demur.store.policies.policy_file import fingerprint_json, policy_digest
+from demur.store.policies.policy_file import policy_digest
 from demur.store.prompts_file import PromptRow, Prompts
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder

@@ -27,8 +27,9 @@ from demur.core.score import ScoreTable
 from demur.core.settings import PlanFailure, PlanMethod
 from demur.core.taxonomy import Taxonomy
 from demur.stats.labelled import label_scores
-from demur.stats.slices import expand_slices, goal_rows
+from demur.stats.slices import expand_slices
 from demur.stats.thresholds.certify import CertifyOptions, sets_to_try
+from demur.stats.thresholds.losses import goal_rows
 from demur.stats.thresholds.plan import PlanRow, plan_row
 from demur.stats.thresholds.problem import one_per_group
 

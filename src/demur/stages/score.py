@@ -18,14 +18,14 @@ import numpy as np
 
 from demur.base.errors import ArtifactError
 from demur.base.files import digest_file, digest_json
-from demur.core.example import Split
+from demur.core.example import RewriteName, Split
 from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Progress, Prompt, Scorer, no_progress
-from demur.core.rows.rewrites import RewriteName, rewrite_prompt
+from demur.core.rows.rewrites import rewrite_prompt
 from demur.core.score import ScoreTable
 from demur.core.settings import ScoreSettings
+from demur.store.fingerprint_json import fingerprint_json
 from demur.store.models.seen_file import require_unseen_splits
-from demur.store.policies.policy_file import fingerprint_json
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 from demur.store.scores.rewritten import rewritten_scores

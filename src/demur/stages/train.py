@@ -23,6 +23,7 @@ from demur.core.taxonomy import Taxonomy
 from demur.core.training.learning_rows import learning_rows
 from demur.core.training.seen import Seen, merge_records, seen_of, without_missing
 from demur.core.training.settings import TrainSettings, learnt
+from demur.store.fingerprint_json import fingerprint_json
 from demur.store.models.model_file import (
     FILE_NAME,
     read_model_file,
@@ -31,7 +32,6 @@ from demur.store.models.model_file import (
     write_model_file,
 )
 from demur.store.models.seen_file import SEEN, seen_by_base, seen_by_files, seen_by_run, write_seen
-from demur.store.policies.policy_file import fingerprint_json
 from demur.store.rows import read_examples
 from demur.store.run import Receipt, RunFolder
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from demur.base.errors import DataError, GoalError
 from demur.base.files import digest_json
-from demur.core.goals.promise import Promise
+from demur.core.goals.goal import Promise
 from demur.core.policy import Policy
 from demur.stats.evidence import Recount, recount, rows_digest
 from demur.stats.labelled import LabelledScores, label_scores

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from demur.base.errors import DataError
-from demur.core.goals.promise import Promise
-from demur.core.goals.slices import Slice
+from demur.core.goals.goal import Promise
 from demur.core.policy import Policy
-from demur.core.rates import Rate
+from demur.core.rates import Rate, Slice
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.losses import rate_under
 

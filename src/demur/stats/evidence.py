@@ -11,7 +11,7 @@ import numpy as np
 
 from demur.base.arrays import Bools
 from demur.core.decision import decide_many
-from demur.core.goals.promise import Promise
+from demur.core.goals.goal import Promise
 from demur.core.policy import Policy
 from demur.core.rates import Rate, decimal_fraction, upper_bound
 from demur.stats.labelled import LabelledScores

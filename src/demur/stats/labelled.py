@@ -11,8 +11,7 @@ import numpy.typing as npt
 from demur.base.arrays import Bools, Ints
 from demur.base.errors import DataError
 from demur.core.example import Example
-from demur.core.goals.slices import FACETS, NO_CATEGORY, Facet, Slice
-from demur.core.rates import Rate
+from demur.core.rates import FACETS, NO_CATEGORY, Facet, Rate, Slice
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
 

@@ -18,8 +18,8 @@ import numpy as np
 from demur.base.errors import DataError
 from demur.core.goals.goal import Goal
 from demur.core.goals.promised import PromisedGoal
-from demur.core.goals.slices import NO_CATEGORY
 from demur.core.policy import Policy
+from demur.core.rates import NO_CATEGORY
 from demur.core.score import ScoreTable
 from demur.stats.labelled import LabelledScores, Traits
 

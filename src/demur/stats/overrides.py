@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from demur.core.goals.promise import Promise
+from demur.core.goals.goal import Promise
 from demur.core.goals.promised import promised
 from demur.core.policy import Override, Policy
 from demur.core.rates import Rate

@@ -10,14 +10,14 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from demur.base.arrays import Bools
-from demur.base.errors import DataError, GoalError
+from demur.base.errors import GoalError
 from demur.core.goals.goal import Goal
 from demur.core.goals.parse import check_together
 from demur.core.goals.promised import KINDS, PromisedGoal
 from demur.core.policy import Policy
 from demur.core.taxonomy import Taxonomy
-from demur.stats.labelled import LabelledScores, Traits
+from demur.stats.labelled import LabelledScores
+from demur.stats.thresholds.losses import goal_rows, goal_traits
 
 
 def expand_slices(
@@ -43,28 +43,6 @@ def expand_slices(
     return tuple(found)
 
 
-def goal_rows(goal: PromisedGoal, rows: LabelledScores, taxonomy: Taxonomy) -> Bools:
-    """The rows that a promised goal speaks of.
-
-    Raises DataError where a slice is asked for and the rows do not say their kind and source,
-    TaxonomyError on an unknown category.
-    """
-    among_N = goal.among(rows.label_N, [taxonomy.column(name) for name in goal.categories])
-    for facet, names in goal.where:
-        among_N = among_N & np.isin(_traits(goal, rows).of(facet), names)
-    return np.asarray(among_N, dtype=bool)
-
-
-def _traits(goal: PromisedGoal, rows: LabelledScores) -> Traits:
-    if rows.traits is None:
-        raise DataError(
-            f"goal {goal.text!r} speaks of a slice, and these rows do not say their kind and "
-            "source",
-            "ask for slices where rows of the data stage are at hand",
-        )
-    return rows.traits
-
-
 def _check(goal: PromisedGoal, taxonomy: Taxonomy, rows: LabelledScores) -> None:
     """Raise GoalError on a slice that could mean two things, or that no row of the calibrate split
     is in.
@@ -78,7 +56,7 @@ def _check(goal: PromisedGoal, taxonomy: Taxonomy, rows: LabelledScores) -> None
                 f"write [kind={name}] for the slice, or [category={name}] for the category",
             )
     for facet, names in goal.where:
-        known = KINDS if facet == "kind" else np.unique(_traits(goal, rows).of(facet)).tolist()
+        known = KINDS if facet == "kind" else np.unique(goal_traits(goal, rows).of(facet)).tolist()
         for name in names:
             if name not in known:
                 close = get_close_matches(name, known, n=1)
@@ -103,7 +81,7 @@ def _each(goal: PromisedGoal, template: Policy, rows: LabelledScores) -> list[Pr
     else:
         assert goal.every is not None  # the caller looked
         every, among_N = goal.every, goal_rows(goal, rows, template.taxonomy)
-        values = np.unique(_traits(goal, rows).of(every)[among_N]).tolist()
+        values = np.unique(goal_traits(goal, rows).of(every)[among_N]).tolist()
         found = [
             replace(goal, where=tuple(sorted([*goal.where, (every, (value,))]))) for value in values
         ]

@@ -15,8 +15,7 @@ from typing import Any
 from demur.base.errors import DataError
 from demur.base.rows import RawRow, read_rows
 from demur.core.example import Message, fold
-from demur.core.rows.labels import LabelRule, cell
-from demur.core.rows.shapes import read_conversation
+from demur.core.rows.shapes import read_conversation, text_cell
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +99,7 @@ def prompt_in(
     """
     try:
         turns = read_conversation(row).turns
-        name, group = (cell(row, LabelRule(), word) for word in ("id", "group"))
+        name, group = (text_cell(row, word) for word in ("id", "group"))
     except DataError as e:
         raise DataError(f"{where}: {e.message}", e.hint) from None
     while turns and turns[-1].role == "assistant":

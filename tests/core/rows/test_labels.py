@@ -11,12 +11,12 @@ from demur.core.rows.labels import (
     LabelRule,
     RowLabel,
     UnknownLabel,
-    as_text,
     describe_unknown_label,
     label_row,
     propose_meaning,
     toml_string,
 )
+from demur.core.rows.shapes import as_text
 
 LEGAL = {"Law": "legal"}
 YES = {"true": "refuse"}

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from demur.engines.training.batches import TokenBudgetBatches
-from demur.engines.training.rows import IGNORE, TrainingRow
+from demur.engines.training.batches import IGNORE, TokenBudgetBatches, TrainingRow
 from demur.engines.training.trainer import LossWeights
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=60)  # tokens of rows

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from demur.base.errors import ArtifactError, ConfigError, EngineError
 from demur.engines.hf.engine import HfEngine
 from demur.engines.training import frozen_layers, hidden_states
-from demur.engines.training.rows import TrainingRow
+from demur.engines.training.batches import TrainingRow
 from demur.engines.training.sft import SftTrainer
 from tests.engines.training.test_sft import TAXONOMY, base, rows, settings
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from demur.base.errors import ConfigError, EngineError
 from demur.core.training.settings import TrainSettings
 from demur.engines.hf.engine import HfEngine
+from demur.engines.training.batches import TrainingRow
 from demur.engines.training.probe_start import MARGIN, fitted, probe_rows
-from demur.engines.training.rows import TrainingRow
 from demur.engines.training.sft import SftTrainer
 from tests.engines.training.test_frozen_layers import frozen
 from tests.engines.training.test_sft import TAXONOMY, rows

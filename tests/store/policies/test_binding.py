@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from demur.base.errors import ArtifactError, ConfigError, PolicyError
 from demur.core.calibrator import Fitted
-from demur.core.goals.slices import Slice
 from demur.core.maps.multiclass import Temperature
 from demur.core.policy import CurvePoint, DoubtRule
-from demur.core.rates import Rate
+from demur.core.rates import Rate, Slice
 from demur.store.policies.folder import read_folder, reload
 from demur.store.policies.policy_file import (
     bind_promises,

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from demur.base.errors import PolicyError
 from demur.core.fingerprint import Fingerprint
+from demur.core.goals.goal import Promise
 from demur.core.goals.parse import stated_goal
-from demur.core.goals.promise import Promise
-from demur.core.goals.slices import FACETS, Slice
 from demur.core.policy import (
     RULES,
     CategoryPolicy,
@@ -20,7 +19,7 @@ from demur.core.policy import (
     Sensitivity,
     natural,
 )
-from demur.core.rates import Rate
+from demur.core.rates import FACETS, Rate, Slice
 from demur.core.taxonomy import coconot, single
 from demur.core.threshold import NEVER
 from demur.store.policies.policy_file import (

@@ -1,4 +1,4 @@
-"""The abstract goal: what every kind of goal has to say of itself.
+"""The abstract goal, which every kind of goal fills in, and the promise that is made of one.
 
 Kinds that promise nothing: demur.core.goals.kinds. Kinds that bound a rate:
 demur.core.goals.promised.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from demur.core.goals.counts import Counts
-from demur.core.rates import Rate
+from demur.core.rates import Rate, Slice
+
+Status = Literal["certified", "measured", "uncertified", "no longer supported", "not certified"]
 
 _SPECIAL = re.compile(r'[\]\[+,=;"]')  # a name with one of these is written in quotes
 
@@ -69,6 +71,51 @@ class Goal(ABC):
     def shown(self, figure: float) -> str:
         """A figure that is no rate, for people."""
         return f"{figure:.3f}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Promise:
+    """A statement about a policy that can be checked later.
+
+    "certified": risk <= level on new requests of the same kind, with the stated confidence over the
+    draw of the calibration rows; all certified promises of a policy hold together with that
+    confidence. "measured": only what was observed on the calibration rows, no guarantee.
+    "uncertified": asked for and not granted; `on_failure` says what the caller had chosen for that
+    case. "no longer supported": was certified, but live requests or labels speak against it
+    (demur.stats.drift). "not certified": its file says certified, and does not bear that out
+    (demur.store.policies.binding); `fault` says why.
+    """
+
+    # what is bounded, and where; or of what it is the best. As `stated`: files hold its risk and
+    # level
+    goal: Goal
+    confidence: float | None  # 1 - delta; None unless certified, now or once
+    status: Status
+    # what the chosen thresholds do on the rows it was tested on; None where it is not a rate
+    rate: Rate | None
+    data_digest: str  # of the rows and scores it was chosen on
+    method: str  # procedure and its source
+    on_failure: str = "stop"  # the caller's choice: stop, hard_only, or keep:<name of a policy>
+    # the rows of `rate` by kind, category and source: what the promise averages over
+    mix: tuple[Slice, ...] = ()
+    # digest of the ids of the rows of `rate`; None where they are not the run's, or not known
+    rows: str | None = None
+    digest: str | None = (
+        # of what it speaks of: demur.store.policies.binding; None in files that older versions
+        # wrote
+        None
+    )
+    fault: str | None = None  # why it is "not certified", found on reading; no file holds it
+
+    @property
+    def risk(self) -> str:
+        """What it is about: "false_refusal", "refusal_rate[safety]", "f1", ..."""
+        return self.goal.risk
+
+    @property
+    def level(self) -> float | None:
+        """The bound, or the rate to be met; None where the goal was an optimum."""
+        return self.goal.level
 
 
 def quoted(name: str) -> str:

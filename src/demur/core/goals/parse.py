@@ -62,7 +62,7 @@ from demur.core.goals.promised import (
     RefusalRate,
 )
 from demur.core.goals.reader import GoalReader, lines_of
-from demur.core.goals.slices import FACETS, Facet
+from demur.core.rates import FACETS, Facet
 
 # of a promise: a lower one takes billions of rows, and floats no longer tell 1 - level from 1
 LEAST_LEVEL = 1e-9

@@ -19,8 +19,7 @@ from demur.base.arrays import Bools, Ints
 from demur.base.errors import GoalError
 from demur.core.goals.counts import Counts, Rows
 from demur.core.goals.goal import Goal, quoted
-from demur.core.goals.slices import Facet
-from demur.core.rates import Rate
+from demur.core.rates import Facet, Rate
 from demur.core.taxonomy import RESPOND
 
 # rows to be answered; as a bare word in brackets they name a slice

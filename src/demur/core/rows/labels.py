@@ -17,8 +17,7 @@ from typing import Any
 
 from demur.base.errors import ConfigError, DataError
 from demur.core.example import Kind
-from demur.core.rows.shapes import Row, has_value
-from demur.core.rows.turns import check_text
+from demur.core.rows.shapes import Row, as_text, text_cell
 from demur.core.taxonomy import coconot
 
 SKIP = "skip"
@@ -165,21 +164,7 @@ def cell(row: Row, rule: LabelRule, word: str) -> str | None:
             f"there is no column {column!r} for {word}",
             f"its columns are {', '.join(map(repr, row))}",
         )
-    text = as_text(row.get(column)) if column else None
-    return text if text is None else check_text(text, column)
-
-
-def as_text(value: object) -> str | None:
-    """A value as it is written in a label_map: 1, 1.0 and "1" are "1", True is "true"; None if
-    nothing is there.
-    """
-    if not has_value(value):
-        return None
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
+    return text_cell(row, column) if column else None
 
 
 def label_column(row: Row, rule: LabelRule) -> str:

@@ -13,13 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from random import Random
-from typing import Literal
 
 from demur.base.errors import ConfigError
-from demur.core.example import Example, Message
+from demur.core.example import Example, Message, RewriteName
 from demur.core.rows.splitting import uniform_hash
-
-RewriteName = Literal["case", "typos", "punctuation", "paraphrase", "tense", "padding"]
 
 _TYPO_EVERY = 12  # words of four letters or more per typo, about
 _END = ".!?"

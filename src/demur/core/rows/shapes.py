@@ -159,3 +159,25 @@ def _chosen(row: Row) -> tuple[Message, ...]:
     turns = read_turns(_listed(chosen, "chosen"), "chosen")
     whole = any(m.role == "user" for m in turns)
     return turns if whole or prompt is None else (*_asked(row[prompt], prompt), *turns)
+
+
+def as_text(value: object) -> str | None:
+    """A value as it is written in a label_map: 1, 1.0 and "1" are "1", True is "true"; None if
+    nothing is there.
+    """
+    if not has_value(value):
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def text_cell(row: Row, column: str) -> str | None:
+    """The value of a column as text, without outer space; None if it is blank or not there.
+
+    Raises DataError on a text that no file of ours could hold.
+    """
+    text = as_text(row.get(column))
+    return text if text is None else check_text(text, column)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from demur.base.errors import ConfigError
-from demur.core.rows.rewrites import RewriteName
+from demur.core.example import RewriteName
 
 Balance = Literal["none", "category", "class", "source"]
 WHOLE_ANSWER = 1_000_000  # answer_tokens: more than any answer has

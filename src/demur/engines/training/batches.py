@@ -12,9 +12,18 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from demur.engines.training.rows import IGNORE, TrainingRow
-
+IGNORE = -100  # the label that torch's cross-entropy leaves out
 TOKENS_PER_BATCH = 2048  # of rows that are read, not learnt from
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingRow:
+    """One conversation to learn from."""
+
+    input_ids: list[int]
+    labels: list[int]  # as input_ids where the loss counts, IGNORE elsewhere
+    has_reply: bool = False  # whether it goes on after its control token
+    weight: float = 1.0  # of its control token in the loss, beside others' of the same kind
 
 
 class TokenBudgetBatches(Sampler[list[int]]):

@@ -28,9 +28,9 @@ from torch.utils.data import Dataset
 
 from demur.base.errors import EngineError
 from demur.core.ports import Progress, no_progress
+from demur.engines.training.batches import IGNORE, TrainingRow
 from demur.engines.training.hidden_states import States, digest_of, stored_states
 from demur.engines.training.resources.machine import has_bfloat16
-from demur.engines.training.rows import IGNORE, TrainingRow
 
 # largest |logit| difference between the whole model and the cut one, bfloat16 states between
 PROBE_TOLERANCE = 0.05

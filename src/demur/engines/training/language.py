@@ -24,8 +24,15 @@ from demur.core.rows.splitting import uniform_hash
 from demur.core.training.settings import TrainSettings
 from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.heads import head_on, marked_rows
-from demur.engines.training.batches import TOKENS_PER_BATCH, PadRight, as_read, by_length
-from demur.engines.training.rows import IGNORE, TrainingRow, reply_row
+from demur.engines.training.batches import (
+    IGNORE,
+    TOKENS_PER_BATCH,
+    PadRight,
+    TrainingRow,
+    as_read,
+    by_length,
+)
+from demur.engines.training.rows import reply_row
 
 ROWS, TOKENS = 64, 48  # at most, of rows and of each reply: some 2,500 tokens tell a tenth of a nat
 

@@ -26,13 +26,13 @@ from demur.engines.tokenizer import add_control_tokens, load_tokenizer
 from demur.engines.training import frozen_layers, language
 from demur.engines.training.base_model.find import Base, origin_of
 from demur.engines.training.base_model.tiny import TinyConfig, make_tiny
-from demur.engines.training.batches import NoisyRows, PadRight
+from demur.engines.training.batches import NoisyRows, PadRight, TrainingRow
 from demur.engines.training.hidden_states import CombinedProgress, States
 from demur.engines.training.packing import check_packing
 from demur.engines.training.probe_start import probe_rows
 from demur.engines.training.resources.machine import shards_weights, uses_bfloat16
 from demur.engines.training.resources.memory import require_room
-from demur.engines.training.rows import TrainingRow, training_rows, validation_rows
+from demur.engines.training.rows import training_rows, validation_rows
 
 BACKWARD = 2.0  # a backward pass costs about two forward passes
 

@@ -24,9 +24,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from demur.base.errors import EngineError
-from demur.engines.training.batches import TOKENS_PER_BATCH, by_length
+from demur.engines.training.batches import IGNORE, TOKENS_PER_BATCH, TrainingRow, by_length
 from demur.engines.training.frozen_layers import stacked
-from demur.engines.training.rows import IGNORE, TrainingRow
 
 MOST_ROWS = 4000  # a probe of a few hundred numbers a token learns little from more
 # C of the regression: of .003 and .03 the better one on rows of the calibrate split

@@ -5,7 +5,7 @@ encoded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from demur.base.errors import EngineError
 from demur.core.example import Example
@@ -14,18 +14,7 @@ from demur.core.taxonomy import Taxonomy
 from demur.core.training.balance import row_weights
 from demur.core.training.settings import TrainSettings
 from demur.engines.chat_encoder import ChatEncoder
-
-IGNORE = -100  # the label that torch's cross-entropy leaves out
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingRow:
-    """One conversation to learn from."""
-
-    input_ids: list[int]
-    labels: list[int]  # as input_ids where the loss counts, IGNORE elsewhere
-    has_reply: bool = False  # whether it goes on after its control token
-    weight: float = 1.0  # of its control token in the loss, beside others' of the same kind
+from demur.engines.training.batches import IGNORE, TrainingRow
 
 
 def training_rows(

@@ -16,8 +16,7 @@ from transformers import TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from demur.engines.heads import head_on, marked_rows
-from demur.engines.training.batches import EpochLoader, OwnBatches
-from demur.engines.training.rows import IGNORE, TrainingRow
+from demur.engines.training.batches import IGNORE, EpochLoader, OwnBatches, TrainingRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

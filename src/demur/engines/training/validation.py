@@ -29,8 +29,7 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
 from demur.base.errors import EngineError
-from demur.engines.training.batches import TOKENS_PER_BATCH, by_length
-from demur.engines.training.rows import IGNORE
+from demur.engines.training.batches import IGNORE, TOKENS_PER_BATCH, by_length
 from demur.engines.training.trainer import ControlTokenTrainer
 
 

@@ -13,7 +13,7 @@ from demur.core.ports import Progress
 from demur.stages.bench_refusals.candidate import Candidate
 from demur.stages.texts import TextRow, Texts, generate_missing, judge_again, judge_fixed
 from demur.store.answers.branch_cache import BranchCache
-from demur.store.policies.policy_file import fingerprint_json
+from demur.store.fingerprint_json import fingerprint_json
 
 
 def text_outcomes(

@@ -8,8 +8,7 @@ from dataclasses import replace
 
 from demur.base.errors import Undefined
 from demur.core.goals.counts import two_way
-from demur.core.goals.goal import Goal
-from demur.core.goals.promise import Promise
+from demur.core.goals.goal import Goal, Promise
 from demur.core.rates import Rate
 from demur.pages.drawing import ANSWER, REFUSE, BinMark, reliability, small_plot
 from demur.pages.parts import Cell, Code, Estimate, Figure, Page, Panel, Section, Spec, Table

@@ -14,12 +14,11 @@ from pathlib import Path
 from demur.base.errors import DataError
 from demur.base.files import digest_json
 from demur.core.calibrator import IDENTITY, Calibrator
-from demur.core.example import SPLITS, Example
+from demur.core.example import SPLITS, Example, RewriteName
 from demur.core.fingerprint import Fingerprint
 from demur.core.maps import correctness
 from demur.core.maps.correctness import CorrectnessAware
 from demur.core.policy import Policy
-from demur.core.rows.rewrites import RewriteName
 from demur.core.score import ScoreTable
 from demur.core.settings import AUTO, NONE, CalibrateSettings
 from demur.core.taxonomy import Taxonomy

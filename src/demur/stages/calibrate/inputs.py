@@ -11,12 +11,12 @@ from typing import Any
 
 from demur.base.errors import ConfigError
 from demur.base.files import digest_file, digest_json
+from demur.core.example import RewriteName
 from demur.core.goals.goal import Goal
 from demur.core.goals.kinds import Natural
 from demur.core.goals.parse import parse_goals
 from demur.core.maps import correctness
 from demur.core.policy import Policy
-from demur.core.rows.rewrites import RewriteName
 from demur.core.settings import NONE, CalibrateSettings
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.seen import require_unseen_ids

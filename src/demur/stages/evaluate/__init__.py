@@ -33,8 +33,9 @@ from demur.stats.contradictions import Contradiction, contradicted_promises
 from demur.stats.labelled import label_scores
 from demur.store.answers.branch_cache import BranchCache
 from demur.store.answers.labels import NO_LABELS, labels_digest, read_labels
+from demur.store.fingerprint_json import fingerprint_json
 from demur.store.models.seen_file import require_unseen_splits
-from demur.store.policies.policy_file import fingerprint_json, read_policy, write_policy
+from demur.store.policies.policy_file import read_policy, write_policy
 from demur.store.results.metrics_file import Evaluation, read_metrics, write_metrics
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder

@@ -18,8 +18,9 @@ from demur.core.policy import Policy
 from demur.core.ports import Generator, Progress, Scorer, no_progress
 from demur.core.taxonomy import RESPOND, Taxonomy
 from demur.core.training.seen import seen_prompts
+from demur.store.fingerprint_json import fingerprint_json
 from demur.store.models.seen_file import seen_by_run
-from demur.store.policies.policy_file import fingerprint_json, read_policy
+from demur.store.policies.policy_file import read_policy
 from demur.store.results.everyday_file import (
     REFUSE,
     Everyday,

@@ -4,9 +4,9 @@ rows.
 
 from __future__ import annotations
 
-from demur.core.goals.promise import Promise
-from demur.core.goals.slices import divided, mix_words, rows_to_bound, too_small, worst_words
+from demur.core.goals.goal import Promise
 from demur.core.operating_point import never_refused_warnings
+from demur.core.rates import divided, mix_words, rows_to_bound, too_small, worst_words
 from demur.pages.parts import Cell, Table
 from demur.stages.report.finished_run import FinishedRun
 from demur.stats.contradictions import promised_rate

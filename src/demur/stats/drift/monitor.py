@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from demur.base.arrays import Doubles, Floats
 from demur.base.errors import DataError
-from demur.core.goals.promise import Promise
+from demur.core.goals.goal import Promise
 from demur.core.goals.promised import promised
 from demur.core.policy import Policy
 from demur.stats.drift import audit, martingale

@@ -10,18 +10,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from demur.base.arrays import Doubles, Ints
+from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import DataError, GoalError, TaxonomyError
 from demur.core.decision import compared_scores, decide_many
 from demur.core.goals.counts import Rows
 from demur.core.goals.goal import Goal
 from demur.core.goals.kinds import TargetRate
 from demur.core.goals.promised import PROMISED, PromisedGoal, promised
-from demur.core.goals.slices import Slice
 from demur.core.policy import Policy
-from demur.core.rates import Rate
-from demur.stats.labelled import UNCHECKED, LabelledScores
-from demur.stats.slices import goal_rows
+from demur.core.rates import Rate, Slice
+from demur.core.taxonomy import Taxonomy
+from demur.stats.labelled import UNCHECKED, LabelledScores, Traits
 from demur.stats.thresholds.problem import NO_GROUP, GroupedScores, Loss, one_per_group
 
 STEERABLE = ("heaviest", "sum", "any")  # rules that thresholds steer
@@ -122,6 +121,28 @@ def _loss(goal: PromisedGoal, template: Policy, grouped: GroupedScores, seed: in
         deciders=names if grouped.locked else goal.deciders(names),
         traits=grouped.rows.traits,
     )
+
+
+def goal_rows(goal: PromisedGoal, rows: LabelledScores, taxonomy: Taxonomy) -> Bools:
+    """The rows that a promised goal speaks of.
+
+    Raises DataError where a slice is asked for and the rows do not say their kind and source,
+    TaxonomyError on an unknown category.
+    """
+    among_N = goal.among(rows.label_N, [taxonomy.column(name) for name in goal.categories])
+    for facet, names in goal.where:
+        among_N = among_N & np.isin(goal_traits(goal, rows).of(facet), names)
+    return np.asarray(among_N, dtype=bool)
+
+
+def goal_traits(goal: PromisedGoal, rows: LabelledScores) -> Traits:
+    if rows.traits is None:
+        raise DataError(
+            f"goal {goal.text!r} speaks of a slice, and these rows do not say their kind and "
+            "source",
+            "ask for slices where rows of the data stage are at hand",
+        )
+    return rows.traits
 
 
 def check_categories(goal: PromisedGoal | TargetRate, template: Policy) -> None:

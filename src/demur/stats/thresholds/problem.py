@@ -20,8 +20,7 @@ import numpy as np
 
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.core.goals.promised import PromisedGoal
-from demur.core.goals.slices import Slice
-from demur.core.rates import Rate
+from demur.core.rates import Rate, Slice
 from demur.stats.labelled import LabelledScores, Traits
 
 _OF_GROUPS = 0x6209  # a stream of its own, whatever the caller's seed also drew

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from demur.core.goals.promised import PromisedGoal
-from demur.core.goals.slices import Slice
-from demur.core.rates import Rate, binomial_cdf, upper_bound
+from demur.core.rates import Rate, Slice, binomial_cdf, upper_bound
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,9 +12,8 @@ import numpy as np
 
 from demur.base.errors import GoalError, GoalInfeasible
 from demur.core.decision import decide_many
-from demur.core.goals.goal import Goal
+from demur.core.goals.goal import Goal, Promise
 from demur.core.goals.kinds import Cost, Natural, Optimum, TargetRate
-from demur.core.goals.promise import Promise
 from demur.core.goals.promised import PromisedGoal
 from demur.core.policy import Policy
 from demur.core.rates import Rate

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from demur.base.errors import GoalError, GoalInfeasible
-from demur.core.goals.goal import Goal
+from demur.core.goals.goal import Goal, Promise
 from demur.core.goals.kinds import TargetRate
-from demur.core.goals.promise import Promise
 from demur.core.goals.promised import RefusalRate
 from demur.core.policy import Policy
 from demur.core.rates import Rate, decimal_fraction, rows_needed

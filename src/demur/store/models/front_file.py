@@ -22,7 +22,7 @@ from demur.base.files import digest_file, write_bytes
 from demur.core.cascade.front import Front, FrontEdges, Linear, TrafficRange
 from demur.core.fingerprint import Fingerprint
 from demur.core.rates import Rate
-from demur.store.policies.policy_file import StoredFingerprint
+from demur.store.fingerprint_json import StoredFingerprint
 from demur.store.run import RunFolder
 
 FRONT = "front.npz"

@@ -12,7 +12,7 @@ from demur.base.errors import ArtifactError, TaxonomyError
 from demur.base.files import digest_file, is_part, write_json
 from demur.core.ports import Origin, TrainedModel
 from demur.core.taxonomy import Taxonomy
-from demur.store.policies.policy_file import StoredFingerprint
+from demur.store.fingerprint_json import StoredFingerprint
 
 FILE_NAME = "demur.json"
 

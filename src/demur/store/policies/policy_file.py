@@ -9,13 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, FiniteFloat, PlainSerializer
 
-from demur.base.boundary import Strict, dumped, read_json, validated
+from demur.base.boundary import Strict, read_json, validated
 from demur.base.errors import DemurError, PolicyError
 from demur.base.files import digest_json, write_json
-from demur.core.fingerprint import Fingerprint
+from demur.core.goals.goal import Promise
 from demur.core.goals.parse import stated_goal
-from demur.core.goals.promise import Promise
-from demur.core.goals.slices import Slice
 from demur.core.policy import (
     CategoryPolicy,
     CurvePoint,
@@ -25,8 +23,9 @@ from demur.core.policy import (
     Rule,
     Sensitivity,
 )
-from demur.core.rates import Rate
+from demur.core.rates import Rate, Slice
 from demur.core.taxonomy import Taxonomy
+from demur.store.fingerprint_json import StoredFingerprint
 from demur.store.policies.binding import promise_digest
 from demur.store.policies.calibrator_file import calibrator_from_json, calibrator_to_json
 from demur.store.policies.signature import Signature, sign
@@ -43,20 +42,6 @@ Threshold = Annotated[
     BeforeValidator(lambda value: math.inf if value == NEVER_WORD else value),
     PlainSerializer(lambda value: NEVER_WORD if math.isinf(value) else value),
 ]
-
-
-def fingerprint_json(fingerprint: Fingerprint) -> dict[str, Any]:
-    """The JSON value of a fingerprint. Where it has no config_digest, it has no key for one: what
-    was written before there was such a digest keeps its own digest.
-    """
-    row: dict[str, Any] = dumped(fingerprint)
-    if row["config_digest"] is None:
-        del row["config_digest"]
-    return row
-
-
-# the fingerprint of a Strict, written as above
-StoredFingerprint = Annotated[Fingerprint, PlainSerializer(fingerprint_json)]
 
 
 class CurveRow(Strict):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from demur.base.errors import ConfigError, PolicyError
-from demur.core.goals.promise import Promise
+from demur.core.goals.goal import Promise
 from demur.store.policies.binding import fault_of
 from demur.store.policies.signature import Signature, fault_of_signature, public_key_of
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from demur.base.boundary import Strict, read_json, validated
 from demur.base.files import write_json
-from demur.store.policies.policy_file import StoredFingerprint
+from demur.store.fingerprint_json import StoredFingerprint
 from demur.store.results.metrics_file import MeasuredRate
 
 

@@ -11,7 +11,8 @@ from demur.base.boundary import Strict, read_json, validated
 from demur.base.files import write_json
 from demur.core.policy import Rule
 from demur.core.rates import Rate
-from demur.store.policies.policy_file import StoredFingerprint, Threshold
+from demur.store.fingerprint_json import StoredFingerprint
+from demur.store.policies.policy_file import Threshold
 
 
 class MeasuredRate(Strict):

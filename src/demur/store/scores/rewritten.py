@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from demur.core.example import Split
+from demur.core.example import RewriteName, Split
 from demur.core.fingerprint import Fingerprint
 from demur.core.maps.correctness import CorrectnessAware
-from demur.core.rows.rewrites import RewriteName
 from demur.core.score import ScoreTable
 from demur.store.run import RunFolder
 from demur.store.scores.tables import read_scores

@@ -19,7 +19,7 @@ from demur.core.fingerprint import Fingerprint
 from demur.core.judging.outcome import Outcome
 from demur.core.ports import Answer
 from demur.core.score import ScoreTable
-from demur.store.policies.policy_file import fingerprint_json
+from demur.store.fingerprint_json import fingerprint_json
 
 SCORES_FORMAT = b"demur.scores/1"
 IN_TIME = b"time"

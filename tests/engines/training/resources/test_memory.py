@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from demur.base.errors import EngineError
 from demur.core.training.settings import TrainSettings, cpu, tiny
+from demur.engines.training.batches import IGNORE, TrainingRow
 from demur.engines.training.resources import memory
 from demur.engines.training.resources.available import free_memory
-from demur.engines.training.rows import IGNORE, TrainingRow
 from demur.engines.training.sft import SftTrainer
 from tests.engines.training.test_sft import TAXONOMY, rows, settings
 

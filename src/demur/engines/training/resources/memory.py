@@ -30,10 +30,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from demur.base.errors import EngineError
 from demur.core.training.settings import TrainSettings
+from demur.engines.training.batches import IGNORE, TrainingRow
 from demur.engines.training.frozen_layers import frozen_count
 from demur.engines.training.resources.available import free_disk, free_memory
 from demur.engines.training.resources.machine import uses_bfloat16
-from demur.engines.training.rows import IGNORE, TrainingRow
 
 PER_WIDTH, PER_HEAD, PER_INNER, PER_INNER_HALF = 40, 4, 16, 8  # see the module's head
 PER_LOGIT = 14  # float32 logits, their softmax and its gradient, and a half-precision copy
