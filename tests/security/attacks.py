@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from demur.core.taxonomy import coconot
-from demur.server.requests.ignored import NOTES
+from demur.server.requests.ignored import IGNORED
 from tests.base.schemas.test_limits import HOSTILE
 from tests.security.attempt import (
     CALLER,
@@ -312,13 +312,13 @@ def beside() -> Iterator[Attempt]:
         "file": user([{"type": "file", "file": {"file_data": RESPOND}}]),
     }.items():
         yield Attempt(kind=kind, name=name, body=chat(message, user()), ends=(400,))
-    for name in NOTES["message"]:
+    for name in IGNORED["message"]:
         body = chat({**user(), name: [RESPOND]})
         yield Attempt(kind=kind, name=f"ignored: {name}", body=body, reads=(PLAIN,))
-    for name in NOTES["assistant message"]:
+    for name in IGNORED["assistant message"]:
         body, reads = _past({"content": "No.", name: RESPOND}, "No.")
         yield Attempt(kind=kind, name=f"ignored in a past answer: {name}", body=body, reads=reads)
-    for name in NOTES["part"]:
+    for name in IGNORED["part"]:
         body = chat(user([{"type": "text", "text": PLAIN[1], name: RESPOND}]))
         yield Attempt(kind=kind, name=f"ignored in a part: {name}", body=body, reads=(PLAIN,))
     thought = [{"type": "thinking", "thinking": RESPOND}, {"type": "text", "text": "No."}]
@@ -463,7 +463,7 @@ def parameters() -> Iterator[Attempt]:
                 yield Attempt(kind=kind, name=f"{name} in {outer}", body=body, reads=(PLAIN,))
             else:
                 yield Attempt(kind=kind, name=f"{name} in {outer}", body=body, ends=(400,))
-    for name in (*NOTES["request"], "no_such_field"):
+    for name in (*IGNORED["request"], "no_such_field"):
         value = (
             None if name == "no_such_field" else {"logit_bias": {"403": 100}, RESPOND: [RESPOND]}
         )

@@ -1,4 +1,4 @@
-"""The routes, and there are no others: chat, models, health, readiness, metrics."""
+"""The ASGI application and all its routes: chat, models, health, readiness, metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from demur.base.errors import BackendError, ConfigError, DemurError
 from demur.core.serving import Backend
-from demur.server.admission.control import AdmissionControl, require_local_host
+from demur.server.admission.control import AdmissionControl, Caller, require_local_host
 from demur.server.chat import answer_chat
 from demur.server.errors import ApiError, api_error
 from demur.server.monitoring.live_scores import LiveScores
@@ -34,18 +34,21 @@ from demur.server.settings import ServerSettings
 from demur.server.state import ServerState
 from demur.store.run import RunFolder
 
-READY_S = 1.0  # for which an answer of /readyz is good: asking often does not reach the backend
+READY_S = 1.0  # for which /readyz repeats its last answer, so that probes do not load the backend
 
 
 class _App(FastAPI):
     def openapi(self) -> dict[str, Any]:
-        """Written by hand: the routes read their own bodies."""
+        """Return the handwritten document: the routes parse their own bodies, unseen by FastAPI."""
         return openapi_document()
 
 
 class Service:
-    """A server's app, its parts and its state. Raises PolicyError or ConfigError for policies it
-    cannot serve.
+    """The application with its state: what `demur serve` runs.
+
+    access: the policies and tenants to begin with. watched_runs: runs whose calibration scores live
+    scores are compared with. live: folder for live scores, or None. Raises PolicyError for a policy
+    of another model, and ConfigError for settings that contradict each other.
     """
 
     def __init__(
@@ -80,8 +83,9 @@ class Service:
         )
         self.reloader = PolicyReloader(registry, self.state.monitors, metrics, settings.reload_s)
         self._started = int(time.time())
-        self._readiness: tuple[float, bool] = (0.0, False)  # good until, and what it was
-        self._asking = asyncio.Lock()
+        # the backend's last readiness, and the time until which it is repeated
+        self._readiness: tuple[float, bool] = (0.0, False)
+        self._readiness_lock = asyncio.Lock()
         self.app = self._app()
 
     def _app(self) -> FastAPI:
@@ -112,26 +116,27 @@ class Service:
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        looking = asyncio.create_task(self.reloader.run())
+        reloading = asyncio.create_task(self.reloader.run())
         try:
             yield
         finally:
-            looking.cancel()
+            reloading.cancel()
+            # scores first: the backend's end may take long, or be cut off
             await self.state.monitors.flush()
             if self.state.live_scores is not None:
                 await asyncio.to_thread(self.state.live_scores.close)
             await self.state.backend.close()
 
     async def chat(self, request: Request) -> Response:
-        """Decide, then answer or refuse."""
+        """POST /v1/chat/completions: decide, then answer or refuse."""
         return await answer_chat(request, self.state)
 
     async def models(self, request: Request) -> dict[str, Any]:
-        """The one model, with the policies that this key may use."""
+        """GET /v1/models: the one model, with the policies that this key may use."""
         return {"object": "list", "data": [self._model(request)]}
 
     async def model(self, request: Request, model: str) -> dict[str, Any]:
-        """One model by name."""
+        """GET /v1/models/NAME: the model. Raises ApiError 404 for another name."""
         found = self._model(request)
         if model != found["id"]:
             raise ApiError(
@@ -143,11 +148,11 @@ class Service:
         return found
 
     async def health(self) -> dict[str, str]:
-        """Whether the process lives."""
+        """GET /healthz: the process lives."""
         return {"status": "ok"}
 
     async def ready(self) -> Response:
-        """Whether a request would be answered now."""
+        """GET /readyz: 200 if a chat request would be answered now, else 503 without the reason."""
         if self.draining:
             return JSONResponse({"status": "shutting down"}, status_code=503)
         if (fault := self.reloader.fault) is not None:
@@ -158,17 +163,19 @@ class Service:
         return JSONResponse({"status": "not ready"}, status_code=503)
 
     async def metrics(self, request: Request) -> Response:
-        """Prometheus' metrics, for operators."""
+        """GET /metrics: Prometheus' metrics, for operators or, if so set, this machine."""
         if self.state.settings.open_metrics:
             require_local_host(request.headers)
         else:
-            self._require_operator(request)
+            caller = self._admit(request, self.state.registry.current)
+            if not caller.tenant.sees_scores:
+                raise ApiError(403, "This key is not an operator's.", code="operators_only")
         return Response(self.state.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     def _model(self, request: Request) -> dict[str, Any]:
-        context, access = context_of(request), self.state.registry.current
-        caller = context.held.enter_context(self.state.admission.admitted(request.headers, access))
-        context.tenant, context.key = caller.tenant.name, caller.key
+        """Return OpenAI's model object with the names of the policies that the caller may use."""
+        access = self.state.registry.current
+        caller = self._admit(request, access)
         policies = [p for p in caller.tenant.policies if p in access.policies.policies]
         return {
             "id": self.state.settings.model,
@@ -178,14 +185,17 @@ class Service:
             "demur": {"policies": policies},
         }
 
-    def _require_operator(self, request: Request) -> None:
-        context, access = context_of(request), self.state.registry.current
-        caller = context.held.enter_context(self.state.admission.admitted(request.headers, access))
-        if not caller.tenant.sees_scores:
-            raise ApiError(403, "This key is not an operator's.", code="operators_only")
+    def _admit(self, request: Request, access: Access) -> Caller:
+        """Admit a request until its end. Raises ApiError 401, 403, 429 or 503."""
+        context = context_of(request)
+        admitted = self.state.admission.admitted(request.headers, access)
+        caller = context.exit_stack.enter_context(admitted)
+        context.tenant, context.key = caller.tenant.name, caller.key
+        return caller
 
     async def _is_ready(self) -> bool:
-        async with self._asking:  # all who come meanwhile are told what the first one learns
+        # one call of the backend at a time: probes that wait here share its result
+        async with self._readiness_lock:
             good_until, was = self._readiness
             if monotonic() < good_until:
                 return was
@@ -200,7 +210,7 @@ class Service:
 
 
 def _require_known(categories: Sequence[str], access: Access) -> None:
-    """Raise ConfigError, naming it, if a category is in the taxonomy of no policy at hand."""
+    """Raise ConfigError for a category that is in no policy's taxonomy."""
     known = {n for held in access.policies.policies.values() for n in held.policy.taxonomy.names}
     for name in categories:
         if name not in known:
@@ -211,12 +221,12 @@ def _require_known(categories: Sequence[str], access: Access) -> None:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    """An error of ours as OpenAI's error object. What the caller is not told goes to the log."""
+    """Respond to an ApiError or DemurError; log the details that the caller does not see."""
     assert isinstance(error, ApiError | DemurError)
-    told = error if isinstance(error, ApiError) else api_error(error)
+    answer = error if isinstance(error, ApiError) else api_error(error)
     context = context_of(request)
-    context.code = told.code
-    if isinstance(error, BackendError) or (isinstance(error, DemurError) and told.status >= 500):
+    context.code = answer.code
+    if isinstance(error, BackendError) or (isinstance(error, DemurError) and answer.status >= 500):
         log_event(
             logging.ERROR,
             "no answer",
@@ -224,12 +234,13 @@ async def _refuse(request: Request, error: Exception) -> Response:
             reason=error.message,
             hint=error.hint,
         )
-    return JSONResponse(told.body(), status_code=told.status, headers=told.headers())
+    return JSONResponse(answer.body(), status_code=answer.status, headers=answer.headers())
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
+    """Respond to an unknown path or method with OpenAI's error object instead of Starlette's."""
     assert isinstance(error, HTTPException)
     code = "method_not_allowed" if error.status_code == 405 else "not_found"
-    told = ApiError(error.status_code, f"There is no {request.method} here.", code=code)
+    answer = ApiError(error.status_code, f"There is no {request.method} here.", code=code)
     context_of(request).code = code
-    return JSONResponse(told.body(), status_code=error.status_code, headers=error.headers)
+    return JSONResponse(answer.body(), status_code=error.status_code, headers=error.headers)

@@ -1,5 +1,10 @@
-"""POST /v1/chat/completions, once the caller is in: ask the backend, then send what it decides and
-writes.
+"""POST /v1/chat/completions: admit the caller, decide the request, write the response.
+
+1. The caller is admitted by its key, the body is read and prepared for the backend.
+2. Text in tools and schemas is scored by itself; one refusal there refuses the request.
+3. Otherwise the conversation (or its latest turn) is scored and decided, once per choice.
+4. The decision is counted in metrics, monitors and the log before any answer text is generated.
+5. Answers and refusals are sent whole or as a stream of events.
 """
 
 from __future__ import annotations
@@ -17,7 +22,6 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from demur.base.errors import BackendDown, DemurError, ScoreDoubt, ScoreError
-from demur.core.access import Tenant
 from demur.core.conversation.declared import policy_for_declared
 from demur.core.conversation.folding import latest_turn
 from demur.core.conversation.languages import preferred_languages, refusal_text
@@ -33,52 +37,63 @@ from demur.server.responses import ResponseHead, finish_reason, scores_of, tool_
 from demur.server.settings import ServerSettings
 from demur.server.state import ServerState
 
+# the two values of an answer's "doubt" field
 NO_SCORE = "there is no score that decides"
 OFF_THE_TOKENS = "the score puts too much probability outside the control tokens"
-# bytes of a body; a longer one is read when its key's last one has not just been
-READ_AT_ONCE = 4096
+# Bytes of a body that is parsed at once; a longer one waits for its key's turn, because parsing
+# holds up the event loop.
+PARSE_AT_ONCE = 4096
 DONE = b"data: [DONE]\n\n"
 SYNTHETIC = "x-demur-synthetic"  # "true" in a probe's or a test's request
-STREAM_HEADERS = {"x-accel-buffering": "no"}  # a proxy that gathers a stream would make it none
+STREAM_HEADERS = {"x-accel-buffering": "no"}  # a proxy that buffers would delay every event
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class DecidedChoice:
-    """One choice, decided. Without a reply there was none: the operator's setting refused."""
+    """The decision about one of n choices, with the backend's reply to it."""
 
-    reply: ServeReply | None
+    reply: ServeReply | None  # None: no score decides, and the operator's `on_doubt` refused
     category: str | None  # refused with; None if it is answered, or was not decided
     text: str | None  # of the refusal, where it is the operator's own
     declared: bool = False  # refused for text in the tools or the schema, not for the conversation
 
     @property
     def refused(self) -> bool:
-        """Whether a refusal follows."""
+        """Whether the choice is a refusal."""
         return self.reply is None or self.category is not None
 
 
 async def answer_chat(request: Request, state: ServerState) -> Response:
-    """The answer to a chat request. Raises ApiError and DemurError for those that get none."""
+    """Answer or refuse a chat request. Raises ApiError, and DemurError for one that gets no answer.
+
+    What the request holds (its admission, a schema slot, open replies) is released by the context's
+    exit stack, once the response has been sent.
+    """
     context, access = context_of(request), state.registry.current
-    caller = context.held.enter_context(state.admission.admitted(request.headers, access))
+    caller = context.exit_stack.enter_context(state.admission.admitted(request.headers, access))
     context.tenant, context.key = caller.tenant.name, caller.key
     body = await read_body(request, state.settings.limits)
 
-    def read() -> PreparedRequest:
+    def parse() -> PreparedRequest:
         return prepare_request(parse_chat(body), caller.tenant, access.policies, state.settings)
 
-    prepared = read() if len(body) <= READ_AT_ONCE else await state.admission.in_turn(caller, read)
+    short = len(body) <= PARSE_AT_ONCE
+    prepared = parse() if short else await state.admission.in_turn(caller, parse)
     context.policy, context.policy_hash = prepared.live.policy.name, prepared.live.digest
     context.overridden, context.stream = prepared.effective.overridden, prepared.stream
-    context.synthetic = _is_synthetic(request, caller.tenant)
+    # Only operators may call a request synthetic: anybody else could hide from the monitors so.
+    context.synthetic = caller.tenant.synthetic or (
+        caller.tenant.sees_scores and request.headers.get(SYNTHETIC, "") == "true"
+    )
     state.admission.charge(caller, len(prepared.declared))
-    if (digest := schema_digest(prepared.asks[0])) is not None:
-        place = context.held.enter_async_context(state.admission.schema_place(caller, digest))
-        await while_connected(request.receive, place)
+    # A schema slot is taken before anything is scored: compiling a schema is what may be slow.
+    if (digest := schema_digest(prepared.serve_requests[0])) is not None:
+        slot = context.exit_stack.enter_async_context(state.admission.schema_slot(caller, digest))
+        await while_connected(request.receive, slot)
     languages = preferred_languages(request.headers.get("accept-language", ""))
     choices = await while_connected(request.receive, _decide(prepared, languages, state, context))
     writer = _ResponseWriter(state.settings, prepared, choices, context)
-    head = _head(state, prepared, choices[0], caller, context)
+    head = _response_head(state, prepared, choices[0], caller, context)
     if prepared.stream:
         return StreamingResponse(
             writer.events(head), media_type="text/event-stream", headers=STREAM_HEADERS
@@ -89,14 +104,18 @@ async def answer_chat(request: Request, state: ServerState) -> Response:
 async def _decide(
     prepared: PreparedRequest, languages: Sequence[str], state: ServerState, context: RequestContext
 ) -> list[DecidedChoice]:
-    """A verdict per choice, its reply let go of with the visit. Without a decision the operator's
-    setting rules.
+    """Decide every choice of a request, and count the decision.
+
+    The first choice stands for all in the log, the metrics and the monitors: choices share one
+    prompt, so their scores are the same. Raises ScoreDoubt or ScoreError where no score decides and
+    the operator's `on_doubt` is "error".
     """
     policy = prepared.effective.policy
     try:
-        replies = await _refused_for_declared(state, prepared, context)
+        # Declared text first: nothing is generated, or compiled, for a request that it refuses.
+        replies = await _open_declared(state, prepared, context)
         declared = bool(replies)
-        replies = replies or await _open_decided(state, prepared.asks, context)
+        replies = replies or await _open_conversation(state, prepared.serve_requests, context)
     except (ScoreDoubt, ScoreError) as e:
         log_event(
             logging.ERROR, "undecided", request_id=context.request_id, reason=e.message, hint=e.hint
@@ -108,7 +127,7 @@ async def _decide(
         context.decision = "undecided"
         return [
             DecidedChoice(reply=None, category=None, text=state.settings.doubt_text)
-            for _ in prepared.asks
+            for _ in prepared.serve_requests
         ]
     first = replies[0]
     context.decision_s = round(context.elapsed_s(), 6)
@@ -121,7 +140,8 @@ async def _decide(
         reason = doubt_reason(policy, first.logp_C)
         log_event(logging.WARNING, "doubt", request_id=context.request_id, reason=reason)
     state.metrics.record_decision(context, policy, first.decision, first.logp_C)
-    # promises speak of conversations
+    # Promises are about conversations under the stored thresholds: overrides, declared text and
+    # synthetic requests are outside. `_response_head` marks the same requests "void".
     if not (prepared.effective.overridden or declared or context.synthetic):
         state.monitors.record_score(prepared.live.digest, context.tenant or "", first.logp_C)
         if state.live_scores is not None:
@@ -134,22 +154,18 @@ async def _decide(
     return choices
 
 
-async def _refused_for_declared(
+async def _open_declared(
     state: ServerState, prepared: PreparedRequest, context: RequestContext
 ) -> list[ServeReply]:
-    """Refusals of text that the request carries beside its conversation, a reply per choice; none:
-    nothing is refused.
-
-    Before the conversation itself, so that nothing is begun, or compiled, for a request that is
-    refused.
-    """
-    asks, policy = (
-        prepared.asks,
-        policy_for_declared(prepared.asks[0].policy, state.settings.declared_categories),
+    """Score the request's declared text; return refusals, one per choice, or [] if none is due."""
+    serve_requests, policy = (
+        prepared.serve_requests,
+        policy_for_declared(prepared.serve_requests[0].policy, state.settings.declared_categories),
     )
+    # decision only: without schema and tools, and without an answer unless it is a refusal
     bare = [
         replace(a, policy=policy, json_schema=None, tools=(), tool_choice=None, answers=False)
-        for a in asks
+        for a in serve_requests
     ]
     opened = await _open_all(
         state.backend, [replace(bare[0], messages=prompt) for prompt in prepared.declared], context
@@ -157,36 +173,38 @@ async def _refused_for_declared(
     context.beside_tokens += sum(reply.prompt_tokens for reply in opened)
     for prompt, reply in zip(prepared.declared, opened, strict=True):
         if reply.decision.refuses:
-            context.beside_tokens -= reply.prompt_tokens  # it is the prompt that is answered
-            others = [replace(ask, messages=prompt) for ask in bare[1:]]
+            # this prompt is the one that is answered, so usage counts it as the prompt itself
+            context.beside_tokens -= reply.prompt_tokens
+            others = [replace(serve_request, messages=prompt) for serve_request in bare[1:]]
             return [reply, *await _open_all(state.backend, others, context)]
     return []
 
 
-async def _open_decided(
-    state: ServerState, asks: Sequence[ServeRequest], context: RequestContext
+async def _open_conversation(
+    state: ServerState, serve_requests: Sequence[ServeRequest], context: RequestContext
 ) -> list[ServeReply]:
-    """A reply per choice, decided on the conversation, or on its latest turn where the operator
-    says so.
+    """Open a reply per choice, decided on the conversation or, if so set, on its latest turn.
 
-    Of a request whose latest turn passes, the whole conversation is answered, and no category can
-    be refused there.
+    Where the latest turn is answered, the whole conversation is, and no category refuses it.
     """
-    latest = latest_turn(asks[0].messages)
-    if state.settings.decides_on == "conversation" or latest == asks[0].messages:
-        return await _open_all(state.backend, asks, context)
+    latest = latest_turn(serve_requests[0].messages)
+    if state.settings.decides_on == "conversation" or latest == serve_requests[0].messages:
+        return await _open_all(state.backend, serve_requests, context)
     bare = [
         replace(a, messages=latest, json_schema=None, tools=(), tool_choice=None, answers=False)
-        for a in asks
+        for a in serve_requests
     ]
     (decided,) = await _open_all(state.backend, bare[:1], context)
     if decided.decision.refuses:
         return [decided, *await _open_all(state.backend, bare[1:], context)]
     context.beside_tokens += decided.prompt_tokens
-    passing = tuple(replace(c, override="suppress") for c in asks[0].policy.categories)
-    answered = [replace(a, policy=replace(a.policy, categories=passing)) for a in asks]
+    # Every category is suppressed, so that the answer to the whole conversation cannot be refused
+    # for a turn that was decided before.
+    passing = tuple(replace(c, override="suppress") for c in serve_requests[0].policy.categories)
+    answered = [replace(a, policy=replace(a.policy, categories=passing)) for a in serve_requests]
     replies = await _open_all(state.backend, answered, context)
-    # Doubt about the conversation still refuses it: nothing else can.
+    # Only doubt can refuse the conversation now. Otherwise the latest turn's decision and score are
+    # reported, because they are what decided.
     return [
         r if r.decision.refuses else replace(r, decision=decided.decision, logp_C=decided.logp_C)
         for r in replies
@@ -194,16 +212,21 @@ async def _open_decided(
 
 
 async def _open_all(
-    backend: Backend, asks: Sequence[ServeRequest], context: RequestContext
+    backend: Backend, serve_requests: Sequence[ServeRequest], context: RequestContext
 ) -> list[ServeReply]:
-    """All replies, or none: those that were opened are closed with the visit."""
+    """Open a reply per request concurrently; the first error cancels the others.
 
-    async def one(ask: ServeRequest) -> ServeReply:
-        reply = await backend.open(ask)
-        context.held.push_async_callback(_close, reply.parts)
+    Opened replies are closed by the context's exit stack, whatever happens to the request.
+    """
+
+    async def one(serve_request: ServeRequest) -> ServeReply:
+        reply = await backend.open(serve_request)
+        # only generators have aclose: closing one early stops generation and frees its place
+        if (aclose := getattr(reply.parts, "aclose", None)) is not None:
+            context.exit_stack.push_async_callback(aclose)
         return reply
 
-    tasks = [asyncio.create_task(one(ask)) for ask in asks]
+    tasks = [asyncio.create_task(one(serve_request)) for serve_request in serve_requests]
     try:
         return list(await asyncio.gather(*tasks))
     finally:
@@ -212,14 +235,8 @@ async def _open_all(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _close(parts: AsyncIterator[AnswerPart]) -> None:
-    aclose = getattr(parts, "aclose", None)
-    if aclose is not None:
-        await aclose()
-
-
 class _ResponseWriter:
-    """Reads the parts of a request's choices and makes the answer's body of them."""
+    """Reads the replies of a request's choices and builds the response body, whole or streamed."""
 
     def __init__(
         self,
@@ -236,15 +253,16 @@ class _ResponseWriter:
         self._prompt_tokens, self._tokens = first.prompt_tokens if first else 0, 0
 
     async def whole(self, head: ResponseHead) -> dict[str, Any]:
-        """The body of an answer that is not streamed."""
+        """Return the body of a response that is not streamed; choices are read concurrently."""
         choices = await asyncio.gather(
             *(self._choice(head, at, v) for at, v in enumerate(self._choices))
         )
         return head.completion(choices, self._usage())
 
     async def events(self, head: ResponseHead) -> AsyncIterator[bytes]:
-        """The events of a stream, one choice after the other. A failure is its last event: no
-        [DONE] follows.
+        """Yield the server-sent events of a streamed response, one choice after the other.
+
+        An error ends the stream with an error event and without [DONE]: the status is sent already.
         """
         try:
             for at, decided in enumerate(self._choices):
@@ -262,10 +280,9 @@ class _ResponseWriter:
             )
             yield _event(error.body())
             return
+        counted = self._usage()  # also for the log, whether or not the client asked for it
         if self._prepared.include_usage:
-            yield _event(head.usage_chunk(self._usage()))
-        else:
-            self._usage()
+            yield _event(head.usage_chunk(counted))
         yield DONE
 
     async def _choice(self, head: ResponseHead, at: int, decided: DecidedChoice) -> dict[str, Any]:
@@ -279,6 +296,8 @@ class _ResponseWriter:
             )
             finish = part.finish
             calls += part.tool_calls
+        # A refusal of ours is in `refusal`; so is one that the model behind sent apart. `content`
+        # is null only beside a refusal or tool calls, as in OpenAI's responses.
         message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": refusal or None}
         if decided.refused:
             message["refusal"] = text + refusal
@@ -300,12 +319,13 @@ class _ResponseWriter:
         self, head: ResponseHead, at: int, decided: DecidedChoice
     ) -> AsyncIterator[bytes]:
         filters = {"content_filter_results": head.filter_results(decided.category)}
-        voice = "refusal" if decided.refused else "content"
+        field = "refusal" if decided.refused else "content"
+        # OpenAI's clients expect the role before any text; the note travels with the first chunk
         opening = {"role": "assistant", "content": None if decided.refused else "", "refusal": None}
         yield _event(head.chunk(_delta(at, opening, **filters), with_note=at == 0))
         finish = None
         async for part in self._parts(decided):
-            delta: dict[str, Any] = {voice: part.text} if part.text else {}
+            delta: dict[str, Any] = {field: part.text} if part.text else {}
             if part.refusal:
                 delta["refusal"] = part.refusal
             if part.thought:
@@ -320,8 +340,9 @@ class _ResponseWriter:
         )
 
     async def _parts(self, decided: DecidedChoice) -> AsyncIterator[AnswerPart]:
-        """The parts of one choice; the operator's own text is one of them. Raises BackendDown if
-        the end is missing.
+        """Yield the parts of one choice, counting tokens; an operator's own text is a single part.
+
+        Raises BackendDown if the backend ends without a finish reason: the text may be cut off.
         """
         if decided.text is not None or decided.reply is None:
             yield AnswerPart(text=decided.text or "", finish="stop")
@@ -334,7 +355,7 @@ class _ResponseWriter:
             ended = part.finish is not None
             yield part
         if not ended:
-            raise BackendDown("the backend ended an answer without saying why", "look at its log")
+            raise BackendDown("the backend ended an answer without a finish reason", "see its log")
 
     def _finish(self, finish: Any, decided: DecidedChoice) -> str:
         reason = finish_reason(
@@ -344,12 +365,13 @@ class _ResponseWriter:
         return reason
 
     def _usage(self) -> dict[str, int]:
-        read = self._prompt_tokens + self._context.beside_tokens
-        self._context.prompt_tokens, self._context.completion_tokens = read, self._tokens
-        return usage(read, self._tokens)
+        prompt_tokens = self._prompt_tokens + self._context.beside_tokens
+        self._context.prompt_tokens = prompt_tokens
+        self._context.completion_tokens = self._tokens
+        return usage(prompt_tokens, self._tokens)
 
 
-def _head(
+def _response_head(
     state: ServerState,
     prepared: PreparedRequest,
     first: DecidedChoice,
@@ -358,7 +380,7 @@ def _head(
 ) -> ResponseHead:
     live, overridden = prepared.live, prepared.effective.overridden
     decision = "refuse" if first.category else "respond" if first.reply else "undecided"
-    # as what the monitor counts: see _decide
+    # requests that no monitor counts: see _decide
     outside = overridden or first.declared or bool(context.synthetic)
     note: dict[str, Any] = {
         "decision": decision,
@@ -375,7 +397,7 @@ def _head(
     if first.declared:
         note["decided_on"] = "declared"
     elif state.settings.decides_on != "conversation" and len(
-        latest_turn(messages := prepared.asks[0].messages)
+        latest_turn(messages := prepared.serve_requests[0].messages)
     ) < len(messages):
         note["decided_on"] = state.settings.decides_on
     if caller.tenant.sees_scores and first.reply is not None:
@@ -389,13 +411,6 @@ def _head(
         taxonomy=live.policy.taxonomy.names,
         note=note,
     )
-
-
-def _is_synthetic(request: Request, tenant: Tenant) -> bool:
-    """Whether nobody asks this in earnest. Only operators may say so of a request: others could
-    hide from monitors.
-    """
-    return tenant.synthetic or (tenant.sees_scores and request.headers.get(SYNTHETIC, "") == "true")
 
 
 def _category(decision: Decision) -> str | None:

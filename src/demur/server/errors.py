@@ -1,4 +1,8 @@
-"""What callers see of an error: OpenAI's status codes and error object. Nothing of the inside."""
+"""HTTP errors: OpenAI's status codes and error object, from errors of demur.
+
+Callers see the message of an error that they caused. Of all others they see a fixed text, and the
+operator finds the reason in the log.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +23,15 @@ from demur.base.errors import (
     ScoreError,
 )
 
-RETRY_S = 1  # what a client is told to wait where nothing better is known
+RETRY_S = 1  # value of Retry-After where nothing better is known
 
-# codes of AccessError that more rights would cure
-_FORBIDDEN = {"no_overrides", "locked", "not_permitted"}
+# by code of AccessError: what the tenant may not have; any other code is a fault of the request
+_ACCESS_STATUS = {"policy_not_found": 404, "no_overrides": 403, "locked": 403, "not_permitted": 403}
 _OURS = "The server had an error while processing your request."
 
 
 class ApiError(Exception):
-    """An answer other than 200. The message goes to the caller as it is."""
+    """A response other than 200. The message goes to the caller as it is."""
 
     def __init__(
         self,
@@ -56,42 +60,49 @@ class ApiError(Exception):
         return {"error": error}
 
     def headers(self) -> dict[str, str]:
-        """What goes beside the body."""
+        """Return the headers of the response: Retry-After, and what the status calls for."""
         headers = {} if self.retry_s is None else {"retry-after": str(self.retry_s)}
+        # after 408 the rest of the body may still be on its way
         by_status = {401: {"www-authenticate": "Bearer"}, 408: {"connection": "close"}}
         return headers | by_status.get(self.status, {})
 
 
 def api_error(error: DemurError, *, decided: bool = False) -> ApiError:
-    """The answer that an error of ours deserves. decided: it came after the decision, so the
-    request was sound.
+    """Translate an error into the response to send.
+
+    decided: it was raised after the decision. The request was valid then, so the fault is the
+    server's: a 500 in place of a 400.
     """
     match error:
         case AccessError():
             param = "demur" if error.param is None else f"demur.{error.param}"
-            return ApiError(_access_status(error.code), _plain(error), code=error.code, param=param)
+            status = _ACCESS_STATUS.get(error.code, 400)
+            return ApiError(status, _with_hint(error), code=error.code, param=param)
         case BackendError() | ScoreError() | ScoreDoubt():
             return next(make() for kind, make in _NO_ANSWER if isinstance(error, kind))
         case PromptTooLong() if not decided:
-            return ApiError(400, _plain(error), code="context_length_exceeded", param="messages")
+            return ApiError(
+                400, _with_hint(error), code="context_length_exceeded", param="messages"
+            )
         case MissingDependency() if not decided:
             return ApiError(
                 400, "This server does not give answers of that kind.", code="unsupported_request"
             )
-        # what that takes may show late
+        # A schema's cost may show only while the answer is written; it is the client's even then.
         case EngineError() if not decided or isinstance(error, SchemaTooCostly):
             code = (
                 "schema_too_costly" if isinstance(error, SchemaTooCostly) else "unsupported_request"
             )
-            return ApiError(400, _plain(error), code=code)
+            return ApiError(400, _with_hint(error), code=code)
     return internal_error()
 
 
 def internal_error() -> ApiError:
-    """What a caller is told when something went wrong that should not have."""
+    """Return the 500 for a bug, without any detail."""
     return ApiError(500, _OURS, code="server_error")
 
 
+# The first that matches counts: subclasses stand before their base class.
 _NO_ANSWER: tuple[tuple[type[DemurError], Callable[[], ApiError]], ...] = (
     (BackendBusy, lambda: ApiError(503, "The server is full.", code="overloaded", retry_s=RETRY_S)),
     (BackendTimeout, lambda: ApiError(504, "The model did not answer in time.", code="timeout")),
@@ -105,13 +116,7 @@ _NO_ANSWER: tuple[tuple[type[DemurError], Callable[[], ApiError]], ...] = (
 )
 
 
-def _access_status(code: str) -> int:
-    if code == "policy_not_found":
-        return 404
-    return 403 if code in _FORBIDDEN else 400
-
-
-def _plain(error: DemurError) -> str:
+def _with_hint(error: DemurError) -> str:
     return f"{error.message}: {error.hint}" if error.hint else error.message
 
 

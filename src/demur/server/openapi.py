@@ -1,5 +1,6 @@
-"""The OpenAPI document: every route, every field that may be sent, every status that may come
-back.
+"""The OpenAPI document: every route, request field and status code, written by hand.
+
+Names of the models here are names in the document, which generated clients carry.
 """
 
 from __future__ import annotations
@@ -52,13 +53,13 @@ class ErrorBody(BaseModel):
 
 
 class PolicyNames(BaseModel):
-    """What this server adds to a model."""
+    """The "demur" object of a model."""
 
     policies: list[str]  # that this key may use, its default first
 
 
 class ModelCard(BaseModel):
-    """A model."""
+    """OpenAI's model object."""
 
     id: str
     object: str
@@ -68,26 +69,26 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All models: one."""
+    """OpenAI's list of models, which holds one."""
 
     object: str
     data: list[ModelCard]
 
 
 class Status(BaseModel):
-    """Whether the server lives, or is ready."""
+    """The body of /healthz and /readyz."""
 
     status: str
 
 
 def openapi_document() -> dict[str, Any]:
-    """The document."""
+    """Return the document, as JSON values."""
     models = (ChatRequest, ChatCompletion, ErrorBody, ModelList, ModelCard, Status)
     _, defined = models_json_schema(
         [(m, "validation") for m in models], ref_template="#/components/schemas/{model}"
     )
     model_name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
-    keyed = (401, 403, 429, 503)
+    keyed = (401, 403, 429, 503)  # statuses of every route that takes a key
     return {
         "openapi": "3.1.0",
         "info": {"title": "demur", "version": installed_version()},

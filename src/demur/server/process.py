@@ -1,9 +1,11 @@
-"""The process: one event loop, its signals, and how it ends.
+"""The server process: one event loop, its signals, and its shutdown.
 
-SIGTERM or SIGINT: /readyz says no, the door closes, answers being written are finished within a
-limit, then the process ends by itself with exit code 0. A second SIGINT does not wait. SIGHUP: look
-at policies and tenants now. Whatever hangs then (a disk, a thread of a library), the process ends
-with exit code 1 OVERDUE_S after that.
+1. SIGTERM or SIGINT: /readyz answers 503; after `linger_s` no connection is accepted any more.
+2. Answers being written are finished within `shutdown_s`; then their streams are cut off.
+3. The process ends with exit code 0. A second SIGINT skips the waiting.
+4. If anything hangs (a disk, a library's thread), the process ends with exit code 1, OVERDUE_S
+   after the last of these limits.
+5. SIGHUP: policies and tenants are reloaded now.
 """
 
 from __future__ import annotations
@@ -30,29 +32,30 @@ from demur.server.monitoring.log import log_event
 
 HEAD_BYTES = 16 * 1024  # of a request's line and headers
 BACKLOG = 2048  # connections that wait to be accepted
-ACCEPTED = (
-    # of them at a time: asyncio accepts as many as it has set for the backlog, and does nothing
-    # else meanwhile
-    16
-)
-CUT_OFF_S = 5.0  # for streams that were cut off to say so
-OVERDUE_S = 10.0  # after the last limit of an orderly end, until the process ends anyhow
+# Connections that asyncio accepts in a row, doing nothing else meanwhile: it takes the number from
+# the backlog that it is given.
+ACCEPTED = 16
+CUT_OFF_S = 5.0  # for streams that were cut off to send their last event
+OVERDUE_S = 10.0  # after the last limit of an orderly shutdown, until the process is ended anyhow
 
 
 def run_server(service: Service, started: Callable[[str], None]) -> None:
-    """Serve until told to end. Raises OSError if the address cannot be had."""
+    """Serve until a signal to end. Raises OSError if the address cannot be bound.
+
+    started: called with the server's address once it accepts connections.
+    """
     settings = service.state.settings
-    # What is loaded by now stays: else a request of many small values has all of it searched for
-    # garbage, for a while.
+    # Modules and policies stay for good. Frozen, they are not searched by each full collection
+    # that a request of many small values sets off.
     gc.collect()
     gc.freeze()
     family = AF_INET6 if ":" in settings.host else AF_INET
-    with create_server((settings.host, settings.port), family=family) as door:
-        ServerProcess(service, started).run(sockets=[door])
+    with create_server((settings.host, settings.port), family=family) as listener:
+        ServerProcess(service, started).run(sockets=[listener])
 
 
 class ServerProcess(uvicorn.Server):
-    """A service behind a socket. started: told its address once it can be reached."""
+    """uvicorn's server for a service. started: called with the address once it listens."""
 
     def __init__(self, service: Service, started: Callable[[str], None]) -> None:
         settings = service.state.settings
@@ -76,21 +79,21 @@ class ServerProcess(uvicorn.Server):
         )
         self._service = service
         self._started = started
-        # where nothing is read; opened with the first signal to end
-        self._nowhere: int | None = None
+        # for faulthandler's traceback, which nobody reads; opened by the first signal to end
+        self._null_fd: int | None = None
         self.loop: asyncio.AbstractEventLoop | None = None  # once it runs
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
-        """Open the door."""
+        """Listen, and report the address."""
         self.loop = asyncio.get_running_loop()
-        for door in sockets or ():
-            # Connections inherit it. asyncio sees to that for sockets of its own only; without,
-            # every second piece of an answer waits 40 ms for the client to acknowledge the one
-            # before.
-            door.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        for listener in sockets or ():
+            # Connections inherit it. asyncio sets it for sockets of its own only. Without it, by
+            # Nagle's algorithm, every second piece of an answer waits 40 ms for the client to
+            # acknowledge the first.
+            listener.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         await super().startup(sockets)
-        for door in sockets or ():
-            door.listen(BACKLOG)  # the kernel's, which asyncio has set to ACCEPTED
+        for listener in sockets or ():
+            listener.listen(BACKLOG)  # the kernel's, which asyncio has set to ACCEPTED
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -98,8 +101,15 @@ class ServerProcess(uvicorn.Server):
             self._started(address)
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        """Close the door; let answers finish, then end those that have not."""
-        cut_off = asyncio.create_task(self._cut_off())
+        """Stop listening; let answers finish, and cut off those that have not after shutdown_s."""
+
+        async def cut_off_late() -> None:
+            after_s = self._service.state.settings.shutdown_s
+            await asyncio.sleep(after_s)
+            log_event(logging.WARNING, "answers cut off", after_s=after_s)
+            await self._service.state.backend.close()
+
+        cut_off = asyncio.create_task(cut_off_late())
         try:
             await super().shutdown(sockets)
         finally:
@@ -108,16 +118,15 @@ class ServerProcess(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Ours instead of uvicorn's, which ends by the signal itself: an orderly end is exit code
-        0.
-        """
+        """Install our signal handlers. uvicorn's end the process by the signal, not with code 0."""
+        # only the main thread may set handlers; servers of tests run in others
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         ours = {
             signal.SIGTERM: self.handle_exit,
             signal.SIGINT: self.handle_exit,
-            signal.SIGHUP: self._look_again,
+            signal.SIGHUP: self._reload,
         }
         before = {number: signal.signal(number, handler) for number, handler in ours.items()}
         try:
@@ -126,39 +135,33 @@ class ServerProcess(uvicorn.Server):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    # what a handler is given
+    # the arguments are those of every signal handler
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Begin to end, and see to it that the process does."""
-        if self._nowhere is None:
+        """Start the shutdown, with a timer that ends the process if it hangs."""
+        if self._null_fd is None:
             limits = self._service.state.settings
-            self._nowhere = os.open(os.devnull, os.O_WRONLY)
-            # A thread of C's: neither a held lock nor a stuck loop keeps it from ending the
-            # process.
+            self._null_fd = os.open(os.devnull, os.O_WRONLY)
+            # faulthandler waits in a thread of C: neither a held lock nor a stuck event loop keeps
+            # it from ending the process.
             within_s = limits.linger_s + limits.shutdown_s + CUT_OFF_S + OVERDUE_S
-            faulthandler.dump_traceback_later(within_s, exit=True, file=self._nowhere)
+            faulthandler.dump_traceback_later(within_s, exit=True, file=self._null_fd)
         self.start_shutdown(hurry=sig == signal.SIGINT and self._service.draining)
 
     def start_shutdown(self, *, hurry: bool = False) -> None:
-        """Not ready any more; the door closes when load balancers have had time to see that."""
+        """Make /readyz fail, and stop listening after linger_s: load balancers see it meanwhile.
+
+        hurry: stop at once, without waiting for answers.
+        """
         self._service.draining = True
         if hurry or self.loop is None:
             self.should_exit, self.force_exit = True, hurry
             return
-        self.loop.call_soon_threadsafe(
-            self.loop.call_later, self._service.state.settings.linger_s, self._close_door
-        )
+        # uvicorn's main loop polls `should_exit`, and then calls `shutdown`
+        linger_s = self._service.state.settings.linger_s
+        stop = partial(setattr, self, "should_exit", True)
+        self.loop.call_soon_threadsafe(self.loop.call_later, linger_s, stop)
 
-    def _close_door(self) -> None:
-        self.should_exit = True
-
-    # what a handler is given
-    def _look_again(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    # the arguments are those of every signal handler
+    def _reload(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self.loop is not None:
             asyncio.run_coroutine_threadsafe(self._service.reloader.reload_once(), self.loop)
-
-    async def _cut_off(self) -> None:
-        await asyncio.sleep(self._service.state.settings.shutdown_s)
-        log_event(
-            logging.WARNING, "answers cut off", after_s=self._service.state.settings.shutdown_s
-        )
-        await self._service.state.backend.close()

@@ -1,8 +1,9 @@
-"""Who may ask for what, now: the policies and the tenants in force, looked at again while the
-server runs.
+"""The policies and tenants in force, reloaded from their files while the server runs.
 
-A request takes one Access at its start and keeps it, so that a reload never changes a request
-half-way.
+1. `current` is an immutable Access. A request takes it once, so a reload never changes it half-way.
+2. A reload reads the tenants file first, then the policies, and puts each in force by itself.
+3. A file that cannot be used leaves what is in force, except that keys are never kept on suspicion:
+   a tenants file that is missing or invalid may close keys, and is read twice before it does.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from demur.store.policies.folder import Change, PolicySet, reload
 from demur.store.policies.keys import Tenants
 from demur.store.policies.tenants_file import Reread, has_end, read_tenants_text, reread_tenants
 
-SETTLES_S = 0.2  # after which a tenants file that shuts keys out is looked at again, before it does
+# until a tenants file that would close keys is read again: an editor may be writing it
+SETTLES_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Access:
-    """Policies and tenants at one time."""
+    """The policies and tenants in force at one time."""
 
     policies: PolicySet
     tenants: Tenants | None = None  # None: no keys, one local tenant
@@ -34,8 +36,11 @@ class Access:
 
 
 class AccessRegistry:
-    """The Access in force. Raises, when made, PolicyError or ConfigError for files that cannot be
-    served.
+    """Holds and reloads the Access in force.
+
+    default_policy: for callers without a tenants file; the first by name if None. The constructor
+    raises PolicyError for an invalid policy, and ConfigError for a policy that a tenant or the
+    default names and that does not exist.
     """
 
     def __init__(
@@ -52,71 +57,68 @@ class AccessRegistry:
             )
         self._default = default_policy or sorted(names)[0]
         self._metrics = metrics
-        self._lock = threading.Lock()
-        self._complaint: str | None = None  # about the tenants file as it stands
-        self._whole = ""  # the tenants file as it was last taken
+        self._lock = threading.Lock()  # of `reload`: a signal and the timer may both ask for one
+        self._fault: str | None = None  # of the tenants file as it stands
+        self._tenants_text = ""  # of the tenants file that is in force
         if access.tenants_file is not None:
-            self._whole = read_tenants_text(access.tenants_file)
-            if not has_end(self._whole):
+            self._tenants_text = read_tenants_text(access.tenants_file)
+            if not has_end(self._tenants_text):
                 why = (
                     f"{access.tenants_file} has no last line '# end': one that was cut off "
                     "cannot be told from it"
                 )
                 log_event(logging.WARNING, "tenants without an end", reason=why)
-        self._now = access
+        self._current = access
         metrics.set_policies(access.policies)
-        _tell_of_unproven(access.policies, names)
+        _log_unproven(access.policies, names)
 
     @property
     def current(self) -> Access:
-        """What a request that comes now is served by."""
-        return self._now
+        """The Access for a request that arrives now."""
+        return self._current
 
     @property
     def default_policy(self) -> str:
-        """What a request without a tenants file falls back on."""
+        """The default policy where there is no tenants file."""
         return self._default
 
     @property
     def is_locked_out(self) -> bool:
-        """Whether a bad or missing tenants file has left no key that opens anything."""
-        tenants = self._now.tenants
-        return self._complaint is not None and tenants is not None and not tenants.keys
+        """Whether an invalid or missing tenants file has left no key at all."""
+        tenants = self._current.tenants
+        return self._fault is not None and tenants is not None and not tenants.keys
 
     def reload(self) -> None:
-        """Look at the files again; log and metrics say what is wrong with them. Blocks: use a
-        thread.
-
-        Keys first, for nothing in the policies may keep one open that was taken away.
-        """
+        """Read the files again, and report faults in log and metrics. Blocks: use a thread."""
         with self._lock:
-            found = self._reread()
-            tenants = self._now.tenants if found is None else found.tenants
-            self._now = replace(self._now, tenants=tenants)
+            # Keys first, and in force at once: a slow or faulty policy must not keep a key open
+            # that was taken away.
+            found = self._reread_tenants()
+            tenants = self._current.tenants if found is None else found.tenants
+            self._current = replace(self._current, tenants=tenants)
+            # default policies are kept in force even if their files disappear
             needed = tenants.defaults if tenants is not None else {self._default}
-            policies, changes = reload(self._now.policies, needed)
-            self._now = replace(self._now, policies=policies)
+            policies, changes = reload(self._current.policies, needed)
+            self._current = replace(self._current, policies=policies)
             if found is not None:
-                self._complain(found.fault or _missing(found.tenants, policies))
+                self._report_fault(found.fault or _missing_policy(found.tenants, policies))
         for change in changes:
-            _tell(change)
-        _tell_of_unproven(
+            _log_change(change)
+        _log_unproven(
             policies, [c.name for c in changes if c.kind in ("added", "changed") and c.name]
         )
-        self._metrics.record_reload(policies, changes, self._complaint)
+        self._metrics.record_reload(policies, changes, self._fault)
 
-    def _reread(self) -> Reread | None:
-        """The tenants file, looked at again; None without one. What would shut a key out is looked
-        at twice.
-        """
-        path, before = self._now.tenants_file, self._now.tenants
+    def _reread_tenants(self) -> Reread | None:
+        """Read the tenants file again, twice if a fault would close keys; None if there is none."""
+        path, before = self._current.tenants_file, self._current.tenants
         if path is None or before is None:
             return None
-        found = reread_tenants(path, before, self._whole)
+        found = reread_tenants(path, before, self._tenants_text)
         if found.fault is not None and found.tenants.keys != before.keys:
-            time.sleep(SETTLES_S)  # an editor may be writing it
-            found = reread_tenants(path, before, self._whole)
-        self._whole = found.whole
+            time.sleep(SETTLES_S)
+            found = reread_tenants(path, before, self._tenants_text)
+        self._tenants_text = found.whole
         if found.tenants != before:
             now = found.tenants
             log_event(
@@ -124,17 +126,18 @@ class AccessRegistry:
             )
         return found
 
-    def _complain(self, fault: ConfigError | None) -> None:
-        """Log what is wrong with the tenants file, once."""
+    def _report_fault(self, fault: ConfigError | None) -> None:
+        """Log a fault of the tenants file, but only once for as long as it stays the same."""
         message = None if fault is None else fault.message
-        if fault is not None and message != self._complaint:
+        if fault is not None and message != self._fault:
             log_event(logging.ERROR, "tenants rejected", reason=message, hint=fault.hint)
-        self._complaint = message
+        self._fault = message
 
 
-def _missing(tenants: Tenants, policies: PolicySet) -> ConfigError | None:
-    """The first policy that a tenant names and that is not there. It can ask for the others all the
-    same.
+def _missing_policy(tenants: Tenants, policies: PolicySet) -> ConfigError | None:
+    """Return the error about a policy that a tenant names and that does not exist, if there is one.
+
+    The tenant may go on using its other policies.
     """
     try:
         tenants.require_policies(policies.policies)
@@ -143,8 +146,8 @@ def _missing(tenants: Tenants, policies: PolicySet) -> ConfigError | None:
     return None
 
 
-def _tell_of_unproven(policies: PolicySet, names: Iterable[str]) -> None:
-    """Log the promises of these policies that their files do not bear out."""
+def _log_unproven(policies: PolicySet, names: Iterable[str]) -> None:
+    """Log the promises of the named policies that are marked certified without being so."""
     for live in (policies.policies[name] for name in names):
         for promise in live.policy.promises:
             if promise.fault is not None:
@@ -158,7 +161,7 @@ def _tell_of_unproven(policies: PolicySet, names: Iterable[str]) -> None:
                 )
 
 
-def _tell(change: Change) -> None:
+def _log_change(change: Change) -> None:
     level = logging.ERROR if change.kind == "rejected" else logging.INFO
     fields = {
         "file": change.file,

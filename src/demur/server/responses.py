@@ -1,8 +1,9 @@
-"""What an answer looks like: OpenAI's chat completion and its chunks, with what demur adds to them.
+"""Response bodies: OpenAI's chat completion and its chunks, with demur's fields.
 
-A refusal is in `refusal`, with `content` null. `content_filter_results` names every category, as
-Azure's API does, so that evaluation tools see which one it was. `demur` says what was decided under
-which policy.
+1. A refusal is in `refusal`, with `content` null.
+2. `content_filter_results` lists every category, as Azure's API does, so that evaluation tools see
+   which one refused.
+3. `demur` holds the decision and the policy that made it.
 """
 
 from __future__ import annotations
@@ -34,21 +35,20 @@ Promises = Literal[
 
 
 class FilterResult(BaseModel):
-    """Whether a category was refused with."""
+    """Whether one category refused the request; both fields are always equal."""
 
     filtered: bool
     detected: bool
 
 
 class Message(BaseModel):
-    """An answer, or a refusal."""
+    """An assistant message: an answer, a refusal or tool calls."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None = None
     refusal: str | None = None
-    reasoning_content: str | None = (
-        None  # of a model behind that thinks apart from its answer; left out if there is none
-    )
+    # of a model behind that thinks apart from its answer; left out if there is none
+    reasoning_content: str | None = None
     tool_calls: list[dict[str, Any]] | None = None  # left out if there are none
 
 
@@ -63,7 +63,7 @@ class Choice(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens. The control token is counted on neither side."""
+    """Token counts. The control token is counted on neither side."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -71,7 +71,7 @@ class Usage(BaseModel):
 
 
 class Note(BaseModel):
-    """The "demur" object of an answer."""
+    """The "demur" object of a response: the decision and where it comes from."""
 
     decision: Literal["respond", "refuse", "undecided"]
     category: str | None  # refused with
@@ -89,7 +89,7 @@ class Note(BaseModel):
 
 
 class ChatCompletion(BaseModel):
-    """The body of an answer that is not streamed."""
+    """The body of a response that is not streamed."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -103,7 +103,7 @@ class ChatCompletion(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResponseHead:
-    """What all pieces of one answer share."""
+    """The fields that a response and all chunks of a stream share."""
 
     id: str
     created: int  # seconds since 1970
@@ -115,23 +115,21 @@ class ResponseHead:
     def completion(
         self, choices: Sequence[dict[str, Any]], usage: dict[str, int]
     ) -> dict[str, Any]:
-        """A whole answer."""
+        """Return the body of a whole response."""
         head = self._common("chat.completion")
         return {**head, "choices": list(choices), "usage": usage, "demur": dict(self.note)}
 
     def chunk(self, choice: dict[str, Any], *, with_note: bool = False) -> dict[str, Any]:
-        """A piece of a streamed answer. OpenAI's client keeps the extra fields of the first piece
-        only.
-        """
+        """Return a chunk of a stream. OpenAI's client keeps a note only of the first chunk."""
         head = {**self._common("chat.completion.chunk"), "choices": [choice]}
         return {**head, "demur": dict(self.note)} if with_note else head
 
     def usage_chunk(self, usage: dict[str, int]) -> dict[str, Any]:
-        """The piece after the last, for those who asked for it."""
+        """Return the chunk after the last, which carries only the usage."""
         return {**self._common("chat.completion.chunk"), "choices": [], "usage": usage}
 
     def filter_results(self, category: str | None) -> dict[str, dict[str, bool]]:
-        """Which category was refused with."""
+        """Return the filter result of every category; that of `category` is true."""
         return {
             name: {"filtered": name == category, "detected": name == category}
             for name in self.taxonomy
@@ -148,7 +146,7 @@ class ResponseHead:
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """Usage, as a JSON value."""
+    """Return OpenAI's usage object."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -157,17 +155,20 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 
 
 def scores_of(policy: Policy, decision: Decision, logp_C: Floats) -> dict[str, Any]:
-    """What operators see of a decision. The margin is null where nothing was compared."""
+    """Return the operators' fields of the note: scores, margin and leftover mass.
+
+    logp_C: natural-log probability of each choice. The margin is None where it is infinite.
+    """
     scores = dict(zip(policy.taxonomy.choices, map(float, logp_C), strict=True))
     margin = decision.margin if math.isfinite(decision.margin) else None
     return {"scores": scores, "margin": margin, "leftover": float(leftover_of(logp_C[None, :])[0])}
 
 
 def finish_reason(finish: Finish, *, refused: bool, of_refusals: RefusalFinish) -> FinishReason:
-    """Why an answer ended, in OpenAI's words: for a refusal as the operator chose."""
+    """Return OpenAI's finish reason; for a refusal the one that the operator chose."""
     return "content_filter" if refused and of_refusals == "content_filter" else finish
 
 
 def tool_call_deltas(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Tool calls as a chunk carries them: each with its index."""
+    """Return tool calls in the form of a chunk: each with its index."""
     return [{"index": at, **call} for at, call in enumerate(calls)]

@@ -1,4 +1,4 @@
-"""Everything that an operator may set about the server, beside the backend's own options."""
+"""The server's settings: the tables [server] and [limits]; backends have their own options."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ RefusalFinish = Literal["stop", "content_filter"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestLimits:
-    """What one request may take. Rates and concurrency are the tenant's:
-    demur.core.access.Tenant.
-    """
+    """Limits of one request. Rates and concurrency are the tenant's: demur.core.access.Tenant."""
 
     body_bytes: int = 1 << 20
     body_s: float = 30.0  # until the whole body is here
@@ -47,18 +45,16 @@ class RequestLimits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerSettings:
-    """How the server answers. Raises ConfigError on what contradicts itself."""
+    """Settings of the server. Raises ConfigError on values that contradict each other."""
 
     host: str = "127.0.0.1"
     port: int = 8000  # 0: any free one
     model: str = "demur"  # the name under which clients ask for it
     # without a tenants file; None: the only policy, or the first by name
     default_policy: str | None = None
-    # "latest turn": what was said since the last answer decides; the answer is still to the whole
-    # conversation.
+    # "latest turn": the messages since the last answer decide; the whole conversation is answered
     decides_on: DecidesOn = "conversation"
-    # Categories that text in tools and schemas can be refused with, as a message can; none named:
-    # all of them.
+    # categories that text in tools and schemas can be refused with; none named: all of them
     declared_categories: tuple[str, ...] = ()
     on_doubt: OnDoubt = "refuse"  # no decision can be made: refuse, or answer with an error
     doubt_text: str = "I can't help with that right now."
@@ -66,19 +62,19 @@ class ServerSettings:
     refusal_finish: RefusalFinish = "stop"
     reload_s: float = 2.0  # between two looks at the policies and the tenants file
     shutdown_s: float = 30.0  # for which answers may go on being written after SIGTERM
-    # between SIGTERM and the closed door: time for a load balancer to see /readyz
+    # between SIGTERM and no new connections: time for a load balancer to see /readyz
     linger_s: float = 0.0
     open_metrics: bool = False  # /metrics without a key, on a loopback address only
     describe: bool = False  # serve /openapi.json
-    # public keys; any: a promise counts only in a policy signed by one of them
+    # public keys; if there are any, a promise counts only in a policy signed by one of them
     trusted_keys: tuple[str, ...] = ()
-    # a policy whose promises do not count decides; "error": it is not used
+    # what becomes of a policy whose promises do not count: it decides; "error": it is not used
     unproven: Otherwise = "not certified"
     watch_rows: int = 64  # live scores that a promise's monitor takes in at a time
     limits: RequestLimits = field(default_factory=RequestLimits)
 
     def __post_init__(self) -> None:
-        Trust(keys=self.trusted_keys, otherwise=self.unproven)  # raises on a key that is none
+        Trust(keys=self.trusted_keys, otherwise=self.unproven)  # raises on an invalid key
         if self.open_metrics and not self.is_local:
             raise ConfigError(
                 f"open_metrics beside host {self.host!r} would show tenants and decisions to "
@@ -88,7 +84,7 @@ class ServerSettings:
 
     @property
     def trust(self) -> Trust:
-        """What a policy's promises need to count. Raises ConfigError on a key that is none."""
+        """The rule for which policies' promises count. Raises ConfigError on an invalid key."""
         return Trust(keys=self.trusted_keys, otherwise=self.unproven)
 
     @property

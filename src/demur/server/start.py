@@ -1,8 +1,9 @@
-"""A run as a service: its settings, its back end and its policies put together.
+"""Open a run as a service: its settings, backend and policies put together.
 
-Settings come from a TOML file with the tables [server], [limits], [files] and [backend]; what a
-caller gives beside the file counts more. The back end is made first, so that policies are read for
-the model that it serves.
+1. Settings come from a TOML file with the tables [server], [limits], [files] and [backend]; what a
+   caller passes beside the file overrides it.
+2. Policies are read once without a model, to find the cascade that they were calibrated with.
+3. The backend is made, then policies are read again, checked against the model that it serves.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class ServeFiles:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServeConfig:
-    """Everything that the settings file and the caller say."""
+    """The settings of `demur serve`, from its settings file and its caller."""
 
     settings: ServerSettings
     files: ServeFiles
@@ -54,10 +55,10 @@ class ServeConfig:
 def read_serve_config(
     path: Path | None, workspace: Workspace, given: Mapping[str, Mapping[str, Any]]
 ) -> ServeConfig:
-    """What is given, over the settings file, over defaults. given: by table; a value of None is
-    none.
+    """Read the settings file and override it. path: the file; None: defaults.
 
-    Raises ConfigError naming the key.
+    given: the caller's values by table, None where it passed none. Raises ConfigError naming the
+    unknown table or key.
     """
     table = read_toml(path) if path else {}
     for name in (*table, *given):
@@ -65,7 +66,9 @@ def read_serve_config(
             raise ConfigError(
                 f"{path}: {name}: unknown table", f"known tables: {', '.join(TABLES)}"
             )
-    own = {name: {k: v for k, v in given.get(name, {}).items() if v is not None} for name in TABLES}
+    own: dict[str, dict[str, Any]] = {}
+    for name in TABLES:
+        own[name] = {k: v for k, v in given.get(name, {}).items() if v is not None}
     server = {"model": workspace.config.name, **table.get("server", {}), **own["server"]}
     limits = build(RequestLimits, {**table.get("limits", {}), **own["limits"]}, f"{path}: limits")
     listed = _anchored(
@@ -79,8 +82,8 @@ def read_serve_config(
     )
 
 
-def open_service(workspace: Workspace, start: ServeConfig) -> Service:
-    """The service of a run, ready to listen; its model is loaded, or the server behind is named.
+def open_service(workspace: Workspace, config: ServeConfig) -> Service:
+    """Open the service of a run: load its model, or connect to the server behind; read policies.
 
     Raises ArtifactError on policies that are out of date, PolicyError on those of another model,
     ConfigError on settings that contradict each other or the run.
@@ -88,18 +91,22 @@ def open_service(workspace: Workspace, start: ServeConfig) -> Service:
     from demur.server.app import Service
     from demur.server.registry import Access
 
-    path = _policies(workspace.folder, start.files.policies)
+    # the run's own policy, or a folder, a file or the name of a policy that the run keeps
+    folder, named = workspace.folder, config.files.policies
+    path = named or folder.policy
+    if named is not None and named.name in folder.policy_names and not named.exists():
+        path = folder.named(named.name).policy
     if (of := run_of(path)) is not None:  # of this run or of another
         of.require_fresh("calibrate")
-    tenants = read_tenants(start.files.tenants) if start.files.tenants else None
-    options = dict(start.backend)
+    tenants = read_tenants(config.files.tenants) if config.files.tenants else None
+    options = dict(config.backend)
     kind, url = options.pop("kind", default_backend(workspace)), options.pop("url", None)
     workspace = replace(workspace, front=front_of_policies(read_folder(path)))
-    backend = make_backend(kind, workspace, url, options, f"{start.where}: backend")
-    policies = read_folder(path, backend.fingerprint, start.settings.trust)
-    access = Access(policies=policies, tenants=tenants, tenants_file=start.files.tenants)
-    watched = _watched_runs(workspace, start.files.watch)
-    return Service(start.settings, backend, access, watched, start.files.live)
+    backend = make_backend(kind, workspace, url, options, f"{config.where}: backend")
+    policies = read_folder(path, backend.fingerprint, config.settings.trust)
+    access = Access(policies=policies, tenants=tenants, tenants_file=config.files.tenants)
+    watched = _watched_runs(workspace, config.files.watch)
+    return Service(config.settings, backend, access, watched, config.files.live)
 
 
 def serve(
@@ -109,30 +116,22 @@ def serve(
     started: Callable[[str], None] | None = None,
     **tables: Mapping[str, Any],
 ) -> None:
-    """Answer OpenAI's chat protocol under the run's policy until SIGTERM or SIGINT. Blocks; listens
-    on this machine.
+    """Serve OpenAI's chat protocol under the run's policy until SIGTERM or SIGINT. Blocks.
 
-    settings: a TOML file as for `demur serve --config`. started: is told the address once it can be
-    reached. tables: what counts more than the file, such as server={"port": 0}, backend={"kind":
-    "fake"}. Raises what open_service raises, and OSError if the address cannot be had.
+    settings: a TOML file as for `demur serve --config`. started: called with the address once it
+    accepts connections, by default on this machine only. tables: override the file, such as
+    server={"port": 0}, backend={"kind": "fake"}. Raises what open_service raises, and OSError if
+    the address cannot be bound.
     """
     from demur.server.process import run_server
 
     workspace = reopen(Path(run)) if isinstance(run, str | Path) else run.workspace
-    start = read_serve_config(Path(settings) if settings is not None else None, workspace, tables)
-    run_server(open_service(workspace, start), started or (lambda _: None))
-
-
-def _policies(folder: RunFolder, named: Path | None) -> Path:
-    """The policies to serve: a folder, a file, or the name of one that the run keeps. None: the
-    run's own.
-    """
-    if named is not None and named.name in folder.policy_names and not named.exists():
-        return folder.named(named.name).policy
-    return named or folder.policy
+    config = read_serve_config(Path(settings) if settings is not None else None, workspace, tables)
+    run_server(open_service(workspace, config), started or (lambda _: None))
 
 
 def _anchored(files: ServeFiles, base: Path) -> ServeFiles:
+    """Resolve relative paths from the folder of the settings file."""
     return ServeFiles(
         policies=base / files.policies if files.policies else None,
         tenants=base / files.tenants if files.tenants else None,
@@ -142,8 +141,9 @@ def _anchored(files: ServeFiles, base: Path) -> ServeFiles:
 
 
 def _watched_runs(workspace: Workspace, named: Sequence[Path] | None) -> list[RunFolder]:
-    """The runs that policies are watched from. Raises ArtifactError if one that was named holds no
-    scores.
+    """Return the runs whose calibration scores live scores are compared with; None: this run.
+
+    Raises ArtifactError if a named one holds no scores.
     """
     if named is None:
         return [workspace.folder]

@@ -1,4 +1,4 @@
-"""The parts of a server that its routes share."""
+"""Server state: the settings, backend, registries and monitors that all routes share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from demur.server.settings import ServerSettings
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ServerState:
-    """One server's parts."""
+    """What one server is made of; its parts change, the set of parts does not."""
 
     settings: ServerSettings
     backend: Backend

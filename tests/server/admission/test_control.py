@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from demur.base.errors import ConfigError
 from demur.core.access import Tenant
 from demur.engines.fake.backend import FakeBackend
-from demur.server.admission.control import AdmissionControl, Meter
+from demur.server.admission.control import AdmissionControl, KeyUsage
 from demur.server.app import Service
 from demur.server.errors import ApiError
 from demur.server.registry import Access
@@ -318,7 +318,7 @@ def test_a_rate_is_counted_over_a_sliding_minute(folder):
     registry = Service(ServerSettings(), FakeBackend(engine=engine()), access).state.registry
     admission = AdmissionControl(registry, ServerSettings(), lambda: now[0])
     tenant = Tenant(name="t", policies=("default",), requests_per_minute=2)
-    meter = Meter(schemas=1)
+    usage = KeyUsage(schemas=1)
     for at, lets_in in (
         (0.0, True),
         (30.0, True),
@@ -329,10 +329,10 @@ def test_a_rate_is_counted_over_a_sliding_minute(folder):
     ):
         now[0] = at
         if lets_in:
-            admission._count(meter, tenant)
+            admission._count_request(usage, tenant)
         else:
             with pytest.raises(ApiError, match="2 requests per minute"):
-                admission._count(meter, tenant)
+                admission._count_request(usage, tenant)
 
 
 def test_a_key_has_so_many_schemas_at_a_time_the_same_one_shares_its_place_and_others_wait(
@@ -344,11 +344,11 @@ def test_a_key_has_so_many_schemas_at_a_time_the_same_one_shares_its_place_and_o
 
     async def scenario():
         with admission.admitted(at_home, service.state.registry.current) as caller:
-            held = [admission.schema_place(caller, digest) for digest in ("one", "two", "one")]
-            for place in held:
-                await place.__aenter__()
+            held = [admission.schema_slot(caller, digest) for digest in ("one", "two", "one")]
+            for slot in held:
+                await slot.__aenter__()
             waiting = [
-                asyncio.create_task(admission.schema_place(caller, d).__aenter__())
+                asyncio.create_task(admission.schema_slot(caller, d).__aenter__())
                 for d in ("three", "four")
             ]
             await asyncio.sleep(0)
@@ -361,7 +361,7 @@ def test_a_key_has_so_many_schemas_at_a_time_the_same_one_shares_its_place_and_o
             await waiting[1]
             monkeypatch.setattr("demur.server.admission.control.SCHEMA_WAIT_S", 0.0)
             with pytest.raises(ApiError, match="2 different schemas") as told:
-                await admission.schema_place(caller, "five").__aenter__()
+                await admission.schema_slot(caller, "five").__aenter__()
             return told.value.status
 
     assert asyncio.run(scenario()) == 429
@@ -373,9 +373,9 @@ def test_a_key_has_so_many_schemas_at_a_time_the_same_one_shares_its_place_and_o
 def test_a_schema_s_place_comes_free_with_its_answer(folder, fields):
     with serving(folder, limits=RequestLimits(schemas=1)) as server:
         assert [server.chat(ANSWERED, **fields).status_code for _ in range(3)] == [200, 200, 200]
-        ((meter,),) = [server.service.state.admission._meters.values()]
-        wait_until(lambda: not meter.in_use)  # its answer is sent just before
-        assert not meter.places.locked()
+        ((usage,),) = [server.service.state.admission._usage.values()]
+        wait_until(lambda: not usage.in_use)  # its answer is sent just before
+        assert not usage.slots.locked()
 
 
 def test_a_key_has_so_many_requests_at_a_time_and_a_place_comes_free(folder, tmp_path):

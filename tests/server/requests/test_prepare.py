@@ -44,7 +44,7 @@ def case(policies):
 
 
 def roles(case):
-    return [(m.role, m.content) for m in case.asks[0].messages]
+    return [(m.role, m.content) for m in case.serve_requests[0].messages]
 
 
 def test_a_conversation_becomes_plain_turns(case):
@@ -129,7 +129,7 @@ def test_what_contradicts_itself_or_is_too_much_is_refused(case, fields, param):
 
 
 def test_sampling_comes_from_the_request_and_defaults_from_the_server(case):
-    plain = case().asks[0].sampling
+    plain = case().serve_requests[0].sampling
     assert (plain.max_tokens, plain.temperature, plain.top_p, plain.stop, plain.seed) == (
         20,
         1.0,
@@ -138,7 +138,9 @@ def test_sampling_comes_from_the_request_and_defaults_from_the_server(case):
         None,
     )
     told = (
-        case(max_completion_tokens=7, temperature=0, top_p=0.5, stop="x", seed=3).asks[0].sampling
+        case(max_completion_tokens=7, temperature=0, top_p=0.5, stop="x", seed=3)
+        .serve_requests[0]
+        .sampling
     )
     assert (told.max_tokens, told.temperature, told.top_p, told.stop, told.seed) == (
         7,
@@ -150,22 +152,22 @@ def test_sampling_comes_from_the_request_and_defaults_from_the_server(case):
 
 
 def test_each_choice_has_a_seed_of_its_own(case):
-    assert [a.sampling.seed for a in case(n=3, seed=5).asks] == [5, 6, 7]
-    assert [a.sampling.seed for a in case(n=2).asks] == [None, None]
+    assert [a.sampling.seed for a in case(n=3, seed=5).serve_requests] == [5, 6, 7]
+    assert [a.sampling.seed for a in case(n=2).serve_requests] == [None, None]
 
 
 def test_formats_and_tools_reach_the_backend(case):
     schema = {"type": "object"}
     named = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema, "strict": True}}
-    assert case(response_format=named).asks[0].json_schema == schema
-    assert case(response_format={"type": "json_object"}).asks[0].json_schema == {}
-    assert case(response_format={"type": "text"}).asks[0].json_schema is None
+    assert case(response_format=named).serve_requests[0].json_schema == schema
+    assert case(response_format={"type": "json_object"}).serve_requests[0].json_schema == {}
+    assert case(response_format={"type": "text"}).serve_requests[0].json_schema is None
     ask = case(
         tools=[TOOL], tool_choice={"type": "function", "function": {"name": "weather"}}
-    ).asks[0]
+    ).serve_requests[0]
     assert (ask.tools, ask.tool_choice) == ((TOOL,), "weather")
-    assert case(tools=[TOOL]).asks[0].tool_choice == "auto"
-    assert case(tools=[TOOL], tool_choice="none").asks[0].tools == ()
+    assert case(tools=[TOOL]).serve_requests[0].tool_choice == "auto"
+    assert case(tools=[TOOL], tool_choice="none").serve_requests[0].tools == ()
 
 
 def test_a_policy_of_somebody_elses_is_as_unknown_as_one_that_is_not_there(case):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from demur.core.threshold import NEVER
 from demur.server.errors import ApiError
-from demur.server.requests.ignored import NOTES, SAME
+from demur.server.requests.ignored import DEFAULTS, IGNORED
 from demur.server.requests.schema import TEXT_ONLY, ChatRequest, parse_chat
 from tests.server.live_server import request
 
@@ -102,7 +102,7 @@ def passes(**fields) -> ChatRequest:
     return parse_chat(json.dumps(request(**fields)).encode())
 
 
-@pytest.mark.parametrize(("name", "same"), SAME["request"].items())
+@pytest.mark.parametrize(("name", "same"), DEFAULTS["request"].items())
 def test_the_same_field_in_the_form_that_changes_nothing_passes(name, same):
     for value in (None, *same):
         assert passes(**{name: value})
@@ -119,7 +119,7 @@ def test_a_number_is_no_truth_value_and_the_other_way_round(name, value):
     assert refused(**{name: value}).code == "unsupported_value"
 
 
-@pytest.mark.parametrize("name", NOTES["request"])
+@pytest.mark.parametrize("name", IGNORED["request"])
 @given(value=JSON)
 def test_a_note_for_somebodys_books_passes_whatever_it_says(name, value):
     body = json.dumps(request(**{name: value}), allow_nan=False) if _is_plain(value) else None
@@ -136,7 +136,9 @@ def _is_plain(value) -> bool:
 
 UNLISTED = st.text(min_size=1, max_size=30).filter(
     lambda n: (
-        n not in ChatRequest.model_fields and n not in NOTES["request"] and n not in SAME["request"]
+        n not in ChatRequest.model_fields
+        and n not in IGNORED["request"]
+        and n not in DEFAULTS["request"]
     )
 )
 
@@ -438,7 +440,7 @@ def test_the_ignored_fields_in_the_docs_are_those_that_are_ignored():
         if row.startswith("| ")
         for name in re.findall(r"`(\w+)`", row)
     }
-    assert {name for listed in NOTES.values() for name in listed} <= names
+    assert {name for listed in IGNORED.values() for name in listed} <= names
     values = {
         (name, json.dumps(value))
         for row in accepted.splitlines()
@@ -446,5 +448,5 @@ def test_the_ignored_fields_in_the_docs_are_those_that_are_ignored():
         for value in (json.loads(v) for v in said.split(" or "))
     }
     assert values == {
-        (n, json.dumps(v)) for table in SAME.values() for n, vs in table.items() for v in vs
+        (n, json.dumps(v)) for table in DEFAULTS.values() for n, vs in table.items() for v in vs
     }

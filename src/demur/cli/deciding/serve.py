@@ -66,13 +66,13 @@ def command(
         "files": {"policies": policies, "tenants": tenants},
         "backend": {"kind": backend, "url": url},
     }
-    start = read_serve_config(config, workspace, given)
-    service = open_service(workspace, start)
+    found = read_serve_config(config, workspace, given)
+    service = open_service(workspace, found)
     _log_to_stdout(service)
-    held = service.state.registry.current.tenants
-    keys = "no key needed" if held is None else f"{len(held.keys)} keys"
+    served = service.state.registry.current.tenants
+    keys = "no key needed" if served is None else f"{len(served.keys)} keys"
     run_server(
-        service, lambda address: _say(f"serving {start.settings.model!r} on {address}/v1, {keys}")
+        service, lambda address: _say(f"serving {found.settings.model!r} on {address}/v1, {keys}")
     )
 
 

@@ -1,1 +1,1 @@
-"""Who comes in, and what a connection may cost before it has shown a key."""
+"""Admission: keys, rates and concurrency, and what connections may cost before they show a key."""

@@ -1,1 +1,1 @@
-"""What a running server notes: drift of its scores, live scores, logs and metrics."""
+"""Monitoring: metrics, logs, live scores, and whether promises are still supported by them."""

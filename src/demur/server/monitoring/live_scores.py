@@ -1,8 +1,8 @@
-"""Scores of served requests, written for `demur watch` where the operator wants them: ids and
-numbers, never a text.
+"""Live scores: a folder of score files of served requests for `demur watch`, with ids and no text.
 
-A thread of its own gathers rows and writes a file of them now and then, the oldest files going when
-there are many. No request waits for it: what it cannot take or write is lost, and counted.
+1. A request puts its row into a queue, and never waits: a row that finds it full is lost.
+2. A thread takes rows out and writes a file of ROWS rows, or of those there are after OPEN_S.
+3. Beyond MOST_FILES the oldest files are removed. Lost rows are counted.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from demur.server.monitoring.log import log_event
 from demur.store.scores.tables import write_scores
 
 ROWS = 256  # of a file
-OPEN_S = 60.0  # after which a file with fewer rows is written
+OPEN_S = 60.0  # after its first row, after which a file with fewer rows is written
 MOST_FILES = 4096  # about a million requests
-MOST_WAITING = 16_384
+MOST_WAITING = 16_384  # rows in the queue
 END_S = 5.0  # for which the end of the server waits for the last file
 
 
 class LiveScores:
-    """Writes the scores of one model's requests into a folder. lost: called with the number of rows
-    given up.
+    """Writes the scores of requests into files of a folder.
+
+    fingerprint: of the model that scores. lost: called with a number of lost rows, from any thread.
     """
 
     def __init__(self, folder: Path, fingerprint: Fingerprint, lost: Callable[[int], None]) -> None:
@@ -43,14 +44,14 @@ class LiveScores:
         self._thread.start()
 
     def record(self, request_id: str, logp_C: Floats) -> None:
-        """A request was decided on this score."""
+        """Queue the score that a request was decided on. logp_C: natural-log probabilities."""
         try:
             self._queue.put_nowait((request_id, logp_C))
         except queue.Full:
             self._lost(1)
 
     def close(self) -> None:
-        """Write what is left. Blocks for a while: use a thread."""
+        """Write the rows that are left. Blocks for up to 2 END_S seconds: use a thread."""
         try:
             self._queue.put(None, timeout=END_S)
         except queue.Full:
@@ -58,14 +59,15 @@ class LiveScores:
         self._thread.join(END_S)
 
     def _work(self) -> None:
+        """Gather rows and write files until None comes: the body of the thread."""
         rows: list[tuple[str, Floats]] = []
         since_s = monotonic()
         ended = False
         while not ended:
+            # an open file waits for its time at most, an empty one for ever
+            timeout = max(0.01, since_s + OPEN_S - monotonic()) if rows else None
             try:
-                row = self._queue.get(
-                    timeout=max(0.01, since_s + OPEN_S - monotonic()) if rows else None
-                )
+                row = self._queue.get(timeout=timeout)
                 ended = row is None
                 if row is not None:
                     since_s = since_s if rows else monotonic()
@@ -77,7 +79,7 @@ class LiveScores:
                 rows = []
 
     def _write(self, rows: list[tuple[str, Floats]]) -> None:
-        """Write one file, and remove the oldest beyond the limit. Names sort in time."""
+        """Write one file, and remove the oldest beyond MOST_FILES: names sort by time."""
         now = datetime.now(UTC)
         path = self._folder / f"live-{now:%Y%m%dT%H%M%S}-{now.microsecond:06d}.parquet"
         table = ScoreTable(

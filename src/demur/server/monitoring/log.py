@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line. Never a key, never what was said.
+"""Structured logs: one JSON object a line, without keys and without text of conversations.
 
 1. `event` and `crash` make records. 2. `JsonLines` makes lines of them. 3. `LogWriter` queues the
 lines, and a thread of its own writes them. A reader that stops reading, a closed pipe or a full
@@ -26,12 +26,15 @@ _POLL_S = 0.2  # between two looks at a descriptor that takes nothing now
 
 
 def log_event(level: int, name: str, **fields: Any) -> None:
-    """Log that something happened."""
+    """Log an event of the server with its fields."""
     LOG.log(level, name, extra={"fields": fields})
 
 
 def log_crash(error: BaseException, **fields: Any) -> None:
-    """Log a bug by where it happened. Its message may quote what was said, so it is left out."""
+    """Log a bug by its type and the frames it passed through.
+
+    Its message is left out: it may quote text of a request.
+    """
     frames = [f"{f.filename}:{f.lineno} {f.name}" for f in extract_tb(error.__traceback__)]
     log_event(logging.ERROR, "crash", error=type(error).__name__, frames=frames[-12:], **fields)
 
@@ -40,7 +43,7 @@ class JsonLines(logging.Formatter):
     """Formats this package's events, and other libraries' records by their text alone."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line. A record's traceback gives its exception's type, not its message."""
+        """Return a record as a line of JSON; of an exception it has the type, not the message."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -67,8 +70,8 @@ class LogWriter(logging.Handler):
         self._descriptor = descriptor
         self._dropped = dropped
         self._lines: queue.Queue[bytes | None] = queue.Queue(MOST_LINES)
-        self._lost = 0  # not yet told in the log itself
-        self._is_whole = True  # whether the last line that was begun was written to its end
+        self._lost = 0  # lines dropped since the log itself last said so
+        self._is_whole = True  # the last line that was begun was written to its end
         self._thread = threading.Thread(target=self._write_all, name="demur-log", daemon=True)
         self._thread.start()
 
@@ -98,6 +101,7 @@ class LogWriter(logging.Handler):
         self._dropped(1)
 
     def _write_all(self) -> None:
+        """Write lines until None comes: the body of the thread."""
         while (line := self._lines.get()) is not None:
             if self._lost and self._is_whole:
                 lost, self._lost = self._lost, 0
@@ -106,17 +110,15 @@ class LogWriter(logging.Handler):
                 self._drop()
 
     def _is_written(self, line: bytes) -> bool:
-        """Whether a line was written. Waits as long as the reader does; only this thread does
-        so.
-        """
-        # what a failure cut off is not glued to the next line
+        """Write a line, waiting for the reader if need be; return whether it was written."""
+        # a line that a failure cut off gets its end first
         rest = line if self._is_whole else b"\n" + line
         try:
             while rest:
                 try:
                     rest = rest[os.write(self._descriptor, rest) :]
                     self._is_whole = not rest
-                # the descriptor was made non-blocking by whoever holds its other end
+                # a process that shares the descriptor has made it non-blocking
                 except BlockingIOError:
                     select.select([], [self._descriptor], [], _POLL_S)
         except OSError:  # closed, full, or the reader has gone
@@ -125,13 +127,13 @@ class LogWriter(logging.Handler):
 
 
 def _lines_lost(lines: int) -> bytes:
-    """A line that says how many are missing before it."""
+    """Return a log line about so many lines that were dropped before it."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    told = {
+    fields = {
         "time": now,
         "level": "warning",
         "logger": LOG.name,
         "event": "log lines dropped",
         "lines": lines,
     }
-    return json.dumps(told).encode() + b"\n"
+    return json.dumps(fields).encode() + b"\n"

@@ -36,9 +36,7 @@ UNDECIDED = "undecided"
 
 
 class Metrics:
-    """Everything that is counted. Labels hold only names that the operator chose, so their number
-    is bounded.
-    """
+    """The server's metrics. Labels hold only names that the operator chose: they are bounded."""
 
     def __init__(self) -> None:
         self.registry = here = CollectorRegistry()
@@ -78,12 +76,12 @@ class Metrics:
             buckets=PROBABILITIES,
             registry=here,
         )
-        self._count_work(here)
-        self._count_policies(here)
-        self._count_monitors(here)
+        self._create_work_metrics(here)
+        self._create_policy_metrics(here)
+        self._create_monitor_metrics(here)
 
-    def _count_work(self, here: CollectorRegistry) -> None:
-        """How long requests take, and how many tokens."""
+    def _create_work_metrics(self, here: CollectorRegistry) -> None:
+        """Create the metrics of durations and tokens."""
         self._decision_s = Histogram(
             "demur_decision_seconds",
             "From a request's arrival to its decision.",
@@ -99,8 +97,8 @@ class Metrics:
         )
         self._tokens = Counter("demur_tokens", "Tokens read and written.", ["kind"], registry=here)
 
-    def _count_policies(self, here: CollectorRegistry) -> None:
-        """Which policies are in force, and what could not be reloaded or logged."""
+    def _create_policy_metrics(self, here: CollectorRegistry) -> None:
+        """Create the metrics of policies in force, reloads, tenants and the log."""
         self._reloads = Counter(
             "demur_policy_changes", "What reloads did to policies.", ["kind"], registry=here
         )
@@ -135,8 +133,8 @@ class Metrics:
             registry=here,
         )
 
-    def _count_monitors(self, here: CollectorRegistry) -> None:
-        """What live scores say of promises."""
+    def _create_monitor_metrics(self, here: CollectorRegistry) -> None:
+        """Create the metrics of promises and the live scores that support them."""
         self._supported = Gauge(
             "demur_promise_supported",
             "1 while no live score speaks against a certified promise, 0 from the first alarm on.",
@@ -172,19 +170,19 @@ class Metrics:
         )
 
     def render(self) -> bytes:
-        """In Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def request_started(self) -> None:
-        """A request has come."""
+        """Count a request that has arrived."""
         self._in_flight.inc()
 
     def count_dropped_log_lines(self, lines: int) -> None:
-        """Log lines were lost."""
+        """Count log lines that were dropped. Called from any thread."""
         self._log_dropped.inc(lines)
 
     def request_finished(self, context: RequestContext) -> None:
-        """A request has been answered, or its client has gone."""
+        """Count a request that was answered or whose client has disconnected."""
         self._in_flight.dec()
         self._requests.labels(context.route, str(context.status or "gone")).inc()
         if context.code is not None:
@@ -202,7 +200,7 @@ class Metrics:
         decision: Decision | None,
         logp_C: Floats | None,
     ) -> None:
-        """A decision has been made; None: it could not be."""
+        """Count a decision, or with None an undecided request. logp_C: the score, (C,), or None."""
         tenant, name = context.tenant or "", context.policy or ""
         self._decisions.labels(tenant, name, decision.choice if decision else UNDECIDED).inc()
         if decision is None or decision.doubt:
@@ -214,12 +212,13 @@ class Metrics:
         self._decision_s.observe(context.elapsed_s())
         if logp_C is None:
             return
+        # the histogram shows what thresholds are compared with: calibrated probabilities
         p_C = np.exp(policy.calibrator.apply(logp_C[None, :])[0])
         for choice, p in zip(policy.taxonomy.choices, p_C.tolist(), strict=True):
             self._scores.labels(name, choice).observe(p)
 
     def set_policies(self, policies: PolicySet) -> None:
-        """Which policies are in force."""
+        """Show the policies in force, their unproven promises and their files' faults."""
         self._policy.clear()
         self._unproven.clear()
         for name, live in policies.policies.items():
@@ -231,7 +230,7 @@ class Metrics:
     def record_reload(
         self, policies: PolicySet, changes: Sequence[Change], complaint: str | None
     ) -> None:
-        """What a reload did. complaint: about the tenants file."""
+        """Count the changes of a reload. complaint: the fault of the tenants file, or None."""
         for change in changes:
             self._reloads.labels(change.kind).inc()
         if changes:
@@ -239,18 +238,18 @@ class Metrics:
         self._tenants.set(0 if complaint is None else 1)
 
     def set_reload_failing(self, failing: bool) -> None:
-        """Whether the last look at policies and tenants failed."""
+        """Show whether the last reload of policies and tenants failed."""
         self._reload_failing.set(failing)
 
     def clear_promise_gauges(self) -> None:
-        """Forget how promises stand: `watched` is told again of those that are watched still."""
+        """Clear the gauges of promises; the monitors set them again for those still watched."""
         for gauge in (self._supported, self._watched, self._lost, self._drift, self._blind):
             gauge.clear()
 
     def set_promise_status(
         self, policy: str, digest: str, supported: dict[str, bool], scores: int
     ) -> None:
-        """How the certified promises of a policy stand, by risk."""
+        """Show which certified promises of a policy are supported, by risk, and its score count."""
         for risk, holds in supported.items():
             self._supported.labels(policy, digest, risk).set(holds)
         self._watched.labels(policy, digest).set(scores)
@@ -258,15 +257,15 @@ class Metrics:
     def set_tenant_status(
         self, key: tuple[str, str, str], lost: Mapping[str, bool], *, drifted: bool
     ) -> None:
-        """What one tenant's requests say. key: policy, its digest, tenant. lost: by risk."""
+        """Show one tenant's drift and lost promises. key: policy, digest, tenant. lost: by risk."""
         self._drift.labels(*key).set(drifted)
         for risk, is_lost in lost.items():
             self._lost.labels(*key, risk).set(is_lost)
 
     def set_watch_blind(self, policy: str, digest: str, *, blind: bool) -> None:
-        """Whether live scores of a policy cannot be counted now."""
+        """Show whether live scores of a policy cannot be counted now."""
         self._blind.labels(policy, digest).set(blind)
 
     def count_lost_scores(self, scores: int) -> None:
-        """Scores were given up."""
+        """Count scores that no monitor will see. Called from any thread."""
         self._scores_lost.inc(scores)

@@ -1,10 +1,12 @@
-"""Whether live scores still support the promises: monitors for each policy in force, fed beside the
-requests.
+"""Promise monitors: whether live scores still support the promises of the policies in force.
 
-What an answer says of its promises is what the monitor can vouch for at that moment. A score waits
-here until it is counted, at the latest a second later; meanwhile a journal holds it, so that a kill
-loses only what was decided in the last instant (demur.store.locks). Where the state cannot be
-written, as on a full disk, nothing is vouched for.
+1. Each decided request adds its score to the pending scores of its policy, and to a journal file,
+   so that a killed server loses only scores of its last instant (demur.store.locks).
+2. A full batch, or whatever is pending after COUNTED_S, is counted by demur.stages.watch in a
+   thread: it updates the state file and finds alarms and drift.
+3. Answers carry the promise status that this gives for their policy and tenant.
+4. While the state file cannot be read or written, or counting hangs, the status is "certified, not
+   watched".
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
 from demur.base.arrays import Floats
 from demur.base.errors import DemurError, ScoreError
 from demur.core.policy import Policy
+from demur.server.monitoring.alarms import log_new_alarms
 from demur.server.monitoring.log import log_crash, log_event
 from demur.server.monitoring.metrics import Metrics
 from demur.server.responses import Promises
@@ -42,7 +45,7 @@ UNPROVEN: Promises = "not certified"
 NO_SCORES = "no watched run has calibration scores of its model"
 COUNTED_S = 1.0  # after which a score is counted, if no full batch came before
 AGAIN_S = 5.0  # between two attempts to count where the state cannot be written
-HANGS_S = 30.0  # for which a score may wait before nothing is vouched for
+HANGS_S = 30.0  # for which a score may be pending before its policy counts as not watched
 # scores of one policy; further ones are lost to the monitor, and counted as lost
 MOST_WAITING = 4096
 
@@ -54,57 +57,58 @@ class _PendingScores:
     rows: list[ScoredRequest] = field(default_factory=list)
     since_s: float | None = None  # when the first of them came
     timer: asyncio.TimerHandle | None = None
-    journal: Journal | None = None
-    blind: str | None = None  # why the last batch could not be counted
+    journal: Journal | None = None  # None: it could not be opened, or failed
+    error: str | None = None  # why the last batch could not be counted
     counting: bool = False  # a batch is being counted
 
 
 class PromiseMonitors:
-    """The monitors of the policies in force, by digest.
+    """Monitors of the policies in force, by policy digest. Belongs to the event loop.
 
-    runs: folders whose calibration scores policies are watched from. A policy with certified
-    promises that none of them has scores for is not watched, and answers say so. Raises, when made,
-    ArtifactError on damaged files.
+    runs: folders whose calibration scores live scores are compared with. A policy with certified
+    promises for which none of them has scores is not watched, and answers say so. rows: of a full
+    batch. The constructor raises ArtifactError for damaged files.
     """
 
     def __init__(
         self, runs: Sequence[RunFolder], policies: PolicySet, metrics: Metrics, rows: int
     ) -> None:
         self._runs = tuple(runs)
-        self._standing_by_digest: dict[str, LiveWatch] = {}
+        self._watches: dict[str, LiveWatch] = {}
         self._pending: dict[str, _PendingScores] = {}
-        self._begun: dict[str, _PendingScores] = {}  # of policies that are about to be watched
-        # what answers say, by policy and tenant; also of a lost one
+        self._opened: dict[str, _PendingScores] = {}  # of policies whose watch begins
+        # cache of `promise_status` by digest and tenant; keeps LOST of policies no longer in force
         self._status_by_key: dict[tuple[str, str], Promises] = {}
         self._unwatched: dict[str, str] = {}  # policies that cannot be watched, and why
         self._metrics = metrics
         self._rows = rows
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        # One thread, so that journals are written in order, and a disk that hangs holds up no
-        # request.
+        # One thread: journals are written in order, and a disk that hangs holds up no request.
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="demur-journal")
-        found = self._look(_policies_to_watch(policies))
+        found = self._read_watches(_policies_to_watch(policies))
         for outcome in found.values():
             if isinstance(outcome, DemurError):
                 raise outcome
-        self._settle(_policies_to_watch(policies), found)
+        self._apply(_policies_to_watch(policies), found)
 
     async def update_policies(self, policies: PolicySet) -> None:
-        """Watch what is in force now, hear what others have seen of it, and let go of what is
-        not.
-        """
+        """Watch the policies that are in force now, and reread the state that others also write."""
         now = _policies_to_watch(policies)
+        # The lock keeps batches from being counted while the watches they belong to are replaced.
         async with self._lock:
             for digest, pending in self._pending.items():
-                if digest not in now or pending.blind is not None:
+                if digest not in now or pending.error is not None:
                     await self._count(digest)
                 if digest not in now:
                     self._end_journal(pending)
-            self._settle(now, await asyncio.to_thread(self._look, now))
+            self._apply(now, await asyncio.to_thread(self._read_watches, now))
 
     def record_score(self, digest: str, tenant: str, logp_C: Floats) -> None:
-        """A tenant's request was decided on this score, under that stored policy as it stands."""
+        """Add the score of a decided request. Never blocks; ignores a policy that is not watched.
+
+        digest: of the stored policy. logp_C: natural-log probability of each choice.
+        """
         pending = self._pending.get(digest)
         if pending is None:
             return
@@ -118,15 +122,17 @@ class PromiseMonitors:
         self._schedule_count(digest, pending)
 
     def _schedule_count(self, digest: str, pending: _PendingScores) -> None:
-        """Count what waits: now if it is a full batch, else soon."""
-        if len(pending.rows) >= self._rows and pending.blind is None and not pending.counting:
-            self._begin(digest)
+        """Count the pending scores now if they are a full batch, else after a while."""
+        if len(pending.rows) >= self._rows and pending.error is None and not pending.counting:
+            self._start_count(digest)
         elif pending.rows and pending.timer is None:
-            after_s = COUNTED_S if pending.blind is None else AGAIN_S
-            pending.timer = asyncio.get_running_loop().call_later(after_s, self._begin, digest)
+            after_s = COUNTED_S if pending.error is None else AGAIN_S
+            pending.timer = asyncio.get_running_loop().call_later(
+                after_s, self._start_count, digest
+            )
 
     async def flush(self) -> None:
-        """Take in what waits, before the server goes."""
+        """Count all pending scores, before the server ends."""
         async with self._lock:
             for digest, pending in self._pending.items():
                 if pending.timer is not None:
@@ -138,120 +144,133 @@ class PromiseMonitors:
     def promise_status(
         self, policy: Policy, digest: str, tenant: str, *, outside: bool
     ) -> Promises:
-        """What an answer to a tenant says of its policy's promises.
+        """Return the status of a policy's promises, for an answer to a tenant.
 
-        "certified"; "certified, drift seen" where the tenant's scores no longer look like the
-        calibration scores; "certified, not watched" where nothing would be noticed of one: the
-        policy is not watched, or the promise is about a slice that no label was given for yet; "no
-        longer supported" after an alarm; "not certified" where the file says certified of one and
-        does not bear it out (demur.store.policies.trust); "void" for a request that is outside what
-        was promised: under thresholds of the caller's own, refused for declared text, or synthetic;
-        "none" where nothing was certified in the first place.
+        outside: the request is outside what was promised: it overrides thresholds, was refused for
+        declared text, or is synthetic. The values:
+
+        "void": the request is outside.
+        "none": the policy has no certified promise.
+        "not certified": the file claims one without bearing it out (demur.store.policies.trust).
+        "no longer supported": live scores or labels have raised an alarm about one.
+        "certified, drift seen": the tenant's scores no longer look like the calibration scores.
+        "certified, not watched": the policy is not watched, or a promise is about a slice of which
+        there is no label yet, so that a violation would not be noticed.
+        "certified": none of these.
         """
         if outside:
             return "void"
-        read = {p.status for p in policy.promises}
-        # whatever was said of a file with the same digest: a signature is no part of it
-        if UNPROVEN in read:
+        statuses = {p.status for p in policy.promises}
+        # before the cache: files of one digest may differ in their signatures
+        if UNPROVEN in statuses:
             return UNPROVEN
-        if CERTIFIED not in read:
-            return LOST if LOST in read else "none"
-        standing = self._standing_by_digest.get(digest)
-        if standing is None:
+        if CERTIFIED not in statuses:
+            return LOST if LOST in statuses else "none"
+        watch = self._watches.get(digest)
+        if watch is None:
             return LOST if self._status_by_key.get((digest, tenant)) == LOST else UNWATCHED
-        said = self._status_by_key.get((digest, tenant))
-        if said is None:
-            said = self._status_by_key[digest, tenant] = _status_for(standing, tenant)
-        return UNWATCHED if said != LOST and self._is_blind(self._pending[digest]) else said
-
-    def _is_blind(self, pending: _PendingScores) -> bool:
-        late = pending.since_s is not None and monotonic() - pending.since_s > HANGS_S
-        return pending.blind is not None or late
+        status = self._status_by_key.get((digest, tenant))
+        if status is None:
+            status = self._status_by_key[digest, tenant] = _status_for(watch, tenant)
+        # an alarm stands, whether or not more scores can be counted
+        return UNWATCHED if status != LOST and _is_stalled(self._pending[digest]) else status
 
     def _journaled(self, digest: str, pending: _PendingScores, row: ScoredRequest) -> ScoredRequest:
-        """The row, on its way into the journal. Without a journal a kill loses what waits."""
+        """Submit a row to the journal's thread; return it with the journal's name.
+
+        Counting a row that names its journal marks it there as counted. Without a journal a killed
+        server loses its pending rows.
+        """
         journal = pending.journal
         if journal is None:
             return row
         value = {"tenant": row.tenant, "logp": [float(v) for v in row.logp_C]}
         future = self._writer.submit(journal.append, value)
-        future.add_done_callback(
-            lambda done: self._drop_journal(digest, journal) if done.exception() else None
-        )
+
+        # in the writer's thread: stop writing to a journal that cannot be written
+        def drop_journal_if_failed(done: Future[None]) -> None:
+            if done.exception() and pending.journal is journal:
+                pending.journal = None
+                path = str(journal.path)
+                log_event(logging.ERROR, "journal lost", policy_hash=digest, journal=path)
+
+        future.add_done_callback(drop_journal_if_failed)
         return replace(row, journal=journal.name)
 
-    def _drop_journal(self, digest: str, journal: Journal) -> None:
-        """Stop writing to a journal that cannot be written. Called from the writer's thread."""
-        pending = self._pending.get(digest)
-        if pending is not None and pending.journal is journal:
-            pending.journal = None
-            log_event(logging.ERROR, "journal lost", policy_hash=digest, journal=str(journal.path))
-
     def _end_journal(self, pending: _PendingScores) -> None:
-        """Close a journal: it is removed if all its rows are counted, and else left for whoever
-        begins next.
+        """Close the journal, and remove it if all its rows are counted.
+
+        One with rows left is counted by the next server that watches the policy.
         """
         journal, pending.journal = pending.journal, None
         if journal is not None:
             all_counted = not pending.rows
             self._writer.submit(lambda: journal.end(remove=all_counted))
 
-    def _look(self, policies: Mapping[str, Policy]) -> dict[str, LiveWatch | DemurError | None]:
-        """How each policy stands by now; None: it cannot be watched. Files only: off the event
-        loop.
-        """
+    def _read_watches(
+        self, policies: Mapping[str, Policy]
+    ) -> dict[str, LiveWatch | DemurError | None]:
+        """Read the state of each policy's watch; None: no run has scores for it. Blocks."""
         found: dict[str, LiveWatch | DemurError | None] = {}
         for digest, policy in policies.items():
-            before = self._standing_by_digest.get(digest)
+            before = self._watches.get(digest)
             if self._unwatched.get(digest) == NO_SCORES:
-                # looked for once; files that cannot be read may be half-way to another calibration
+                # Looked for once only. Unreadable files are tried again: another calibration may be
+                # writing them.
                 continue
             try:
-                found[digest] = standing = (
-                    refreshed(before) if before else begin_watching(self._runs, policy)
-                )
-                if standing is not None and digest not in self._pending:
-                    self._begun[digest] = _begun(standing)
+                watch = refreshed(before) if before else begin_watching(self._runs, policy)
+                found[digest] = watch
+                if watch is not None and digest not in self._pending:
+                    self._opened[digest] = _open_pending(watch)
             except DemurError as e:
                 found[digest] = e
         return found
 
-    def _settle(
+    def _apply(
         self, policies: Mapping[str, Policy], found: Mapping[str, LiveWatch | DemurError | None]
     ) -> None:
-        """Put what was found in force. A state that cannot be read leaves a standing as it was, and
-        nothing vouched.
+        """Put the states that were read in force, and log and show what has changed.
+
+        A state that could not be read keeps the one before, with an error: its policy counts as not
+        watched.
         """
-        old, self._standing_by_digest = self._standing_by_digest, {}
+        old, self._watches = self._watches, {}
         for digest, outcome in found.items():
-            standing = outcome if isinstance(outcome, LiveWatch) else old.get(digest)
-            if standing is not None:
-                self._standing_by_digest[digest] = standing
-        self._pending = {
-            d: self._pending.get(d) or self._begun.pop(d, _PendingScores())
-            for d in self._standing_by_digest
-        }
+            watch = outcome if isinstance(outcome, LiveWatch) else old.get(digest)
+            if watch is not None:
+                self._watches[digest] = watch
+        # policies watched before keep their pending scores; new ones get those just opened
+        pending_by_digest: dict[str, _PendingScores] = {}
+        for digest in self._watches:
+            opened = self._opened.pop(digest, _PendingScores())
+            pending_by_digest[digest] = self._pending.get(digest) or opened
+        self._pending = pending_by_digest
         for digest, pending in self._pending.items():
             if isinstance(outcome := found.get(digest), DemurError):
-                pending.blind = outcome.message
+                pending.error = outcome.message
         self._log_unwatched(policies, found)
-        if gone := old.keys() - self._standing_by_digest.keys():
-            self._status_by_key = {
-                key: said
-                for key, said in self._status_by_key.items()
-                if key[0] not in gone or said == LOST
-            }
+        # A lost promise stays lost if its policy comes back; any other status is found anew. Gauges
+        # are cleared, since single labels of a policy that is gone cannot be listed.
+        if gone := old.keys() - self._watches.keys():
+            kept: dict[tuple[str, str], Promises] = {}
+            for key, status in self._status_by_key.items():
+                if key[0] not in gone or status == LOST:
+                    kept[key] = status
+            self._status_by_key = kept
             self._metrics.clear_promise_gauges()
-        for digest, standing in self._standing_by_digest.items():
+        for digest, watch in self._watches.items():
             before = old.get(digest)
-            if standing is not before:
-                _log_new_alarms(before, standing)
-            if gone or standing is not before:
+            if watch is not before:
+                log_new_alarms(before, watch)
+            if gone or watch is not before:
                 self._publish(digest)
 
     def _log_unwatched(
         self, policies: Mapping[str, Policy], found: Mapping[str, LiveWatch | DemurError | None]
     ) -> None:
+        """Log which policies are not watched, and why; a reason that stays is logged once."""
+        # those that were not looked for again
         before = {
             digest: why
             for digest, why in self._unwatched.items()
@@ -275,32 +294,34 @@ class PromiseMonitors:
                 )
         self._unwatched = before | reasons
 
-    def _begin(self, digest: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._take_in(digest))
+    def _start_count(self, digest: str) -> None:
+        """Count a policy's pending scores in a task."""
+
+        async def count() -> None:
+            async with self._lock:
+                await self._count(digest)
+
+        task = asyncio.get_running_loop().create_task(count())
+        # the loop keeps weak references only: without this one the task might be collected
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _take_in(self, digest: str) -> None:
-        async with self._lock:
-            await self._count(digest)
-
     async def _count(self, digest: str) -> None:
-        """Take in the scores that wait; those that cannot be counted now wait on. The caller holds
-        the lock.
-        """
+        """Count a policy's pending scores; the caller holds the lock. A failure leaves them."""
         pending = self._pending.get(digest)
-        # a blind one is tried without rows, too
-        if pending is None or not (pending.rows or pending.blind):
+        # after an error it is tried without rows as well, to find out whether the error has passed
+        if pending is None or not (pending.rows or pending.error):
             return
         if pending.timer is not None:
             pending.timer.cancel()
             pending.timer = None
-        before, batch = self._standing_by_digest[digest], list(pending.rows)
+        # a copy: requests go on adding rows while the thread counts these
+        before, batch = self._watches[digest], list(pending.rows)
         pending.counting = True
         try:
             after = await asyncio.to_thread(count_scores, before, batch)
-            if pending.journal is None:
-                pending.journal = (await asyncio.to_thread(_begun, after)).journal
+            if pending.journal is None:  # the disk can be written: try a new one
+                pending.journal = (await asyncio.to_thread(_open_pending, after)).journal
         except ScoreError as e:  # no later attempt could count them
             log_event(
                 logging.ERROR,
@@ -312,26 +333,26 @@ class PromiseMonitors:
             self._metrics.count_lost_scores(len(batch))
             del pending.rows[: len(batch)]
             return
-        # answers must not go on saying that somebody watches
+        # Any other error, a bug included: answers must not go on claiming a watched promise.
         except Exception as e:  # noqa: BLE001
-            self._mark_blind(digest, pending, e)
+            self._report_error(digest, pending, e)
             return
         finally:
             pending.counting = False
-        pending.blind = None
+        pending.error = None
         del pending.rows[: len(batch)]
         pending.since_s = monotonic() if pending.rows else None
         self._schedule_count(digest, pending)
-        _log_new_alarms(before, after)
-        self._standing_by_digest[digest] = after
+        log_new_alarms(before, after)
+        self._watches[digest] = after
         self._publish(digest)
 
-    def _mark_blind(self, digest: str, pending: _PendingScores, error: Exception) -> None:
-        """Vouch for nothing until the scores that wait can be counted, and try again later."""
+    def _report_error(self, digest: str, pending: _PendingScores, error: Exception) -> None:
+        """Mark a policy as not watched because counting failed, log it, and try again later."""
         reason = error.message if isinstance(error, DemurError) else type(error).__name__
         if not isinstance(error, DemurError):
             log_crash(error, task="watch")
-        if pending.blind != reason:
+        if pending.error != reason:
             log_event(
                 logging.ERROR,
                 "scores not watched",
@@ -339,20 +360,19 @@ class PromiseMonitors:
                 reason=reason,
                 waiting=len(pending.rows),
             )
-        pending.blind = reason
-        self._metrics.set_watch_blind(
-            self._standing_by_digest[digest].policy.name, digest, blind=True
-        )
+        pending.error = reason
+        self._metrics.set_watch_blind(self._watches[digest].policy.name, digest, blind=True)
         self._schedule_count(digest, pending)
 
     def _publish(self, digest: str) -> None:
-        """Bring metrics and answers up to date about one policy."""
-        standing = self._standing_by_digest[digest]
+        """Update the metrics of one policy, and drop its cached statuses."""
+        watch = self._watches[digest]
         self._status_by_key = {
-            key: said for key, said in self._status_by_key.items() if key[0] != digest
+            key: status for key, status in self._status_by_key.items() if key[0] != digest
         }
-        tenants = sorted({*standing.monitors, ""})
-        views = {tenant: standing.watched(tenant) for tenant in tenants}
+        tenants = sorted({*watch.monitors, ""})  # "": all tenants together
+        views = {tenant: watch.watched(tenant) for tenant in tenants}
+        # by risk: a promise is supported if it is in the view of every tenant
         supported: dict[str, bool] = {}
         for watched in views.values():
             for w in watched:
@@ -360,7 +380,7 @@ class PromiseMonitors:
                     supported[w.promise.risk] = (
                         supported.get(w.promise.risk, True) and w.promise.status == CERTIFIED
                     )
-        self._metrics.set_promise_status(standing.policy.name, digest, supported, standing.steps)
+        self._metrics.set_promise_status(watch.policy.name, digest, supported, watch.steps)
         for tenant, watched in views.items():
             lost = {
                 w.promise.risk: bool(w.alarms)
@@ -368,28 +388,33 @@ class PromiseMonitors:
                 if w.promise.status in (CERTIFIED, LOST)
             }
             self._metrics.set_tenant_status(
-                (standing.policy.name, digest, tenant), lost, drifted=any(w.drift for w in watched)
+                (watch.policy.name, digest, tenant), lost, drifted=any(w.drift for w in watched)
             )
         self._metrics.set_watch_blind(
-            standing.policy.name, digest, blind=self._is_blind(self._pending[digest])
+            watch.policy.name, digest, blind=_is_stalled(self._pending[digest])
         )
 
 
-def _begun(standing: LiveWatch) -> _PendingScores:
-    """The queue of a policy that begins to be watched, with its journal where one can be
-    written.
-    """
+def _is_stalled(pending: _PendingScores) -> bool:
+    """Whether scores are not being counted: the last batch failed, or the next one hangs."""
+    hangs = pending.since_s is not None and monotonic() - pending.since_s > HANGS_S
+    return pending.error is not None or hangs
+
+
+def _open_pending(watch: LiveWatch) -> _PendingScores:
+    """Return empty pending scores with a new journal, or with the error if it cannot be written."""
     try:
-        return _PendingScores(journal=Journal(live_path(standing.folder, standing.policy)))
+        return _PendingScores(journal=Journal(live_path(watch.folder, watch.policy)))
     except DemurError as e:
         log_event(
-            logging.ERROR, "no journal", policy=standing.policy.name, reason=e.message, hint=e.hint
+            logging.ERROR, "no journal", policy=watch.policy.name, reason=e.message, hint=e.hint
         )
-        return _PendingScores(blind=e.message)
+        return _PendingScores(error=e.message)
 
 
-def _status_for(standing: LiveWatch, tenant: str) -> Promises:
-    watched = standing.watched(tenant)
+def _status_for(watch: LiveWatch, tenant: str) -> Promises:
+    """Return the promise status for one tenant; the worst of all promises counts."""
+    watched = watch.watched(tenant)
     if any(w.promise.status == LOST for w in watched):
         return LOST
     certified = [w for w in watched if w.promise.status == CERTIFIED]
@@ -399,29 +424,9 @@ def _status_for(standing: LiveWatch, tenant: str) -> Promises:
 
 
 def _policies_to_watch(policies: PolicySet) -> dict[str, Policy]:
-    """The policies with something to watch, by digest."""
-    live = policies.policies.values()
-    return {
-        n.digest: n.policy for n in live if any(p.status == CERTIFIED for p in n.policy.promises)
-    }
-
-
-def _log_new_alarms(before: LiveWatch | None, after: LiveWatch) -> None:
-    """Log the alarms, and the drift, that were not there before."""
-    known = _alarms(before) if before else {}
-    for key, fields in _alarms(after).items():
-        if key not in known:
-            log_event(logging.WARNING, key[0], policy=after.policy.name, **fields)
-
-
-def _alarms(standing: LiveWatch) -> dict[tuple[str, str, str], dict[str, str]]:
-    """What is to be logged of a standing, by event, tenant and subject."""
-    found: dict[tuple[str, str, str], dict[str, str]] = {}
-    for tenant in sorted({*standing.monitors, ""}):
-        for w in standing.watched(tenant):
-            for a in w.alarms:
-                fields = {"risk": w.promise.risk, "reason": a.text, "tenant": tenant}
-                found["promise no longer supported", tenant, w.promise.risk] = fields
-            for a in w.drift:
-                found["drift seen", tenant, a.about] = {"reason": a.text, "tenant": tenant}
+    """Return the policies with a certified promise, by digest."""
+    found: dict[str, Policy] = {}
+    for live in policies.policies.values():
+        if any(p.status == CERTIFIED for p in live.policy.promises):
+            found[live.digest] = live.policy
     return found

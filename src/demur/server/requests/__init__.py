@@ -1,3 +1,1 @@
-"""A request: what it may say, what a backend is asked of it, and what stands around every
-answer.
-"""
+"""A request: its schema, its translation for the backend, its context, and the middleware."""

@@ -1,5 +1,7 @@
-"""What is known of one request while it is served: what it holds, and what the log will say of it.
-Never its text.
+"""The request context: what is known of one request while it is served, and what it holds.
+
+The middleware opens it, routes fill it in, metrics and the log read it at the end. It never holds
+text of the conversation.
 """
 
 from __future__ import annotations
@@ -16,24 +18,26 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 T = TypeVar("T")
+_NOT_LOGGED = ("started_s", "exit_stack", "beside_tokens")
 
 
 class ClientGone(Exception):
-    """The client has hung up: nobody waits for the answer."""
+    """The client has disconnected before its answer was complete."""
 
 
 @dataclass(kw_only=True, slots=True)
 class RequestContext:
-    """One request. `held` is let go when its answer has been sent, or cannot be any more."""
+    """One request's log fields and resources; None where a field does not apply or is not known."""
 
     method: str
     route: str
     request_id: str = field(default_factory=lambda: f"req_{secrets.token_hex(12)}")
     started_s: float = field(default_factory=monotonic)
-    held: AsyncExitStack = field(default_factory=AsyncExitStack)
+    # closed when the answer has been sent, or cannot be any more
+    exit_stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     status: int | None = None
     code: str | None = None  # of the error
-    tenant: str | None = None
+    tenant: str | None = None  # set once the caller's key was accepted
     key: str | None = None  # its label
     policy: str | None = None
     policy_hash: str | None = None
@@ -54,32 +58,38 @@ class RequestContext:
     decision_s: float | None = None  # from the request's arrival to the decision
 
     def elapsed_s(self) -> float:
-        """Since the request came."""
+        """Return the seconds since the request arrived."""
         return monotonic() - self.started_s
 
-    def record(self) -> dict[str, Any]:
-        """What the log says."""
-        left_out = ("started_s", "held", "beside_tokens")
-        pairs = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name not in left_out)
+    def log_fields(self) -> dict[str, Any]:
+        """Return the fields of the request's log line; those that are None are left out."""
+        pairs = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name not in _NOT_LOGGED)
         return {name: value for name, value in pairs if value is not None} | {
             "total_s": round(self.elapsed_s(), 6)
         }
 
 
 def context_of(request: Request) -> RequestContext:
-    """The visit that demur.server.requests.middleware opened for a request."""
+    """Return the context that demur.server.requests.middleware opened for a request."""
     context = request.scope["demur.context"]
     assert isinstance(context, RequestContext)
     return context
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of the work. Cancels it and raises Gone when the client hangs up first. The body
-    has been read.
+    """Await work unless the client disconnects first; then cancel it and raise ClientGone.
+
+    The request's body has to be read before: `receive` then only yields the disconnect.
     """
-    task, gone = asyncio.create_task(work), asyncio.create_task(_hung_up(receive))
+
+    async def disconnected() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    task, gone = asyncio.create_task(work), asyncio.create_task(disconnected())
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        # work that ended in the same moment still counts
         if not task.done():
             raise ClientGone
         return task.result()
@@ -87,8 +97,3 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         task.cancel()
         gone.cancel()
         await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _hung_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -1,10 +1,13 @@
 """Fields of a request that are accepted and ignored, because none of them can move the decision.
 
-Nothing listed here reaches the model, the policy or the sampling. Three kinds: notes for somebody's
-books or caches (NOTES), fields whose stated value asks for what happens anyway (SAME), and null,
-which stands for "left out" whatever the field's name. Every other unlisted field is a 400: it could
-move the decision, look behind it, or ask for something that the caller would wrongly believe to be
-in force. docs/serve.md shows these tables to users.
+Nothing listed here reaches the model, the policy or the sampling. There are three kinds:
+
+1. IGNORED: metadata of clients, caches and accounting; any value is accepted.
+2. DEFAULTS: fields that are accepted with a value that asks for what happens anyway.
+3. null, which stands for "left out" whatever the field's name.
+
+Every other unlisted field is a 400: it could move the decision, reveal its scores, or ask for
+something that the caller would wrongly believe to be in force. docs/serve.md shows these tables.
 """
 
 from __future__ import annotations
@@ -12,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-# By place in the request. The records of demur.server.requests.schema name their place.
-NOTES: Mapping[str, Collection[str]] = {
+# By place in the request. The models of demur.server.requests.schema name their places.
+IGNORED: Mapping[str, Collection[str]] = {
     "request": (
         "metadata",
         "moderation",
@@ -68,7 +71,7 @@ NOTES: Mapping[str, Collection[str]] = {
     ),
     "stream_options": ("include_obfuscation",),
 }
-SAME: Mapping[str, Mapping[str, Collection[Any]]] = {
+DEFAULTS: Mapping[str, Mapping[str, Collection[Any]]] = {
     "request": {
         "audio": (),
         "bad_words": ([],),
@@ -104,16 +107,16 @@ SAME: Mapping[str, Mapping[str, Collection[Any]]] = {
 
 
 def is_ignored(places: Collection[str], name: str, value: Any) -> bool:
-    """Whether an unlisted field of these places says nothing that could matter."""
-    if value is None or any(name in NOTES.get(place, ()) for place in places):
+    """Whether an unlisted field at one of these places may be ignored with this value."""
+    if value is None or any(name in IGNORED.get(place, ()) for place in places):
         return True
-    harmless = (same for place in places for same in SAME.get(place, {}).get(name, ()))
-    # True is 1 to Python and not to JSON.
+    harmless = (same for place in places for same in DEFAULTS.get(place, {}).get(name, ()))
+    # Python's True equals 1; JSON's does not.
     return any(
         value == same and isinstance(value, bool) == isinstance(same, bool) for same in harmless
     )
 
 
 def is_known(places: Collection[str], name: str) -> bool:
-    """Whether the field is refused for its value only."""
-    return any(name in SAME.get(place, {}) for place in places)
+    """Whether the field itself is known at one of these places, so that a value is refused."""
+    return any(name in DEFAULTS.get(place, {}) for place in places)

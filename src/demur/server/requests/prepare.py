@@ -1,5 +1,7 @@
-"""From a request to what a backend is asked: the conversation in core's terms, the effective
-policy, the sampling.
+"""Prepare a parsed chat request for the backend: conversation, policy, sampling, schema, tools.
+
+Everything that can be refused without the model is refused here: what the tenant may not have, what
+exceeds a limit, and fields that contradict each other.
 """
 
 from __future__ import annotations
@@ -25,11 +27,11 @@ from demur.store.policies.folder import Live, PolicySet
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedRequest:
-    """One request, decided about in every respect but the model's."""
+    """A chat request that passed all checks, as the backend will be asked."""
 
     live: Live  # the stored policy
-    effective: EffectivePolicy
-    asks: tuple[ServeRequest, ...]  # one per choice
+    effective: EffectivePolicy  # the policy with the caller's overrides applied
+    serve_requests: tuple[ServeRequest, ...]  # one per choice
     declared: tuple[Prompt, ...]  # scored beside the conversation: demur.core.conversation.declared
     stream: bool
     include_usage: bool
@@ -38,8 +40,11 @@ class PreparedRequest:
 def prepare_request(
     chat: schema.ChatRequest, tenant: Tenant, policies: PolicySet, settings: ServerSettings
 ) -> PreparedRequest:
-    """What a request comes to. Raises ApiError on what this server does not allow, AccessError on
-    what the tenant may not have."""
+    """Check a request and translate it into core's terms.
+
+    Raises ApiError where the server's limits or the protocol forbid it, and AccessError for a
+    policy or an override that the tenant may not use.
+    """
     if chat.model != settings.model:
         raise ApiError(
             404,
@@ -47,9 +52,9 @@ def prepare_request(
             code="model_not_found",
             param="model",
         )
-    ask = (chat.demur or schema.DemurAsk()).to_core()
-    live = policies.policies[choose_policy(tenant, ask, policies.policies)]
-    found = apply_overrides(live.policy, ask)
+    choice = (chat.demur or schema.DemurAsk()).to_core()
+    live = policies.policies[choose_policy(tenant, choice, policies.policies)]
+    found = apply_overrides(live.policy, choice)
     first = ServeRequest(
         messages=_prompt(chat.messages, settings.limits.messages),
         policy=found.policy,
@@ -63,23 +68,24 @@ def prepare_request(
     return PreparedRequest(
         live=live,
         effective=found,
-        asks=_choices(first, chat.n or 1, settings.limits.choices),
+        serve_requests=_choices(first, chat.n or 1, settings.limits.choices),
         declared=declared_prompts(first),
         stream=bool(chat.stream),
         include_usage=_include_usage(chat),
     )
 
 
-def schema_digest(ask: ServeRequest) -> str | None:
-    """Which schema and tools an ask has; None: it declares nothing."""
-    if not (ask.json_schema or ask.tools):
+def schema_digest(serve_request: ServeRequest) -> str | None:
+    """Return a digest of the request's schema and tools, or None if it declares neither."""
+    if not (serve_request.json_schema or serve_request.tools):
         return None
-    return sha256(json.dumps([ask.json_schema, ask.tools]).encode()).hexdigest()
+    return sha256(json.dumps([serve_request.json_schema, serve_request.tools]).encode()).hexdigest()
 
 
 def _prompt(messages: Sequence[schema.Message], most: int) -> Prompt:
-    """The conversation. Raises ApiError if it is too long, or does not end with somebody who awaits
-    an answer.
+    """Translate a conversation. Raises ApiError if it is too long or ends with an assistant turn.
+
+    Clients cannot prefill the assistant's turn: it begins with the control token that decides.
     """
     if len(messages) > most:
         raise _invalid("messages", f"{len(messages)} messages, at most {most} are taken")
@@ -93,7 +99,7 @@ def _prompt(messages: Sequence[schema.Message], most: int) -> Prompt:
     for at, message in enumerate(messages):
         match message:
             case schema.SystemMessage(content=None | ()):
-                pass  # no instructions
+                pass  # an empty system turn would still change the rendered prompt
             case schema.SystemMessage():
                 prompt.append(Message(role="system", content=_text(message.content)))
             case schema.UserMessage():
@@ -102,14 +108,20 @@ def _prompt(messages: Sequence[schema.Message], most: int) -> Prompt:
                 called |= {c.id: c.function.name for c in message.tool_calls or ()}
                 prompt.append(Message(role="assistant", content=_past_answer(message)))
             case schema.ToolMessage():
-                prompt.append(Message(role="user", content=_tool_result(message, called, at)))
+                if message.tool_call_id not in called:
+                    param = f"messages[{at}].tool_call_id"
+                    raise _invalid(param, "no earlier tool call has this id")
+                # A result is a turn of the user's side: whoever wrote it, it is decided about
+                # like anything that the user types.
+                words = tool_result_text(called[message.tool_call_id], _text(message.content))
+                prompt.append(Message(role="user", content=words))
     return tuple(prompt)
 
 
 def _text(
     content: str | Sequence[schema.TextPart | schema.RefusalPart | schema.ThoughtPart] | None,
 ) -> str:
-    """The text of a message. Thoughts of past answers are left out: the model did not say them."""
+    """Join the text of a message. Thoughts of past answers are left out: they were not answered."""
     if content is None or isinstance(content, str):
         return content or ""
     said = (p for p in content if not isinstance(p, schema.ThoughtPart))
@@ -117,29 +129,22 @@ def _text(
 
 
 def _past_answer(message: schema.AssistantMessage) -> str:
-    """What was answered: text, a refusal, or calls in words, for core knows text only. It may be
-    empty.
+    """Join text, refusal and tool calls of an earlier answer; it may be empty.
+
+    Calls are put into words: core's messages, and so the score, hold text only.
     """
-    said = [_text(message.content)] if message.content else []
-    said += [message.refusal] if message.refusal else []
-    said += [
+    lines = [_text(message.content)] if message.content else []
+    lines += [message.refusal] if message.refusal else []
+    lines += [
         tool_call_text(c.function.name, c.function.arguments or "")
         for c in message.tool_calls or ()
     ]
-    return "\n".join(said)
-
-
-def _tool_result(message: schema.ToolMessage, called: dict[str, str], at: int) -> str:
-    """A result is a turn of the user's side: it is scored and decided about like what the user
-    types.
-    """
-    if message.tool_call_id not in called:
-        raise _invalid(f"messages[{at}].tool_call_id", "no earlier tool call has this id")
-    return tool_result_text(called[message.tool_call_id], _text(message.content))
+    return "\n".join(lines)
 
 
 def _sampling(chat: schema.ChatRequest, settings: ServerSettings) -> Sampling:
     limits = settings.limits
+    # OpenAI renamed max_tokens; clients may send both, if they agree
     if (
         None not in (chat.max_tokens, chat.max_completion_tokens)
         and chat.max_tokens != chat.max_completion_tokens
@@ -167,7 +172,7 @@ def _schema(chat: schema.ChatRequest) -> dict[str, Any] | None:
             _require_bounded(exceeded_bound(named.schema_), "response_format.json_schema.schema")
             return named.schema_
         case schema.PlainFormat(type="json_object"):
-            return {}
+            return {}  # the schema that any JSON object fits
     return None
 
 
@@ -178,22 +183,18 @@ def _tools(chat: schema.ChatRequest) -> tuple[dict[str, Any], ...]:
     for at, name in enumerate(names):
         if names.index(name) < at or name in ("none", "auto", "required"):
             raise _invalid(f"tools[{at}].function.name", "taken: choose another name")
-    _require_bounded_tools([t.function.parameters or {} for t in chat.tools or ()])
-    return tuple(t.model_dump(exclude_none=True) for t in chat.tools or ())
-
-
-def _require_bounded_tools(parameters: Sequence[dict[str, Any]]) -> None:
-    """Raise ApiError unless all functions' parameters together, and each of them, are within core's
-    bounds.
-    """
+    # Bounded together before each by itself: 128 schemas may each be small and be costly together.
+    parameters = [t.function.parameters or {} for t in chat.tools or ()]
     _require_bounded(exceeded_bound_together(parameters), "tools")
     for at, declared in enumerate(parameters):
         _require_bounded(exceeded_bound(declared), f"tools[{at}].function.parameters")
+    return tuple(t.model_dump(exclude_none=True) for t in chat.tools or ())
 
 
 def _require_bounded(fault: str | None, param: str) -> None:
-    """Raise ApiError if there is a fault. It holds numbers and words of JSON Schema, and nothing of
-    the client's.
+    """Raise ApiError if a schema exceeds the bounds of demur.base.schemas.limits.
+
+    fault: their message; it holds numbers and words of JSON Schema, never the client's text.
     """
     if fault is not None:
         raise _invalid(param, f"the schema is not taken: {fault}")
@@ -202,7 +203,7 @@ def _require_bounded(fault: str | None, param: str) -> None:
 def _tool_choice(chat: schema.ChatRequest) -> str | None:
     names = [t.function.name for t in chat.tools or ()]
     if not names and chat.tool_choice in ("none", "auto"):
-        return None  # which call, of none at all: some clients always say
+        return None  # some clients always send the field, with or without tools
     if chat.tool_choice is not None and not names:
         raise _invalid("tool_choice", "it needs tools")
     match chat.tool_choice:
@@ -219,7 +220,7 @@ def _tool_choice(chat: schema.ChatRequest) -> str | None:
 
 
 def _choices(first: ServeRequest, n: int, most: int) -> tuple[ServeRequest, ...]:
-    """The same ask n times, each with a seed of its own if one was given."""
+    """Repeat a request n times, with seeds counting up from a given one: else all are equal."""
     if n > most:
         raise _invalid("n", f"{n} is more than the {most} choices that may be asked for")
     seed = first.sampling.seed

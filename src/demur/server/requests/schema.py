@@ -1,8 +1,9 @@
-"""What a request may say. A field that is neither here nor in demur.server.requests.ignored is
-refused.
+"""The schema of a chat request. A field that is neither here nor in `ignored` is refused.
 
-Strict: a number in quotes is no number. Null stands for a field that was left out, whatever its
-name, as OpenAI's clients send it.
+1. pydantic checks types and ranges strictly: a number in quotes is not a number.
+2. Unlisted fields are kept by pydantic and looked up in demur.server.requests.ignored; one that is
+   not there, or has a value that would matter, is a 400 that names it.
+3. Null stands for a field that was left out, whatever its name, as OpenAI's clients send it.
 """
 
 from __future__ import annotations
@@ -18,34 +19,35 @@ from pydantic_core import ErrorDetails
 from demur.core.access import PolicyChoice
 from demur.core.threshold import NEVER
 from demur.server.errors import ApiError
-from demur.server.requests.ignored import NOTES, SAME, is_ignored, is_known
+from demur.server.requests.ignored import DEFAULTS, IGNORED, is_ignored, is_known
 
 SIGNED_64 = 2**63
-SMALL_BODY = 2**15  # bytes that may hold whatever they like: reading them takes milliseconds
+SMALL_BODY = 2**15  # bytes that are parsed whatever they hold: it takes milliseconds
 # names and texts in a larger one; 256 messages and 128 tools of 40 fields have fewer
 MOST_STRINGS = 16_384
-# A string of JSON; cut off, it goes on to the end, so that no place is looked at twice.
+# A string of JSON. One that is cut off matches up to the end, and the repetition is possessive
+# ("*+"): no byte is looked at twice, so the search takes linear time.
 _STRING = re.compile(rb'"[^"\\]*(?:\\.?[^"\\]*)*+(?:"|\Z)', re.DOTALL)
-# to look through for the one to name: a small body can hold half a million of them
+# validation errors among which the one to report is chosen: a small body can have half a million
 MOST_FAULTS = 1000
 
 
 def _describe_ignored(schema: dict[str, Any], record: type[BaseModel]) -> None:
-    """Name the ignored fields in the OpenAPI document, and say that there are no others."""
+    """Add the ignored fields to a model's JSON schema, and forbid all others there."""
     for place in getattr(record, "places", ()):
-        for name in (*NOTES.get(place, ()), *SAME.get(place, {})):
+        for name in (*IGNORED.get(place, ()), *DEFAULTS.get(place, {})):
             schema.setdefault("properties", {}).setdefault(name, {"description": "Ignored."})
     schema["additionalProperties"] = False
 
 
 class RequestModel(BaseModel):
-    """A part of a request.
+    """Base class of the request's models.
 
-    places: where demur.server.requests.ignored lists the fields that it may hold besides its
-    own.
+    places: keys of the tables of demur.server.requests.ignored whose fields may stand beside the
+    model's own.
     """
 
-    # Others are kept by pydantic and looked at by `_stray`, which knows which of them say nothing.
+    # "allow" keeps unlisted fields for `_unlisted_field`, which tells ignored ones from others.
     model_config = ConfigDict(
         extra="allow",
         frozen=True,
@@ -57,9 +59,10 @@ class RequestModel(BaseModel):
     is_open: ClassVar[bool] = False  # whether any field at all may stand beside the listed ones
 
 
-def plain(value: Any) -> Any:
-    """The value itself. Raises ValueError on text with NUL, which some back ends end a string at,
-    and odd numbers.
+def require_plain(value: Any) -> Any:
+    """Return the value. Raises ValueError for text with NUL and for numbers beyond 64 bits.
+
+    NUL ends a string in some backends, which would read another text than the one that was scored.
     """
     match value:
         case str():
@@ -67,26 +70,26 @@ def plain(value: Any) -> Any:
                 raise ValueError("it contains the character U+0000")
         case dict():
             for key, item in value.items():
-                plain(key)
-                plain(item)
+                require_plain(key)
+                require_plain(item)
         case list() | tuple():
             for item in value:
-                plain(item)
+                require_plain(item)
         case int() | float():
             if not math.isfinite(value) or abs(value) >= SIGNED_64:
                 raise ValueError("it contains a number that does not fit 64 bits")
     return value
 
 
-Text = Annotated[str, AfterValidator(plain)]
-Schema = Annotated[dict[str, Any], AfterValidator(plain)]
+Text = Annotated[str, AfterValidator(require_plain)]
+Schema = Annotated[dict[str, Any], AfterValidator(require_plain)]
 FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 # JSON has no infinity: "never" is the threshold that nothing reaches, as in a policy file.
 Threshold = Annotated[float, Field(ge=0)] | Literal["never"]
 
 
 class TextPart(RequestModel):
-    """A piece of a message. There is no other kind: images, sound and files are refused."""
+    """A text part of a message. There is no other kind: images, sound and files are refused."""
 
     places: ClassVar = ("part",)
     type: Literal["text"]
@@ -94,7 +97,7 @@ class TextPart(RequestModel):
 
 
 class RefusalPart(RequestModel):
-    """A piece of an earlier answer that was a refusal."""
+    """A part of an earlier answer that was a refusal."""
 
     places: ClassVar = ("part",)
     type: Literal["refusal"]
@@ -102,7 +105,7 @@ class RefusalPart(RequestModel):
 
 
 class ThoughtPart(RequestModel):
-    """A piece of an earlier answer that was thought and not said: dropped, whatever it holds."""
+    """A reasoning part of an earlier answer: dropped, whatever it holds."""
 
     is_open: ClassVar = True
     type: Literal["thinking", "redacted_thinking", "reasoning"]
@@ -116,7 +119,7 @@ PastContent = (
 
 
 class SystemMessage(RequestModel):
-    """The application's instructions. Null and an empty list stand for none."""
+    """The application's instructions. Null and an empty list mean that there are none."""
 
     places: ClassVar = ("message",)
     role: Literal["system", "developer"]
@@ -124,7 +127,7 @@ class SystemMessage(RequestModel):
 
 
 class UserMessage(RequestModel):
-    """What the user said."""
+    """A message of the user's."""
 
     places: ClassVar = ("message",)
     role: Literal["user"]
@@ -148,7 +151,7 @@ class ToolCall(RequestModel):
 
 
 class AssistantMessage(RequestModel):
-    """An earlier answer, as clients send it back; one that says nothing is an empty turn."""
+    """An earlier answer, as clients send it back; one without any content is an empty turn."""
 
     places: ClassVar = ("message", "assistant message")
     role: Literal["assistant"]
@@ -158,7 +161,7 @@ class AssistantMessage(RequestModel):
 
 
 class ToolMessage(RequestModel):
-    """What a called function returned; null and an empty list: nothing."""
+    """The result of a tool call; null and an empty list mean an empty result."""
 
     places: ClassVar = ("message",)
     role: Literal["tool"]
@@ -172,14 +175,14 @@ Message = Annotated[
 
 
 class StreamOptions(RequestModel):
-    """How to stream."""
+    """Options of a streamed response."""
 
     places: ClassVar = ("stream_options",)
     include_usage: bool | None = None
 
 
 class PlainFormat(RequestModel):
-    """Any text, or any JSON object."""
+    """A response format without a schema: any text, or any JSON object."""
 
     type: Literal["text", "json_object"]
 
@@ -194,7 +197,7 @@ class NamedSchema(RequestModel):
 
 
 class SchemaFormat(RequestModel):
-    """JSON that fits a schema."""
+    """A response format with a schema that the answer must fit."""
 
     type: Literal["json_schema"]
     json_schema: NamedSchema
@@ -211,7 +214,7 @@ class FunctionDeclaration(RequestModel):
 
 
 class Tool(RequestModel):
-    """A tool. There is no kind but functions."""
+    """A tool that the model may call: a function, the only kind."""
 
     places: ClassVar = ("tool",)
     type: Literal["function"]
@@ -225,15 +228,16 @@ class ChosenFunction(RequestModel):
 
 
 class ToolChoice(RequestModel):
-    """A call that is asked for by name."""
+    """A choice of one function, by name, that the answer must call."""
 
     type: Literal["function"]
     function: ChosenFunction
 
 
 class DemurAsk(RequestModel):
-    """The "demur" object: which policy, and what of it to change. See demur.core.access for what
-    wins.
+    """The "demur" object: the policy to use and overrides of its thresholds.
+
+    demur.core.access says which override wins and what a tenant may change.
     """
 
     policy: Text | None = None
@@ -242,7 +246,7 @@ class DemurAsk(RequestModel):
     thresholds: dict[Text, Threshold] | None = None
 
     def to_core(self) -> PolicyChoice:
-        """The core record."""
+        """Return the core record, with "never" as the threshold that nothing reaches."""
         named = self.thresholds or {}
         thresholds = {c: NEVER if isinstance(t, str) else t for c, t in named.items()}
         rates = self.rates or {}
@@ -283,11 +287,13 @@ TEXT_ONLY = "Messages are text only: images, sound and files are not read."
 
 
 def parse_chat(body: bytes) -> ChatRequest:
-    """The request in a body. Raises ApiError 400 naming the first field at fault; its value is
-    never repeated.
+    """Parse and check the body of a chat request.
+
+    Raises ApiError 400 naming the first invalid field, and 413 for a body with too many values. The
+    message never repeats a value: it may be shown to others than who sent it.
     """
     if len(body) > SMALL_BODY:
-        _require_few(body)
+        _require_few_values(body)
     try:
         chat = ChatRequest.model_validate_json(body)
     except ValidationError as e:
@@ -297,18 +303,21 @@ def parse_chat(body: bytes) -> ChatRequest:
             ) from None
         faults = e.errors(include_url=False, include_context=False, include_input=False)
     else:
-        if (found := _stray(chat)) is not None:
+        if (found := _unlisted_field(chat)) is not None:
             raise _unsupported(*found)
         return chat
-    # Of a union every member complains: the one that got furthest into the value is the one that
-    # was meant.
+    # Every member of a union reports an error for the same value. The one whose location is deepest
+    # is the member that the client meant.
     same_field = [f for f in faults if f["loc"][:1] == faults[0]["loc"][:1]]
-    raise _refusal(max(same_field, key=lambda f: len(f["loc"])))
+    raise _invalid_field(max(same_field, key=lambda f: len(f["loc"])))
 
 
-def _require_few(body: bytes) -> None:
-    """Raise ApiError for a body of countless small values: what it takes to read is not bounded by
-    its bytes.
+def _require_few_values(body: bytes) -> None:
+    """Raise ApiError 413 for a body of very many small values.
+
+    Parsing time grows with the number of values, which the size in bytes does not bound. Values are
+    counted without parsing: strings by the regular expression, all others by the commas outside
+    strings.
     """
     strings = sum(1 for _ in islice(_STRING.finditer(body), MOST_STRINGS + 1))
     others = _STRING.sub(b"", body).count(b",") if strings <= MOST_STRINGS else 0
@@ -317,11 +326,10 @@ def _require_few(body: bytes) -> None:
         raise ApiError(413, message, code="request_too_large")
 
 
-def _stray(record: RequestModel) -> tuple[str, RequestModel] | None:
-    """The path of the first field that is neither listed nor ignored, and the record that holds it.
+def _unlisted_field(record: RequestModel) -> tuple[str, RequestModel] | None:
+    """Return the path of the first field that is neither listed nor ignored, and its record.
 
-    Looks through records inside records as well. Paths are made only where there is something to
-    tell.
+    Searches nested records as well. The path is built on the way back, only if there is one.
     """
     if record.is_open:
         return None
@@ -331,13 +339,14 @@ def _stray(record: RequestModel) -> tuple[str, RequestModel] | None:
     for name, value in record.__dict__.items():
         items = value if isinstance(value, tuple) else (value,)
         for n, item in enumerate(items):
-            if isinstance(item, RequestModel) and (found := _stray(item)) is not None:
+            if isinstance(item, RequestModel) and (found := _unlisted_field(item)) is not None:
                 at = f"{name}[{n}]" if items is value else name
                 return f"{at}.{found[0]}", found[1]
     return None
 
 
 def _unsupported(param: str, record: RequestModel) -> ApiError:
+    """Return the 400 for an unlisted field, by whether its name or only its value is refused."""
     name = param.rpartition(".")[2]
     if name == "audio":
         return ApiError(400, TEXT_ONLY, code="unsupported_value", param=param)
@@ -348,45 +357,39 @@ def _unsupported(param: str, record: RequestModel) -> ApiError:
     return ApiError(400, message, code="unsupported_parameter", param=param)
 
 
-def _refusal(fault: ErrorDetails) -> ApiError:
-    param = _param(fault["loc"])
+def _invalid_field(fault: ErrorDetails) -> ApiError:
+    """Return the 400 for one of pydantic's validation errors."""
+    loc = fault["loc"]
+    param = _param(loc)
     if not param:
         return ApiError(400, "The body is not a JSON object that can be read.", code="invalid_json")
-    if _is_foreign_part(fault):
+    # the `type` of a part of a message's content is none of ours: an image, say
+    is_type_of_part = loc[0] == "messages" and "content" in loc and loc[-1] == "type"
+    if is_type_of_part and fault["type"] == "literal_error":
         return ApiError(400, TEXT_ONLY, code="unsupported_value", param=param)
     code = "missing_required_parameter" if fault["type"] == "missing" else "invalid_value"
     return ApiError(400, f"Invalid {param!r}: {fault['msg'][:200]}.", code=code, param=param)
 
 
-def _is_foreign_part(fault: ErrorDetails) -> bool:
-    """Whether a piece of a message is of a kind that is no text."""
-    loc = fault["loc"]
-    return (
-        loc[0] == "messages"
-        and "content" in loc
-        and loc[-1] == "type"
-        and fault["type"] == "literal_error"
-    )
-
-
 def _param(loc: tuple[int | str, ...]) -> str:
-    """A place in the request as OpenAI writes it, "messages[0].content", without pydantic's names
-    of union members.
+    """Write an error's location as OpenAI does, such as "messages[0].content".
+
+    pydantic puts the names of union members into it, which are left out.
     """
     path = ""
     for at, part in enumerate(loc):
         if isinstance(part, int):
             path += f"[{part}]"
-        elif not (
-            _is_member(part)
-            or (loc[0] == "messages" and at == 2)
-            or (loc[0] == "response_format" and at == 1)
-        ):
+            continue
+        # a discriminated union's tag: the role of a message, the type of a response format
+        is_tag = (loc[0] == "messages" and at == 2) or (loc[0] == "response_format" and at == 1)
+        if not (is_tag or _is_union_member(part)):
             path += f".{part}" if path else part
     return path[:200]
 
 
-def _is_member(part: str) -> bool:
+def _is_union_member(part: str) -> bool:
+    """Whether a part of a location is pydantic's name of a union's member, not a field's."""
     return (
         part in ("str", "constrained-float", "ToolChoice", "TextPart", "RefusalPart", "ThoughtPart")
         or "[" in part
