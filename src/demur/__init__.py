@@ -37,7 +37,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, and keep it. Raises AttributeError for any other name."""
+    """Import a public name on first use, and cache it. Raises AttributeError for any other name."""
     if name == "__version__":
         from demur.base.version import installed_version
 
@@ -52,10 +52,10 @@ def __getattr__(name: str) -> Any:
         value = getattr(api, name)
     else:
         raise AttributeError(f"module 'demur' has no attribute {name!r}")
-    globals()[name] = value
+    globals()[name] = value  # so that Python does not call __getattr__ for it again
     return value
 
 
 def __dir__() -> list[str]:
-    """The public names, whether imported yet or not."""
+    """List the public names, whether imported yet or not."""
     return [*__all__, "__version__"]

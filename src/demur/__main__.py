@@ -1,4 +1,4 @@
-"""python -m demur, as launchers such as torchrun start it."""
+"""`python -m demur`: the command line, as launchers such as torchrun start it."""
 
 from demur.cli.main import main
 

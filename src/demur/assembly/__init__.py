@@ -1,1 +1,1 @@
-"""Puts runs together from their parts: the only place that knows every name."""
+"""Assembly: runs, backends and judges made from names and settings; it alone imports by name."""

@@ -1,4 +1,4 @@
-"""The Python interface: each stage as a function on a run. `import demur` offers these lazily; see
+"""The Python interface: each stage as a function on a run; `import demur` has them. See
 docs/python.md.
 
 1. `run` makes a run folder from a config, or goes on with it; `open_run` opens one that is there.
@@ -45,7 +45,7 @@ __all__ = [
 
 
 class Run:
-    """A run folder with its config, seen by its own policy or by one that it keeps beside it."""
+    """A run folder with its config, under its own policy or one that it keeps beside it."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
@@ -71,7 +71,7 @@ class Run:
 
     @property
     def engine(self) -> RunEngine:
-        """The trained model; its weights are loaded with the first prompt, once for this object."""
+        """The trained model; its weights are loaded with the first prompt, once per Run."""
         if self._engine is None:
             from demur.assembly.run import RunEngine
 
@@ -93,7 +93,7 @@ class Run:
 
 
 def open_run(folder: str | Path, policy: str | None = None) -> Run:
-    """The run in a folder. policy: the name of one that it keeps beside its own.
+    """Open the run in a folder. policy: the name of one that it keeps beside its own.
 
     Raises ArtifactError if there is no run, ConfigError if it keeps no such policy.
     """
@@ -117,12 +117,11 @@ def run(
     data: str | Path | None = None,
     observer: Observer | None = None,
 ) -> Run:
-    """All stages of a config, skipping what is done; evaluate and report only where the run's
-    engine writes answers.
+    """Run all stages of a config, skipping finished ones. A predictor's run ends with calibrate.
 
     config: a TOML file, or its tables as a dict. out: the run folder; runs/ and the config's name
-    by default. data: the folder of the config's sources of files. observer: is told how the stages
-    go; nobody by default. Raises what the stages raise: DataError, EngineError, GoalInfeasible, ...
+    by default. data: the folder of the config's sources of files. observer: receives notes and
+    progress. Raises what the stages raise: DataError, EngineError, GoalInfeasible, ...
     """
     from demur.assembly.config import config_from, load_config
     from demur.assembly.run import new_workspace
@@ -138,7 +137,7 @@ def run(
     steps.check(stages_of(loaded))
     for stage in stages_of(loaded):
         steps.perform(stage)
-        if stage == "data":  # from here on there is a run to come back to
+        if stage == "data":  # earlier, an error would leave a run folder without any rows
             workspace.write_config()
     return Run(workspace)
 
@@ -156,12 +155,12 @@ def score(
     policy: Policy | None = None,
     observer: Observer | None = None,
 ) -> Mapping[Split, Scores] | Scores:
-    """The run's held-out splits scored, or the scores of prompts.
+    """Score the run's held-out splits, or the given prompts.
 
     prompts: texts, or rows with a prompt or a conversation in any shape of docs/data.md; a
     DataFrame or a Dataset of such rows does as well. Ids are those of the rows, else their numbers.
-    policy: score as this policy has prompts scored, which is by its cascade if it has one. Raises
-    DataError, naming the row, on one without a prompt.
+    policy: score with the cascade of this policy, if it has one. Returns scores by split without
+    prompts. Raises DataError, naming the row, for one without a prompt.
     """
     opened = _opened(run)
     if prompts is None:
@@ -193,7 +192,7 @@ def calibrate(
     """Choose thresholds that meet a goal, on the calibrate split; no model is called.
 
     goal: such as "false_refusal <= 0.02", or several; the config's by default. name: keep the
-    policy under this name, beside the run's own. settings: others of [calibrate], such as
+    policy under this name, beside the run's own. settings: other keys of [calibrate], such as
     confidence=0.9. Raises GoalInfeasible if no thresholds meet the goal, ConfigError on an unknown
     setting.
     """
@@ -207,10 +206,10 @@ def calibrate(
 
 
 def decide(policy: Policy, scores: Scores) -> DecisionTable:
-    """Decide each prompt by its score; the only thing compared is numbers.
+    """Decide each prompt by its score, without calling a model.
 
-    Raises PolicyError where the scores are known to be of another model, ConfigError where they are
-    of other choices.
+    Raises ConfigError for scores of other choices than the policy's, and PolicyError for scores
+    with another model's fingerprint.
     """
     if scores.choices != policy.taxonomy.choices:
         raise ConfigError(
@@ -221,6 +220,7 @@ def decide(policy: Policy, scores: Scores) -> DecisionTable:
     if scores.fingerprint is not None:
         policy.require_model(scores.fingerprint)
     found = decide_many(policy, scores.table.logp_NC)
+    # (N,): in doubt under a policy that makes doubt an error, so neither answered nor refused
     undecided_N = found.doubt_N if on_doubt(policy) == "error" else np.zeros_like(found.doubt_N)
     words = tuple(
         "undecided" if undecided else scores.choices[column]
@@ -234,8 +234,8 @@ def evaluate(
 ) -> Evaluation:
     """Answer and judge the test prompts under the run's policy, and under others for comparison.
 
-    settings: of [evaluate], such as judge="phrases" or limit=200. Raises ConfigError on an unknown
-    setting, and where the run's engine writes no answers.
+    settings: keys of [evaluate], such as judge="phrases" or limit=200. Raises ConfigError on an
+    unknown setting, and for a run whose engine writes no answers.
     """
     from demur.assembly.steps import Steps
 
@@ -250,9 +250,7 @@ def _opened(run: Run | str | Path) -> Run:
 
 
 def _changed(run: Run, stage: Stage, settings: Mapping[str, Any]) -> Workspace:
-    """The run with other settings of a stage. Raises ConfigError, with those there are, on an
-    unknown one.
-    """
+    """Return the run with other settings of a stage. Raises ConfigError on an unknown one."""
     known = [f.name for f in fields(getattr(run.workspace.config, stage))]
     for name in settings:
         if name not in known:

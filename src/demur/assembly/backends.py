@@ -1,5 +1,9 @@
-"""The backend that `demur serve` was told to use, made from a run's model and the [backend] table
-of its settings.
+"""Backends of `demur serve`, made from a run and the [backend] table of the settings.
+
+1. The kind, the run's engine and the policies' front are checked against each other.
+2. The backend's class is imported by name, and its options are checked.
+3. The class makes the backend from a ServedRun, which loads the model or its scores on demand.
+4. Where policies are of a cascade, the run's front is put before it.
 """
 
 from __future__ import annotations
@@ -26,27 +30,26 @@ from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 from demur.store.scores.tables import read_scores
 
-# of the server behind ours; never in a file or on a command line
+# environment variable with the API key of the server behind: a key stands in no file of a run
 KEY_VARIABLE = "DEMUR_BACKEND_KEY"
 GATE = "gate"
 REMOTE = ("vllm", "gateway", "openai", GATE)
 
 
 def default_backend(workspace: Workspace) -> str:
-    """The backend of a run that was told none: its own model in this process, or a gate where it
-    has none.
-    """
+    """Return the backend to use where none is named: in process, or a gate for a predictor."""
     return GATE if workspace.config.engine in PREDICTORS else "hf"
 
 
 def make_backend(
     kind: str, workspace: Workspace, url: str | None, options: Mapping[str, Any], where: str
 ) -> Backend:
-    """A backend by its name in demur.assembly.wiring.BACKENDS, or "package.module:Class" with what
-    BackendKind asks.
+    """Make a backend.
 
-    Raises ConfigError for options that it does not have, and for a backend that cannot serve this
-    run.
+    kind: a name of demur.assembly.wiring.BACKENDS, or "package.module:Class" of a class like
+    demur.core.serving.BackendKind. url: of the server behind, for kinds that have one. options:
+    fields of the class's Options. where: names the options in errors. Raises ConfigError for
+    unknown options, a missing or needless url, and a backend that cannot serve this run.
     """
     _check_fits(kind, workspace, options, where)
     maker: BackendKind = import_by_name(kind, BACKENDS, "backend")
@@ -62,13 +65,18 @@ def make_backend(
     given = {**options, **({} if url is None else {"url": url})}
     if "api_key" in names:
         given["api_key"] = os.environ.get(KEY_VARIABLE)
-    made = maker.from_run(_served(workspace), build(maker.Options, given, where))
-    front = None if kind == GATE else workspace.front  # a gate scores with the front itself
-    return made if front is None else _cascade(workspace, made, front)
+    made = maker.from_run(_served_run(workspace), build(maker.Options, given, where))
+    # a gate has no model behind that could be scored: its scorer has the front in it already
+    if workspace.front is None or kind == GATE:
+        return made
+    from demur.engines.cascade.backend import CascadeBackend
+
+    front, digest = front_of(workspace.folder, made.fingerprint, workspace.front)
+    return CascadeBackend(front=front, digest=digest, behind=made)
 
 
-def _served(workspace: Workspace) -> ServedRun:
-    """A run as backends see it."""
+def _served_run(workspace: Workspace) -> ServedRun:
+    """Return the run in the form that backends take, with functions that load its parts."""
     folder, file = workspace.folder, upgrade_model_file(workspace.folder)
     declared = file.fingerprint
     summary = BlackboxFolder(folder).summary
@@ -79,11 +87,11 @@ def _served(workspace: Workspace) -> ServedRun:
 
     def scorer() -> Scorer:
         engine = RunEngine(workspace)
-        loaded: Scorer = engine.loaded  # now: a scorer that cannot be loaded serves nothing
+        loaded: Scorer = engine.loaded  # loaded at once: an error should come before serving
         return loaded if workspace.front is None else engine.cascade(workspace.front)
 
     return ServedRun(
-        # An endpoint may be asked by an alias and answer by the name behind it.
+        # an endpoint may be called by an alias, and state the model's own name in its answers
         name=fitted_on.asked_for if fitted_on else workspace.config.name,
         behind=fitted_on.model if fitted_on else None,
         taxonomy=workspace.config.taxonomy,
@@ -97,9 +105,9 @@ def _served(workspace: Workspace) -> ServedRun:
 
 
 def front_of_policies(policies: PolicySet) -> str | None:
-    """The digest of the front that policies were calibrated with; None: of the model alone.
+    """Return the digest of the front that policies were calibrated with; None: without one.
 
-    Raises ConfigError where they disagree: one server has one cascade, or none.
+    Raises ConfigError if they differ: one server has one cascade, or none.
     """
     fronts = {
         p.policy.fingerprint.front for p in policies.policies.values() if p.policy.fingerprint
@@ -113,17 +121,8 @@ def front_of_policies(policies: PolicySet) -> str | None:
     return next(iter(fronts), None)
 
 
-def _cascade(workspace: Workspace, behind: Backend, digest: str) -> Backend:
-    """A backend behind the run's front. Raises ArtifactError if the run has no front of this
-    digest.
-    """
-    from demur.engines.cascade.backend import CascadeBackend
-
-    front, _ = front_of(workspace.folder, behind.fingerprint, digest)
-    return CascadeBackend(front=front, digest=digest, behind=behind)
-
-
 def _check_fits(kind: str, workspace: Workspace, options: Mapping[str, Any], where: str) -> None:
+    """Raise ConfigError if a kind of backend cannot serve the run's engine or its cascade."""
     engine = workspace.config.engine
     if kind == GATE and engine == "guard-chat" and options.get("reads") == "all":
         raise ConfigError(
@@ -153,11 +152,10 @@ def _check_fits(kind: str, workspace: Workspace, options: Mapping[str, Any], whe
 def _references(
     folder: RunFolder, declared: Fingerprint, wanted: int
 ) -> tuple[tuple[Prompt, Floats], ...]:
-    """Test prompts with the scores that this very model gave them, as many as wanted; none where
-    there are none.
+    """Return up to `wanted` test prompts with the scores that this very model gave them.
 
-    Every so-manieth of the shorter half by length: a server may read less than the model that
-    scored them.
+    A backend compares its own scores with them. They are spread over the shorter half of the
+    prompts, because a server may have a shorter context than the model that scored them.
     """
     scores = folder.scores("test")
     if not wanted or not scores.exists() or not folder.split("test").exists():
@@ -169,6 +167,7 @@ def _references(
         read_examples(folder.split("test")), key=lambda e: sum(len(m.content) for m in e.prompt)
     )
     shorter = rows[: max(wanted, len(rows) // 2)]
+    # every k-th row, for the whole range of lengths
     chosen = shorter[:: max(1, len(shorter) // wanted)][:wanted]
     logp_NC = table.select(tuple(e.id for e in chosen)).logp_NC
     return tuple((e.prompt, logp_C) for e, logp_C in zip(chosen, logp_NC, strict=True))

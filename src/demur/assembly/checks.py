@@ -1,5 +1,6 @@
-"""Whether a model is ready, and what its training would take: the engines' own checks, typed,
-imported when asked.
+"""Checks of models for `demur doctor`, and models of constant behaviour to compare with.
+
+The checks are the engines' own, imported when they are called: they need torch.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 _WHAT = "looking at a model"
 
-# Models that do the same whatever they are asked: what every evaluator of refusals must tell apart.
+# Models that behave the same for every prompt: any measure of refusals must tell them apart.
 SUBJECTS: dict[str, Callable[[Taxonomy], ConstantModel]] = {
     "always-refuse": always_refuse,
     "never-refuse": never_refuse,
@@ -33,8 +34,9 @@ SUBJECTS: dict[str, Callable[[Taxonomy], ConstantModel]] = {
 
 
 def model_readiness(model: str, *, dtypes: bool, **declared: Any) -> Readiness:
-    """Every finding about a trained model. declared: what its demur.json says, see
-    demur.engines.hf.doctor.
+    """Examine a trained model. declared: fields of its demur.json, see demur.engines.hf.doctor.
+
+    dtypes: also compare the scores of several number formats.
     """
     with explain_missing_extra(_WHAT):
         from demur.engines.hf.doctor import Examination, examine
@@ -43,7 +45,7 @@ def model_readiness(model: str, *, dtypes: bool, **declared: Any) -> Readiness:
 
 
 def base_readiness(taxonomy: Taxonomy, settings: TrainSettings, rows: int) -> Readiness:
-    """What training of `settings.base` on so many rows will do and take."""
+    """Estimate what training of `settings.base` on so many rows will do and cost."""
     with explain_missing_extra(_WHAT):
         from demur.engines.training.base_model.doctor import BaseCase, examine_base
 

@@ -13,9 +13,15 @@
     [train]                       # [data], [score], ...: the fields of the stage's frozen Config
     base = "tiny"
 
-A stage's section holds the fields of that stage's Config and nothing else; this module adds no
-setting of its own to them, so a setting has one home. Paths in the file are relative to the file;
-in [engine], where a name may be a path or not, those that begin with "./" or "../".
+1. The file is parsed, and overrides "section.key=value" are put into it.
+2. One pydantic model of the whole file, made from the stages' dataclasses, checks names and types.
+3. Each stage's dataclass is made from the keys that were given, keeping its own defaults, and
+   checks their values.
+4. Relative paths start at the file; in [engine], where a value may be a name, only those that begin
+   with "./" or "../" are paths.
+
+A stage's section holds the fields of that stage's dataclass and nothing else: a setting has one
+home.
 """
 
 from __future__ import annotations
@@ -94,7 +100,7 @@ class SourceSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """Everything a run is made from."""
+    """The resolved config of a run: every setting, with defaults filled in."""
 
     name: str
     seed: int  # also of every stage that has a seed and is not given one
@@ -112,8 +118,9 @@ class RunConfig:
     report: ReportSettings
 
     def resolved(self) -> dict[str, Any]:
-        """The same config as plain JSON or TOML values, every setting spelt out; config_from reads
-        it back.
+        """Return the config as plain JSON or TOML values, all settings spelt out.
+
+        config_from reads them back.
         """
         run = {"name": self.name, "seed": self.seed, "threads": self.threads, "engine": self.engine}
         engine = {"engine": dict(self.options)} if self.options else {}
@@ -131,7 +138,7 @@ class RunConfig:
 def load_config(
     path: Path, *, data_folder: Path | None = None, overrides: Sequence[str] = ()
 ) -> RunConfig:
-    """The run that a TOML file describes.
+    """Read the config of a run from a TOML file.
 
     data_folder takes the place of `folder` in every source of files. overrides:
     "section.key=value", value as in TOML, a bare word being a text. Raises ConfigError naming file
@@ -146,10 +153,10 @@ def load_config(
 def config_from(
     table: Mapping[str, Any], where: str, *, base: Path, data_folder: Path | None = None
 ) -> RunConfig:
-    """The run that a table describes, as load_config and RunConfig.resolved make it.
+    """Read the config of a run from a table, as load_config and RunConfig.resolved make it.
 
-    where: names the table in errors; its stem is the run's name if the table gives none. base:
-    relative paths start here. Raises ConfigError.
+    where: names the table in errors; its stem is the run's name if the table has none. base: folder
+    that relative paths start from. Raises ConfigError naming the key.
     """
     file: Any = validated(_file_model(), deepcopy(dict(table)), where, ConfigError)
     stages = {
@@ -168,10 +175,10 @@ def config_from(
 
 
 def with_overrides(stage: T, overrides: Sequence[str], where: str) -> T:
-    """The Config of a stage with "key=value" overrides, value as in TOML; paths are relative to
-    where one stands.
+    """Return a stage's settings with "key=value" overrides, values as in TOML.
 
-    Raises ConfigError naming the key.
+    where: the stage's section. Paths are relative to the working directory. Raises ConfigError
+    naming the key.
     """
     table: dict[str, Any] = {}
     for text in overrides:
@@ -183,8 +190,9 @@ def with_overrides(stage: T, overrides: Sequence[str], where: str) -> T:
 
 
 def build_sources(config: RunConfig, find: Callable[[str], type]) -> dict[str, Source]:
-    """The sources of a run; `find` turns a kind into its class. Raises ConfigError naming the
-    option.
+    """Make the sources of a run. find: imports the class of a kind.
+
+    Raises ConfigError naming the option.
     """
     return {
         name: build(find(spec.kind), spec.options, spec.where)
@@ -193,8 +201,9 @@ def build_sources(config: RunConfig, find: Callable[[str], type]) -> dict[str, S
 
 
 def build(kind: type[T], options: Mapping[str, Any], where: str) -> T:
-    """A frozen config or source from options that a user wrote. Raises ConfigError on unknown keys
-    and wrong values.
+    """Make a dataclass, such as a source, from options that a user wrote.
+
+    where: names the options in errors. Raises ConfigError on unknown keys and wrong values.
     """
     if not is_dataclass(kind):
         raise ConfigError(
@@ -208,8 +217,9 @@ def build(kind: type[T], options: Mapping[str, Any], where: str) -> T:
 
 
 def _file_model() -> type[Strict]:
-    """The whole file as one pydantic model: a fault is then named by section and key, like
-    "train.epochs".
+    """Make the pydantic model of the whole file.
+
+    With one model an error names its section and key, as in "train.epochs".
     """
     sections: dict[str, Any] = {}
     for name, kind in STAGE_CONFIGS.items():
@@ -217,6 +227,7 @@ def _file_model() -> type[Strict]:
             {"sources": (tuple[_Source, ...], Field(min_length=1))} if name == "data" else {}
         )
         model = _model_of(kind, **extra)
+        # [data] is required, for its sources; any other section may be left out
         sections[name] = (model, ...) if name == "data" else (model, model())
     sections |= {
         "run": (_Run, _Run()),
@@ -227,7 +238,7 @@ def _file_model() -> type[Strict]:
 
 
 def _model_of(kind: type, **extra: Any) -> type[Strict]:
-    """A pydantic model with the fields of a dataclass, for checking what a user wrote."""
+    """Make a pydantic model with the fields, types and defaults of a dataclass."""
     hints = get_type_hints(kind)
     known: dict[str, Any] = {}
     for f in fields(kind):
@@ -239,17 +250,18 @@ def _model_of(kind: type, **extra: Any) -> type[Strict]:
 
 
 def _given(section: BaseModel) -> dict[str, Any]:
-    """What the user wrote, without defaults."""
+    """Return the values that the user wrote, without defaults."""
     return {name: getattr(section, name) for name in section.model_fields_set}
 
 
 def _stage(name: str, section: BaseModel, seed: int, where: str) -> Any:
-    """The frozen Config of a stage; what the file does not give keeps the Config's own default."""
+    """Make a stage's settings; keys that the file leaves out keep the dataclass's defaults."""
     kind = STAGE_CONFIGS[name]
     given = {key: value for key, value in _given(section).items() if key != "sources"}
     if "seed" in {f.name for f in fields(kind)}:
         given.setdefault("seed", seed)
     try:
+        # training's defaults depend on the base model, and on a named recipe
         if kind is TrainSettings:
             return replace(defaults(given.get("base"), given.get("recipe")), **given)
         return kind(**given)
@@ -258,7 +270,7 @@ def _stage(name: str, section: BaseModel, seed: int, where: str) -> Any:
 
 
 def _anchored(stage: Any, base: Path) -> Any:
-    """The stage's Config with its paths relative to the file made absolute."""
+    """Return a stage's settings with relative paths, single or in tuples, made absolute."""
     values = {f.name: getattr(stage, f.name) for f in fields(stage)}
     paths = {
         name: (base / path).resolve() for name, path in values.items() if isinstance(path, Path)
@@ -272,16 +284,18 @@ def _anchored(stage: Any, base: Path) -> Any:
 
 
 def _options(section: Mapping[str, Any], base: Path) -> dict[str, Any]:
-    """[engine] with its relative paths made absolute; the class that they are for checks them."""
-    relative = {
-        k: v for k, v in section.items() if isinstance(v, str) and v.startswith(("./", "../"))
-    }
-    return {**section, **{name: str((base / path).resolve()) for name, path in relative.items()}}
+    """Return [engine] with relative paths made absolute; the engine's class checks the rest."""
+    options = dict(section)
+    for name, value in section.items():
+        if isinstance(value, str) and value.startswith(("./", "../")):
+            options[name] = str((base / value).resolve())
+    return options
 
 
 def _taxonomy(section: _Taxonomy, where: str, base: Path) -> Taxonomy:
-    """One of three forms: a preset, a file, or the categories themselves. Raises ConfigError if
-    they are mixed.
+    """Read the taxonomy in one of its forms: a preset, a file, or categories in place.
+
+    Raises ConfigError if forms are mixed.
     """
     given = set(_given(section))
     if "preset" in given or not given:
@@ -290,7 +304,8 @@ def _taxonomy(section: _Taxonomy, where: str, base: Path) -> Taxonomy:
         path = base / str(section.file)
         forms, row, where = given - {"file"}, read_toml(path), str(path)
     else:
-        forms, row = set(), _inline(section)
+        forms = set()
+        row = {k: v for k, v in section.model_dump().items() if v is not None}
     if forms:
         raise ConfigError(
             f"{where}: taxonomy: preset or file stands beside {', '.join(sorted(forms))}",
@@ -306,14 +321,10 @@ def _taxonomy(section: _Taxonomy, where: str, base: Path) -> Taxonomy:
         raise ConfigError(f"{where}: taxonomy: {e.message}", e.hint) from None
 
 
-def _inline(section: _Taxonomy) -> dict[str, Any]:
-    return {k: v for k, v in section.model_dump().items() if v is not None}
-
-
 def _sources(
     rows: Sequence[_Source], where: str, base: Path, data_folder: Path | None
 ) -> dict[str, SourceSpec]:
-    """The [[data.sources]] by name: their kind, numbered from the second of a kind on."""
+    """Read [[data.sources]], by name: the kind, numbered from the second of a kind on."""
     if data_folder is not None and all(row.kind not in FOLDER_SOURCES for row in rows):
         raise ConfigError(
             f"{where} has no {FOLDER_SOURCES[0]} source that could read {data_folder}",
@@ -344,7 +355,7 @@ def _folder(options: Mapping[str, Any], base: Path, at: str) -> Path:
 
 
 def override(table: dict[str, Any], text: str) -> None:
-    """Put one "section.key=value" into a freshly read table."""
+    """Put one "section.key=value" into a table. Raises ConfigError if it cannot be read."""
     key, equals, value = text.partition("=")
     *sections, name = key.strip().split(".")
     if not equals or not sections:
@@ -364,8 +375,9 @@ def override(table: dict[str, Any], text: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Without what TOML or JSON lacks: None is left out (it reads back as the default), infinity
-    becomes a word.
+    """Remove what TOML or JSON lacks from a value.
+
+    None is left out, and reads back as the default; infinity becomes a word.
     """
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items() if v is not None}

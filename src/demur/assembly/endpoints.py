@@ -1,6 +1,4 @@
-"""A chat client from what a verb was given: flags, and --set endpoint.KEY=VALUE for the other
-settings.
-"""
+"""Chat clients of OpenAI-compatible endpoints, made from flags and --set endpoint.KEY=VALUE."""
 
 from __future__ import annotations
 
@@ -14,13 +12,14 @@ from demur.base.errors import ConfigError
 if TYPE_CHECKING:
     from demur.engines.remote.chat_client import ChatClient
 
-ENDPOINT = "endpoint."  # how a --set of the endpoint begins
+ENDPOINT = "endpoint."  # prefix of the endpoint's settings in --set
 
 
 def open_chat(given: Mapping[str, Any], overrides: Sequence[str]) -> ChatClient:
-    """The client. given: settings by name, None where a flag was left out.
+    """Make a client from flags and overrides; a flag counts less than an override.
 
-    Raises ConfigError on an unknown setting, and on an override of anything but the endpoint.
+    given: flags by setting, None where one was left out. Raises ConfigError on an unknown setting,
+    and on an override of anything but the endpoint.
     """
     table: dict[str, Any] = {}
     for text in overrides:
@@ -34,8 +33,9 @@ def open_chat(given: Mapping[str, Any], overrides: Sequence[str]) -> ChatClient:
 
 
 def chat_client(options: Mapping[str, Any], where: str) -> ChatClient:
-    """A client of an OpenAI-compatible endpoint. Raises ConfigError, naming `where`, on an unknown
-    setting.
+    """Make a client of an OpenAI-compatible endpoint from its settings.
+
+    where: names the settings in errors. Raises ConfigError on an unknown setting or a wrong value.
     """
     with explain_missing_extra("a chat endpoint"):
         from demur.engines.remote.chat_client import ChatClient, Endpoint

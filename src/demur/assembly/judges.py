@@ -1,4 +1,4 @@
-"""Judges by name, with their settings from a TOML file of sections [llm], [trained], [wildguard].
+"""Judges by name, with settings from the sections [llm], [trained], [wildguard] of a TOML file.
 
 [llm]        url, model, key_variable, in_flight, most_calls, ...: demur.engines.remote.chat_client;
              rubric (a name or a TOML file), labels (their file), control_tokens, most_chars
@@ -33,26 +33,27 @@ SECTIONS = ("llm", "trained", "wildguard")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgeSettings:
-    """What a user wrote for judges."""
+    """The settings of judges, as the user wrote them."""
 
     table: Mapping[str, Any]
-    base: Path  # relative paths start here
+    base: Path  # folder that relative paths start from
     where: str  # for errors
     labels: Path  # where an LLM's labels are kept unless the settings say
     tokens: tuple[str, ...] = ()  # control tokens of the model under test, beside the built-in ones
 
     def section(self, name: str) -> dict[str, Any]:
-        """A copy of one section; empty if there is none."""
+        """Return a copy of one section; empty if there is none."""
         return dict(self.table.get(name, {}))
 
     def path(self, value: str) -> Path:
-        """A path of the settings."""
+        """Resolve a path of the settings."""
         return self.base / value
 
 
 def read_judge_settings(file: Path | None, overrides: Sequence[str], labels: Path) -> JudgeSettings:
-    """The settings of a TOML file with overrides such as "llm.model=...". Raises ConfigError naming
-    file and key.
+    """Read a TOML file, with overrides such as "llm.model=...".
+
+    labels: default file of an LLM's labels. Raises ConfigError naming file and key.
     """
     table: dict[str, Any] = read_toml(file) if file else {}
     for text in overrides:
@@ -68,13 +69,15 @@ def read_judge_settings(file: Path | None, overrides: Sequence[str], labels: Pat
     )
 
 
-# lines on what a judge has cost so far; none where it costs nothing
+# returns lines on what a judge has cost so far; none if it costs nothing
 CostReport = Callable[[], list[str]]
 
 
 def build_judge(name: str, settings: JudgeSettings) -> tuple[Judge, CostReport]:
-    """A judge, and its costs in words. Raises ConfigError for an unknown name or a wrong
-    setting.
+    """Make a judge, and a function that reports its costs.
+
+    name: of demur.assembly.wiring.JUDGES, or "package.module:Class". Raises ConfigError for an
+    unknown name or a wrong setting.
     """
     kind = import_by_name(name, JUDGES, "judge")
     builders = {"llm": _llm, "trained": _trained, "wildguard": _wildguard}
@@ -84,17 +87,19 @@ def build_judge(name: str, settings: JudgeSettings) -> tuple[Judge, CostReport]:
 
 
 def _llm(kind: Any, settings: JudgeSettings) -> tuple[Judge, CostReport]:
+    """Make a rubric judge; keys of [llm] that are not the judge's own are its endpoint's."""
     from demur.judges.rubric import Wording, builtin_rubric, rubric_from
 
     section = settings.section("llm")
     wording: dict[str, Any] = {}
-    named = str(section.pop("rubric", "coconot"))
-    if named.endswith(".toml"):
-        own = settings.path(named)
+    rubric = str(section.pop("rubric", "coconot"))
+    if rubric.endswith(".toml"):
+        own = settings.path(rubric)
         wording["rubric"] = rubric_from(read_toml(own), str(own))
     else:
-        wording["rubric"] = builtin_rubric(named)
-    # each once, in this order
+        wording["rubric"] = builtin_rubric(rubric)
+    # Control tokens that an answer may begin with are hidden from the judge: a dict keeps each
+    # once, in order.
     tokens = dict.fromkeys((*coconot().tokens, *single().tokens, *settings.tokens))
     wording["control_tokens"] = tuple(section.pop("control_tokens", tokens))
     if "most_chars" in section:
@@ -107,9 +112,7 @@ def _llm(kind: Any, settings: JudgeSettings) -> tuple[Judge, CostReport]:
 
 
 def cost_lines(chat: Any) -> list[str]:
-    """What a chat client has cost, a line each: fields that its endpoint renames, then calls and
-    tokens.
-    """
+    """Return lines on a chat client: fields that its endpoint renames, then calls and tokens."""
     s, endpoint = chat.spent, chat.endpoint
     price = (
         f", {s.price(endpoint):.4f} in your currency"
@@ -127,8 +130,9 @@ def cost_lines(chat: Any) -> list[str]:
 
 
 def _trained(kind: Any, settings: JudgeSettings) -> tuple[Judge, CostReport]:
+    """Make a trained judge; its file says whether it reads words or an encoder's vectors."""
     section = settings.section("trained")
-    _only(section, ("model", "force"), f"{settings.where}: [trained]")
+    _require_known_keys(section, ("model", "force"), f"{settings.where}: [trained]")
     if "model" not in section:
         raise ConfigError(
             "the trained judge needs its model",
@@ -144,8 +148,9 @@ def _trained(kind: Any, settings: JudgeSettings) -> tuple[Judge, CostReport]:
 
 
 def open_encoder(model: str) -> HfEncoder:
-    """The encoder that a trained judge reads answers with. model: a checkpoint folder or a Hugging
-    Face name.
+    """Open the encoder of a trained judge. model: a checkpoint folder or a Hugging Face name.
+
+    Raises MissingDependency without the packages it needs.
     """
     with explain_missing_extra("a judge's encoder"):
         from demur.engines.hf.encoder import HfEncoder
@@ -154,12 +159,13 @@ def open_encoder(model: str) -> HfEncoder:
 
 
 def _wildguard(kind: Any, settings: JudgeSettings) -> tuple[Judge, CostReport]:
+    """Make a WildGuard judge; its keys are the fields of HfCompleter, and `template`."""
     section = settings.section("wildguard")
     template = section.pop("template", None)
     with explain_missing_extra("judge 'wildguard'"):
         from demur.engines.hf.complete import HfCompleter
 
-    _only(
+    _require_known_keys(
         section, [f.name for f in fields(HfCompleter) if f.init], f"{settings.where}: [wildguard]"
     )
     if "model" not in section:
@@ -168,7 +174,8 @@ def _wildguard(kind: Any, settings: JudgeSettings) -> tuple[Judge, CostReport]:
     return kind(completer=HfCompleter(**section), **given), list
 
 
-def _only(section: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+def _require_known_keys(section: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    """Raise ConfigError for the first unknown key of a section."""
     unknown = sorted(set(section) - set(known))
     if unknown:
         raise ConfigError(f"{where}: unknown key {unknown[0]!r}", f"known keys: {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""Engines that predict a refusal beside the model that answers, made from a run."""
+"""Predictors: engines of a run that predict refusals for a model that they are not part of."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ PREDICTORS = (PROMPTS, *GUARDS)
 
 
 def check_engine(config: RunConfig) -> None:
-    """Raise ConfigError or TaxonomyError for what a run's engine cannot do, before anything is
-    made.
+    """Raise ConfigError for options that a run's engine does not take.
+
+    Raises TaxonomyError for a predictor with more than one category: it gives one probability.
     """
     if config.options and config.engine not in GUARDS:
         raise ConfigError(
@@ -30,8 +31,9 @@ def check_engine(config: RunConfig) -> None:
 
 
 def make_predictor(config: RunConfig, folder: Path, tokens: tuple[str, ...]) -> Scorer:
-    """The predictor of a run. folder: its train/model. Raises ConfigError for options that the
-    engine lacks.
+    """Make the predictor of a run. folder: its train/model. tokens: respond, then the category.
+
+    Raises ConfigError for options that the engine does not take.
     """
     kind, made = import_by_name(config.engine, ENGINES, "engine"), None
     if config.engine == PROMPTS:
@@ -44,8 +46,9 @@ def make_predictor(config: RunConfig, folder: Path, tokens: tuple[str, ...]) -> 
 
 
 def require_writer(config: RunConfig, what: str) -> None:
-    """Raise ConfigError where a run's engine only predicts: it writes no answer. what: what one
-    would be needed for.
+    """Raise ConfigError if a run's engine is a predictor, which writes no answers.
+
+    what: what the answers are needed for, as the subject of the message.
     """
     if config.engine in PREDICTORS:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Prompts as Python callers have them: texts, rows, data frames, datasets."""
+"""Prompts from Python objects: texts, rows, data frames and datasets."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from demur.store.prompts_file import prompt_in
 
 
 def prompts_of(rows: Iterable[Any]) -> dict[str, Prompt]:
-    """Prompts by id. A text is one user message; a row is read as in docs/data.md, without a reply
-    at its end.
+    """Read prompts by id, in their order. A row without an id has its number as id.
 
-    Raises DataError, naming the row by its number, on one that holds no prompt, and on an id that
-    two rows have.
+    A text is one user message; a row is read as in docs/data.md, without a reply at its end. Raises
+    DataError, naming the row by its number, for one without a prompt and for an id used twice.
     """
     # a DataFrame, which iterates over its columns' names
     if hasattr(rows, "columns") and hasattr(rows, "to_dict"):
@@ -35,6 +34,7 @@ def prompts_of(rows: Iterable[Any]) -> dict[str, Prompt]:
 
 
 def _prompt(row: Any, where: str) -> tuple[str | None, Prompt]:
+    """Return a row's id, or None if it has none, and its prompt."""
     if isinstance(row, str):
         if not row.strip():
             raise DataError(f"{where}: there is no prompt", "leave out empty texts")

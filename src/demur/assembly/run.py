@@ -1,6 +1,4 @@
-"""A run as the command line sees it: its folder, the config that the folder keeps, and the parts
-named there.
-"""
+"""Runs: a folder with the config that it keeps, and the engine that the config names."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ from demur.store.run import RunFolder, Stage
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """A run folder and its resolved config."""
+    """A run folder and its resolved config: what every command on a run begins with."""
 
     folder: RunFolder
     config: RunConfig
@@ -36,21 +34,18 @@ class Workspace:
     front: str | None = None
 
     def write_config(self) -> None:
-        """Write the config beside what was made with it. Raises ArtifactError if it cannot be
-        written.
-        """
+        """Write config.json into the run folder. Raises ArtifactError if it cannot be written."""
         write_json(self.folder.root / "config.json", self.config.resolved())
 
     def with_settings(self, stage: Stage, **settings: Any) -> Workspace:
-        """The same run with other settings of one stage; those that are None stay as they are."""
+        """Return the run with other settings of one stage; those that are None stay unchanged."""
         given = {name: value for name, value in settings.items() if value is not None}
         return self.with_stage(stage, replace(getattr(self.config, stage), **given))
 
     def with_stage(self, stage: Stage, settings: Any) -> Workspace:
-        """The same run with this Config of one stage.
+        """Return the run with other settings for one stage.
 
-        A policy that is calibrated under another name is kept beside the run's own, which stays as
-        it is.
+        A policy that is calibrated under another name is kept beside the run's own.
         """
         config, folder = replace(self.config, **{stage: settings}), self.folder
         if config.calibrate.name != self.config.calibrate.name:
@@ -59,35 +54,32 @@ class Workspace:
 
 
 def create(config: RunConfig, root: Path) -> Workspace:
-    """A run folder that keeps this config as config.json. Raises ArtifactError if it cannot be
-    written.
-    """
+    """Make a run folder with this config. Raises ArtifactError if it cannot be written."""
     workspace = new_workspace(config, root)
     workspace.write_config()
     return workspace
 
 
 def new_workspace(config: RunConfig, root: Path) -> Workspace:
-    """A run folder for this config; nothing is written before `write_config`."""
-    return _workspace(config, root)
+    """Return a run for this config; nothing is written before `write_config`.
+
+    Raises ConfigError or TaxonomyError if the engine does not fit the config.
+    """
+    check_engine(config)
+    if config.threads is not None:
+        # OpenMP reads it when torch is imported, which has not happened yet; children inherit it.
+        os.environ["OMP_NUM_THREADS"] = str(config.threads)
+    return Workspace(RunFolder(root), config)
 
 
 def reopen(root: Path) -> Workspace:
-    """The run in a folder. Raises ArtifactError if there is none."""
+    """Open the run in a folder. Raises ArtifactError if there is none."""
     path = root / "config.json"
     if not path.is_file():
         raise ArtifactError(
             f"{root} is not a run folder: it has no config.json", "make one: demur run CONFIG.toml"
         )
-    return _workspace(config_from(read_json(path), str(path), base=root), root)
-
-
-def _workspace(config: RunConfig, root: Path) -> Workspace:
-    check_engine(config)
-    if config.threads is not None:
-        # Read by OpenMP when torch is imported, which has not happened yet; children inherit it.
-        os.environ["OMP_NUM_THREADS"] = str(config.threads)
-    return Workspace(RunFolder(root), config)
+    return new_workspace(config_from(read_json(path), str(path), base=root), root)
 
 
 class CascadeScored(Scorer, Protocol):
@@ -98,9 +90,9 @@ class CascadeScored(Scorer, Protocol):
 
 
 class RunEngine:
-    """The trained model of a run as Scorer and Generator, loaded when a prompt needs it.
+    """The trained model of a run as Scorer and Generator, loaded with the first prompt.
 
-    What is finished can then be told from the fingerprint in demur.json without importing torch.
+    Until then the fingerprint comes from demur.json: finished stages are found without torch.
     """
 
     def __init__(self, workspace: Workspace) -> None:
@@ -110,16 +102,17 @@ class RunEngine:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """The model, as training left it; its files were checked against the receipt."""
+        """The fingerprint that training wrote; the model files were checked against the receipt."""
         return self._fingerprint
 
     @cached_property
     def loaded(self) -> Any:
-        """The engine itself. Raises ArtifactError if the model it loads is not the one that
-        demur.json describes.
+        """The engine with its weights loaded.
+
+        Raises ArtifactError if its fingerprint differs from that of demur.json.
         """
         folder = self._workspace.folder.model
-        engine = self._made()
+        engine = self._load()
         differences = engine.fingerprint.differences(self._fingerprint)
         if differences:
             raise ArtifactError(
@@ -128,10 +121,11 @@ class RunEngine:
             )
         return engine
 
-    def _made(self) -> Any:
+    def _load(self) -> Any:
         config, folder = self._workspace.config, self._workspace.folder.model
         if config.engine in PREDICTORS:
             return make_predictor(config, folder, self._fingerprint.tokens)
+        # only this engine computes on threads of this process
         own = {"threads": config.threads} if config.engine == "hf" else {}
         return import_by_name(config.engine, ENGINES, "engine")(
             model=folder,
@@ -142,16 +136,17 @@ class RunEngine:
         )
 
     def scorer_for(self, policy: Policy) -> RunEngine | CascadeScored:
-        """What scores for a policy: this engine, or the cascade that the policy was calibrated on.
+        """Return this engine, or the cascade that the policy was calibrated with.
 
-        Raises ArtifactError if the run has not the front that the policy names.
+        Raises ArtifactError if the run does not have the front that the policy names.
         """
         digest = policy.fingerprint.front if policy.fingerprint else None
         return self if digest is None else self.cascade(digest)
 
     def cascade(self, digest: str) -> CascadeScored:
-        """The run's front before this engine. Raises ArtifactError if the run has no front of this
-        digest.
+        """Return the run's front in front of this engine.
+
+        Raises ArtifactError if the run has no front with this digest.
         """
         front, digest = front_of(self._workspace.folder, self._fingerprint, digest)
         from demur.engines.cascade.scorer import CascadeScorer

@@ -1,6 +1,4 @@
-"""Rows and news for verbs that read no config: what demur.sources offers beside the sources of a
-run.
-"""
+"""Rows and news articles for commands that read no config: demur.sources beside a run's sources."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ __all__ = [
 
 
 def hub_rows(*where: Any) -> Any:
-    """Rows of a dataset on the hub. Raises MissingDependency without the package `datasets`."""
+    """Load rows of a dataset on the hub. Raises MissingDependency without package `datasets`."""
     with explain_missing_extra("a benchmark on the hub"):
         from demur.sources.hub import load_rows
 
@@ -43,8 +41,9 @@ def hub_rows(*where: Any) -> Any:
 
 
 def fetched_news(settings: Path, progress: Progress) -> list[dict[str, object]]:
-    """The articles of a news API that a TOML file names. Raises ConfigError naming the file and the
-    key.
+    """Fetch the articles of the news API that a TOML file describes.
+
+    Raises ConfigError naming the file and the key.
     """
     with explain_missing_extra("a news API"):
         from demur.sources.news_api import NewsApi, fetch_news

@@ -1,6 +1,8 @@
-"""Each stage with its parts plugged in: what `demur run` and the verb of a single stage both do.
+"""The stages of a run with their sources, engine and judge: for `demur run` and single stages.
 
-A stage is imported when it is performed: asking for one brings no other one's statistics.
+1. `check` finds what would stop a stage later, before anything is written.
+2. `perform` runs one stage, or finds it done, and reports to an Observer.
+3. A stage is imported when it is performed, so that one does not import another's statistics.
 """
 
 from __future__ import annotations
@@ -41,34 +43,33 @@ if TYPE_CHECKING:
 
 
 class Observer(Protocol):
-    """Where a run says how its stages go: a terminal, or nowhere."""
+    """Receiver of a run's notes and progress, such as a terminal."""
 
     def note(self, text: str) -> None:
-        """One line on what was found or done."""
+        """Report one line on what was found or done."""
 
     def bar(self, label: str, doing: str = "") -> AbstractContextManager[Progress]:
-        """The progress of one stage; doing: what takes the time in it."""
+        """Return a context that reports the progress of one stage. doing: what takes its time."""
 
 
 class SilentObserver:
-    """An observer that says nothing."""
+    """An observer that reports nothing."""
 
     def note(self, text: str) -> None:
-        """Drop it."""
+        """Ignore a line."""
 
-    # nothing is shown
+    # both arguments are for those that show something
     def bar(self, label: str, doing: str = "") -> AbstractContextManager[Progress]:  # noqa: ARG002
-        """Progress that nobody sees."""
+        """Return a context whose progress is ignored."""
         return nullcontext(no_progress)
 
 
 class Steps:
-    """The stages of one run. Each returns what its stage returns, after telling the observer how it
-    went.
+    """Performs the stages of one run.
 
-    processes: how many must take part in training. It is asked of the trainer and kept out of the
-    stage's settings: a model that two processes trained is not out of date for one. again: whether
-    the rows may change under a model.
+    observer: receives notes and progress. processes: how many train together; it is no setting of
+    the stage, since a model is not out of date for the number that trained it. again: whether the
+    rows may be split anew although a model was trained on them.
     """
 
     def __init__(
@@ -88,15 +89,15 @@ class Steps:
 
     @cached_property
     def engine(self) -> RunEngine:
-        """The trained model, shared by all steps that ask it. Raises ArtifactError before training
-        has finished.
-        """
+        """The trained model, shared by all stages. Raises ArtifactError before it is trained."""
         return RunEngine(self._workspace)
 
     def check(self, stages: Sequence[Stage]) -> None:
-        """Raise what these stages would stumble over later, before anything is written: see the
-        other checks.
+        """Raise the errors that these stages would raise later: see the other checks.
+
+        Raises ConfigError also if several processes were started.
         """
+        # set by torchrun in each of its processes
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError(
                 "several processes cannot share `demur run`",
@@ -108,8 +109,9 @@ class Steps:
             self.check_judge()
 
     def check_judge(self) -> JudgeSettings:
-        """The settings of the run's judge. Raises ConfigError if they or its name cannot be read;
-        loads no model.
+        """Read the settings of the run's judge. Raises ConfigError for them or its name.
+
+        No model is loaded.
         """
         config = self._config.evaluate
         import_by_name(config.judge, JUDGES, "judge")
@@ -119,11 +121,10 @@ class Steps:
         return replace(settings, tokens=self._config.taxonomy.tokens)
 
     def check_base(self) -> None:
-        """Raise EngineError, before anything is written, if the training that is due could not even
-        begin.
+        """Raise EngineError if the base model of training that is due cannot be used.
 
-        MissingDependency if its base comes in a package that is not installed. A GGUF file is
-        unpacked here.
+        Raises MissingDependency if the base comes in a package that is not installed. A GGUF file
+        is unpacked here.
         """
         from demur.stages import train
 
@@ -139,8 +140,10 @@ class Steps:
         train.base_seen(config.train)
 
     def check_goals(self) -> None:
-        """Raise GoalError, TaxonomyError or ConfigError for what calibrate and evaluate would
-        stumble over later.
+        """Check the goals, and that the files of calibrate and evaluate exist.
+
+        Raises GoalError for a goal that cannot be read, TaxonomyError for one about an unknown
+        category, ConfigError for a missing file.
         """
         config = self._config
         for goal in parse_goals(config.calibrate.goal):
@@ -157,11 +160,12 @@ class Steps:
                 raise ConfigError(f"{name} = {path} does not exist", "correct it, or leave it out")
 
     def perform(self, stage: Stage) -> Any:
-        """Run one stage, or find it done."""
-        sweep(self._folder.root)
+        """Run one stage, or find it done; return what its `run` returns."""
+        sweep(self._folder.root)  # half-written files that a killed run left
         before, start = _made_at(self._folder, stage), time.monotonic()
         with self._observer.bar(stage, self._doing(stage)) as progress:
             result = getattr(self, f"_{stage}")(progress)
+        # a stage that was run has written its receipt anew
         done = before is not None and _made_at(self._folder, stage) == before
         self._observer.note(
             f"{stage:<10} "
@@ -170,7 +174,7 @@ class Steps:
         return result
 
     def _doing(self, stage: Stage) -> str:
-        """What takes the time in a stage, for people who wait; empty where nothing takes any."""
+        """Return what takes the time in a stage, for its progress bar; "" for a quick stage."""
         config = self._config
         base = "a model from nothing" if config.train.base == "tiny" else config.train.base
         return {
@@ -185,19 +189,18 @@ class Steps:
         sources = build_sources(self._config, lambda kind: import_by_name(kind, SOURCES, "source"))
         made = data.resplit if self._again else data.run
         summary = made(self._config.data, self._config.taxonomy, sources, self._folder, progress)
-        self._tell_plan()
+        self._warn_of_goals()
         return summary
 
-    def _tell_plan(self) -> None:
-        """Say which goals of the config cannot be certified on the calibrate rows, before anything
-        is trained.
-        """
+    def _warn_of_goals(self) -> None:
+        """Note goals that cannot be certified on the calibrate rows, before a model is trained."""
         from demur.stages import plan_labels
 
         asked = self._config.calibrate
-        # Other methods test on all rows.
+        # methods that cannot be planned for test on all rows, as "shared" does
         planned: dict[str, plan_labels.Method] = {m: m for m in get_args(plan_labels.Method)}
         rows = read_examples(self._folder.split("calibrate"))
+        # a calibrator is fitted on rows of its own, which no goal is tested on
         share = 1.0 if asked.calibrator == NO_CALIBRATOR else 1.0 - asked.calibrator_share
         plan = plan_labels.Config(
             goals=tuple(lines_of(asked.goal)),
@@ -210,7 +213,7 @@ class Steps:
         own = [e for e in rows if not asked.sources or e.source in asked.sources]
         try:
             found = plan_labels.for_rows(plan, own, self._config.taxonomy, share)
-        # calibrate will stop at it; the rows are made
+        # calibrate will stop at it; the rows are made, and other goals may do
         except (GoalError, DataError, TaxonomyError) as e:
             self._observer.note(f"warning: the goals of [calibrate]: {e.message} ({e.hint})")
             return
@@ -227,7 +230,7 @@ class Steps:
             return train.run(
                 settings, self._config.taxonomy, predictor.PromptTrainer(), self._folder, progress
             )
-        if self._config.engine in GUARDS:
+        if self._config.engine in GUARDS:  # trained by others: only its receipt is written
             return self._adopt()
         trainer = _LazyTrainer(replace(settings, processes=self._processes or settings.processes))
         trained = train.run(settings, self._config.taxonomy, trainer, self._folder, progress)
@@ -263,6 +266,7 @@ class Steps:
 
         require_writer(self._config, "evaluate")
         judge, spent = build_judge(self._config.evaluate.judge, self.check_judge())
+        # costs are noted also if the evaluation fails half-way: they were paid
         try:
             evaluation = evaluate.run(
                 self._config.evaluate, self.engine, judge, self._folder, progress
@@ -289,7 +293,7 @@ class Steps:
 
 
 class _LazyTrainer:
-    """The trainer of a run, imported when there is something to train."""
+    """A trainer that imports torch only when there is something to train."""
 
     def __init__(self, settings: TrainSettings) -> None:
         self._settings = settings
@@ -301,7 +305,7 @@ class _LazyTrainer:
         folder: Path,
         progress: Progress = no_progress,
     ) -> TrainedModel | None:
-        """See core.ports.Trainer."""
+        """Train as core.ports.Trainer says. Raises MissingDependency without the packages."""
         with explain_missing_extra("training"):
             from demur.engines.training.sft import SftTrainer
 
@@ -309,13 +313,11 @@ class _LazyTrainer:
 
 
 def stages_of(config: RunConfig) -> tuple[Stage, ...]:
-    """The stages of a whole run: those up to calibrate where its engine writes no answers to
-    evaluate.
-    """
+    """Return the stages of a whole run; a predictor's end before evaluate: it writes no answers."""
     return STAGES[: STAGES.index("evaluate")] if config.engine in PREDICTORS else STAGES
 
 
 def _made_at(folder: RunFolder, stage: Stage) -> int | None:
-    """When a stage's receipt was written, in nanoseconds; None if it has none."""
+    """Return when a stage's receipt was written, in nanoseconds; None if it has none."""
     path = folder.stage(stage) / "made.json"
     return path.stat().st_mtime_ns if path.exists() else None

@@ -1,4 +1,4 @@
-"""Scores and decisions as tables for notebooks: to and from pandas and Hugging Face datasets.
+"""Tables of scores and decisions for notebooks: to and from pandas and Hugging Face datasets.
 
 A row is a prompt. Columns of scores: `id`, a natural-log probability for each choice ("respond",
 then the categories), `leftover`. Columns of decisions: `id`, `decision`, `refuses`, `margin`,
@@ -22,22 +22,22 @@ from demur.core.score import ScoreTable
 from demur.core.taxonomy import RESPOND
 
 SHOWN = 10  # rows of a table that a notebook shows
-_BESIDE = ("id", "leftover")  # columns of scores that hold none
+_NOT_CHOICES = ("id", "leftover")  # columns of scores that are no log-probability of a choice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Scores:
-    """Scores with what their columns mean and which model they are of."""
+    """Scores of prompts, with the meaning of their columns and the model's fingerprint."""
 
     table: ScoreTable
     choices: tuple[str, ...]  # by column: "respond", then the categories
-    fingerprint: Fingerprint | None = None  # None: nobody knows, as after a trip through pandas
+    fingerprint: Fingerprint | None = None  # None: unknown, as after a trip through pandas
 
     def __len__(self) -> int:
         return len(self.table.ids)
 
     def columns(self) -> dict[str, list[Any]]:
-        """The table by column: see the head of this module."""
+        """Return the columns by name: the head of this module lists them."""
         logp_CN = self.table.logp_NC.T.tolist()
         return {
             "id": list(self.table.ids),
@@ -46,25 +46,24 @@ class Scores:
         }
 
     def to_pandas(self) -> Any:
-        """A DataFrame. Raises MissingDependency without pandas."""
+        """Return a pandas DataFrame. Raises MissingDependency without pandas."""
         return _frame(self.columns())
 
     def to_datasets(self) -> Any:
-        """A datasets.Dataset. Raises MissingDependency without datasets."""
+        """Return a datasets.Dataset. Raises MissingDependency without datasets."""
         return _dataset(self.columns())
 
     @classmethod
     def from_pandas(cls, frame: Any, fingerprint: Fingerprint | None = None) -> Scores:
-        """Scores of a DataFrame with such columns. Raises ScoreError on what is no
-        log-probability.
+        """Read scores from a DataFrame with the columns of `columns`.
+
+        Raises ScoreError on a missing column and on values that are no log-probabilities.
         """
         return cls.from_columns({name: frame[name].tolist() for name in frame.columns}, fingerprint)
 
     @classmethod
     def from_datasets(cls, dataset: Any, fingerprint: Fingerprint | None = None) -> Scores:
-        """Scores of a datasets.Dataset with such columns. Raises ScoreError on what is no
-        log-probability.
-        """
+        """Read scores from a datasets.Dataset; otherwise like from_pandas."""
         return cls.from_columns(
             {name: list(dataset[name]) for name in dataset.column_names}, fingerprint
         )
@@ -73,8 +72,9 @@ class Scores:
     def from_columns(
         cls, columns: dict[str, list[Any]], fingerprint: Fingerprint | None = None
     ) -> Scores:
-        """Scores from their columns, in any order. Raises ScoreError, naming the column, if one is
-        missing.
+        """Read scores from columns in any order; otherwise like from_pandas.
+
+        `leftover` is ignored, as it follows from the rest.
         """
         for name in ("id", RESPOND):
             if name not in columns:
@@ -82,21 +82,21 @@ class Scores:
                     f"there is no column {name!r} among {', '.join(columns)}",
                     "see demur.Scores.columns",
                 )
-        choices = (RESPOND, *(name for name in columns if name not in (*_BESIDE, RESPOND)))
+        choices = (RESPOND, *(name for name in columns if name not in (*_NOT_CHOICES, RESPOND)))
         logp_NC = np.array([columns[name] for name in choices], dtype=np.float32).T
         table = ScoreTable(ids=tuple(map(str, columns["id"])), logp_NC=logp_NC)
         return cls(table=table, choices=choices, fingerprint=fingerprint)
 
     def __repr__(self) -> str:
-        left = f", leftover mass {self.table.leftover_N.mean():.4f}" if len(self) else ""
-        return f"Scores({len(self)} prompts, {', '.join(self.choices)}{left})"
+        leftover = f", leftover mass {self.table.leftover_N.mean():.4f}" if len(self) else ""
+        return f"Scores({len(self)} prompts, {', '.join(self.choices)}{leftover})"
 
     def _repr_html_(self) -> str:
-        probability = np.exp(self.table.logp_NC[:SHOWN])
+        p_NC = np.exp(self.table.logp_NC[:SHOWN])  # people read probabilities, not their logs
         rows = [
             (name, *(f"{p:.4f}" for p in p_C), f"{left:.4f}")
             for name, p_C, left in zip(
-                self.table.ids[:SHOWN], probability, self.table.leftover_N[:SHOWN], strict=True
+                self.table.ids[:SHOWN], p_NC, self.table.leftover_N[:SHOWN], strict=True
             )
         ]
         return table_html(
@@ -106,7 +106,7 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class DecisionTable:
-    """What a policy makes of each prompt."""
+    """A policy's decisions, one per prompt."""
 
     policy: str  # its name
     ids: tuple[str, ...]
@@ -117,7 +117,7 @@ class DecisionTable:
         return len(self.ids)
 
     def columns(self) -> dict[str, list[Any]]:
-        """The table by column: see the head of this module."""
+        """Return the columns by name: the head of this module lists them."""
         return {
             "id": list(self.ids),
             "decision": list(self.decision),
@@ -127,11 +127,11 @@ class DecisionTable:
         }
 
     def to_pandas(self) -> Any:
-        """A DataFrame. Raises MissingDependency without pandas."""
+        """Return a pandas DataFrame. Raises MissingDependency without pandas."""
         return _frame(self.columns())
 
     def to_datasets(self) -> Any:
-        """A datasets.Dataset. Raises MissingDependency without datasets."""
+        """Return a datasets.Dataset. Raises MissingDependency without datasets."""
         return _dataset(self.columns())
 
     def __repr__(self) -> str:
@@ -162,10 +162,11 @@ def _dataset(columns: dict[str, Any]) -> Any:
 
 
 def _imported(package: str, install: str) -> Any:
-    """A package that is not ours. Raises MissingDependency with the command that installs it."""
+    """Import a package. Raises MissingDependency with the command that installs it."""
     try:
         return import_module(package)
     except ModuleNotFoundError as e:
+        # the package is there, but lacks one of its own
         if e.name != package:
             raise
         raise MissingDependency(f"to_{package} needs {package}", install) from None

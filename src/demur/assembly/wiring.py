@@ -1,4 +1,8 @@
-"""Names to implementations: the only place that imports by name. Yours: "acme.tgi:TgiScorer"."""
+"""Names of sources, engines, backends and judges, and the import of what they name.
+
+A name that is not in a table may be "package.module:Class", such as "acme.tgi:TgiScorer". No other
+module imports by name.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +43,7 @@ JUDGES = {
     "wildguard": "demur.judges.wildguard:WildGuardJudge",
 }
 
+# by package: the extra of demur that installs it
 _EXTRAS = {
     "torch": "hf",
     "transformers": "hf",
@@ -58,11 +63,11 @@ _EXTRAS = {
 
 
 def import_by_name(name: str, known: Mapping[str, str], what: str) -> Any:
-    """The class behind a name of `known`, or behind "package.module:Class".
+    """Import the class (or function) behind a name of `known`, or behind "package.module:Class".
 
-    Raises ConfigError for an unknown name, with a suggestion, and MissingDependency when the
-    package that the part needs is not installed. A package that is installed but broken raises its
-    own error.
+    what: the kind of part, for errors. Raises ConfigError for an unknown name, with a suggestion,
+    and MissingDependency if the part needs a package that is not installed. A package that is
+    installed but broken raises its own error.
     """
     target = known.get(name, name)
     module, colon, attribute = target.partition(":")
@@ -73,6 +78,7 @@ def import_by_name(name: str, known: Mapping[str, str], what: str) -> Any:
         with explain_missing_extra(f"{what} {name!r}"):
             return getattr(import_module(module), attribute)
     except ModuleNotFoundError as e:
+        # the named module itself is missing, or a package on the way to it
         if e.name and module.startswith(e.name):
             raise ConfigError(
                 f"{what} {name!r}: there is no module {e.name!r}", "check the spelling"
@@ -86,8 +92,9 @@ def import_by_name(name: str, known: Mapping[str, str], what: str) -> Any:
 
 @contextmanager
 def explain_missing_extra(what: str) -> Iterator[None]:
-    """Around imports of ours that may need an extra: one that is not installed is a
-    MissingDependency that names it.
+    """Turn a missing package, imported in the context, into MissingDependency naming its extra.
+
+    what: what needs it, as the subject of the message.
     """
     try:
         yield
