@@ -198,6 +198,7 @@ def calibrate(
     """
     from demur.assembly.steps import Steps
 
+    # goals are settings, so they are stored as text; None keeps the config's
     goals = [goal] if isinstance(goal, str | Goal) else list(goal or ())
     texts = "; ".join(g if isinstance(g, str) else g.text for g in goals) or None
     workspace = _changed(_opened(run), "calibrate", {"goal": texts, "name": name, **settings})
@@ -222,6 +223,7 @@ def decide(policy: Policy, scores: Scores) -> DecisionTable:
     found = decide_many(policy, scores.table.logp_NC)
     # (N,): in doubt under a policy that makes doubt an error, so neither answered nor refused
     undecided_N = found.doubt_N if on_doubt(policy) == "error" else np.zeros_like(found.doubt_N)
+    # the choice as a word: column 0 is respond, then one column per category
     words = tuple(
         "undecided" if undecided else scores.choices[column]
         for column, undecided in zip(found.choice_N, undecided_N, strict=True)

@@ -58,6 +58,7 @@ def make_backend(
             f"backend {kind!r} has no from_run and Options, so it cannot be made from a run",
             "docs/serve.md#a-backend-of-your-own says what they are",
         )
+    # a kind with a url needs one, and a kind without must not be given one
     names = {f.name for f in fields(maker.Options)}
     if (url is None) == ("url" in names):
         need = "needs --url" if url is None else "has no --url"
@@ -82,6 +83,7 @@ def _served_run(workspace: Workspace) -> ServedRun:
     summary = BlackboxFolder(folder).summary
     fitted_on = read_summary(summary) if summary.exists() else None
 
+    # the checkpoint in this process, whatever engine scored it
     def load() -> Any:
         return RunEngine(Workspace(folder, replace(workspace.config, engine="hf"))).loaded
 
@@ -160,6 +162,7 @@ def _references(
     scores = folder.scores("test")
     if not wanted or not scores.exists() or not folder.split("test").exists():
         return ()
+    # scores of an earlier model are of no use; the run is out of date then
     table, model = read_scores(scores)
     if model != declared:
         return ()

@@ -125,6 +125,7 @@ class RunConfig:
         run = {"name": self.name, "seed": self.seed, "threads": self.threads, "engine": self.engine}
         engine = {"engine": dict(self.options)} if self.options else {}
         stages = {name: asdict(getattr(self, name)) for name in STAGE_CONFIGS}
+        # sources stand in [data] in the file, and beside it in the record
         stages["data"]["sources"] = [{"kind": s.kind, **s.options} for s in self.sources.values()]
         table = {
             "run": run,
@@ -158,6 +159,7 @@ def config_from(
     where: names the table in errors; its stem is the run's name if the table has none. base: folder
     that relative paths start from. Raises ConfigError naming the key.
     """
+    # a copy: pydantic may hand out parts of its input, and the caller keeps the table
     file: Any = validated(_file_model(), deepcopy(dict(table)), where, ConfigError)
     stages = {
         name: _stage(name, getattr(file, name), file.run.seed, where) for name in STAGE_CONFIGS
@@ -180,6 +182,8 @@ def with_overrides(stage: T, overrides: Sequence[str], where: str) -> T:
     where: the stage's section. Paths are relative to the working directory. Raises ConfigError
     naming the key.
     """
+    # Only the overridden keys are validated and replaced: the stage's settings have been checked,
+    # and its other paths are absolute already.
     table: dict[str, Any] = {}
     for text in overrides:
         override(table, f"{where}.{text}")
@@ -205,6 +209,7 @@ def build(kind: type[T], options: Mapping[str, Any], where: str) -> T:
 
     where: names the options in errors. Raises ConfigError on unknown keys and wrong values.
     """
+    # a class of the user's own, named by "package.module:Class", may be anything
     if not is_dataclass(kind):
         raise ConfigError(
             f"{where}: {kind.__name__} is not a dataclass", "its fields are the options it takes"
@@ -242,6 +247,7 @@ def _model_of(kind: type, **extra: Any) -> type[Strict]:
     hints = get_type_hints(kind)
     known: dict[str, Any] = {}
     for f in fields(kind):
+        # a field is required where the dataclass has neither default nor factory
         if f.default_factory is not MISSING:
             known[f.name] = (hints[f.name], Field(default_factory=f.default_factory))
         else:
@@ -258,6 +264,7 @@ def _stage(name: str, section: BaseModel, seed: int, where: str) -> Any:
     """Make a stage's settings; keys that the file leaves out keep the dataclass's defaults."""
     kind = STAGE_CONFIGS[name]
     given = {key: value for key, value in _given(section).items() if key != "sources"}
+    # the run's seed is that of every stage which has one and is not given its own
     if "seed" in {f.name for f in fields(kind)}:
         given.setdefault("seed", seed)
     try:
@@ -271,6 +278,7 @@ def _stage(name: str, section: BaseModel, seed: int, where: str) -> Any:
 
 def _anchored(stage: Any, base: Path) -> Any:
     """Return a stage's settings with relative paths, single or in tuples, made absolute."""
+    # (base / path) is path itself where that is absolute
     values = {f.name: getattr(stage, f.name) for f in fields(stage)}
     paths = {
         name: (base / path).resolve() for name, path in values.items() if isinstance(path, Path)
@@ -297,6 +305,7 @@ def _taxonomy(section: _Taxonomy, where: str, base: Path) -> Taxonomy:
 
     Raises ConfigError if forms are mixed.
     """
+    # forms: keys beside the one form that was chosen; any is an error
     given = set(_given(section))
     if "preset" in given or not given:
         forms, row = given - {"preset"}, None
@@ -311,6 +320,7 @@ def _taxonomy(section: _Taxonomy, where: str, base: Path) -> Taxonomy:
             f"{where}: taxonomy: preset or file stands beside {', '.join(sorted(forms))}",
             "give one of: preset, file, or name, respond_token and categories",
         )
+    # errors of the taxonomy itself, such as a token used twice, get the file's name before them
     try:
         if row is None:
             return preset(section.preset or DEFAULT_TAXONOMY)
@@ -337,6 +347,7 @@ def _sources(
         if row.kind in FOLDER_SOURCES:
             folder = data_folder.resolve() if data_folder else _folder(options, base, at)
             options["folder"] = str(folder)
+        # "files", "files-2", "files-3", in the file's order
         twins = sum(other.kind == row.kind for other in rows[:n])
         specs[row.kind if not twins else f"{row.kind}-{twins + 1}"] = SourceSpec(
             kind=row.kind, options=options, where=at
@@ -362,12 +373,14 @@ def override(table: dict[str, Any], text: str) -> None:
         raise ConfigError(
             f"cannot read the override {text!r}", "write section.key=value, e.g. train.epochs=2"
         )
+    # walk down to the table that holds the key, making the sections that are missing
     for section in sections:
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
             raise ConfigError(
                 f"override {text!r}: {section!r} is not a section", "write section.key=value"
             )
+    # what is no TOML value is a text: quotes inside a shell's quotes are a nuisance
     try:
         table[name] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

@@ -24,6 +24,7 @@ def prompts_of(rows: Iterable[Any]) -> dict[str, Prompt]:
     found: dict[str, Prompt] = {}
     for number, row in enumerate(rows):
         name, messages = _prompt(row, f"row {number}")
+        # an id that looks like a number may clash with a row's number: that is an error, too
         name = str(number) if name is None else name
         if name in found:
             raise DataError(

@@ -112,6 +112,7 @@ class RunEngine:
         Raises ArtifactError if its fingerprint differs from that of demur.json.
         """
         folder = self._workspace.folder.model
+        # compared before it scores anything: promises hold for the model that was calibrated only
         engine = self._load()
         differences = engine.fingerprint.differences(self._fingerprint)
         if differences:

@@ -210,6 +210,7 @@ class Steps:
             categories=len(self._config.taxonomy.names) - len(asked.inactive),
             shares=dict(asked.shares) or None,
         )
+        # the rows that goals are about: [calibrate] may name some sources only
         own = [e for e in rows if not asked.sources or e.source in asked.sources]
         try:
             found = plan_labels.for_rows(plan, own, self._config.taxonomy, share)
@@ -232,6 +233,7 @@ class Steps:
             )
         if self._config.engine in GUARDS:  # trained by others: only its receipt is written
             return self._adopt()
+        # `train.run` calls the trainer only if the model is missing or out of date
         trainer = _LazyTrainer(replace(settings, processes=self._processes or settings.processes))
         trained = train.run(settings, self._config.taxonomy, trainer, self._folder, progress)
         if trained is not None and trained.origin is not None:
@@ -283,6 +285,7 @@ class Steps:
         from demur.stages import report
         from demur.stages.blackbox import page
 
+        # a predictor of a black box has no answers to report on: its page is another one
         if self._config.engine == PROMPTS:
             path = page.run(self._folder, self._config.taxonomy)
         else:

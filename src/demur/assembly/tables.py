@@ -82,6 +82,7 @@ class Scores:
                     f"there is no column {name!r} among {', '.join(columns)}",
                     "see demur.Scores.columns",
                 )
+        # respond is column 0 wherever it stood; categories keep their order
         choices = (RESPOND, *(name for name in columns if name not in (*_NOT_CHOICES, RESPOND)))
         logp_NC = np.array([columns[name] for name in choices], dtype=np.float32).T
         table = ScoreTable(ids=tuple(map(str, columns["id"])), logp_NC=logp_NC)

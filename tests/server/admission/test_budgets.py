@@ -74,15 +74,15 @@ def test_a_request_without_a_key_that_waited_is_charged_little(clock):
     assert one.may_parse
 
 
-def test_strangers_come_in_turn_and_so_many_may_wait():
+def test_connections_resume_in_turn_and_so_many_may_wait():
     async def scenario():
-        source, came = AddressBudget(), []
-        source.charge(0.001)
-        taken = [source.wait(lambda n=n: came.append(n)) for n in range(MOST_WAITING + 1)]
-        assert not source.is_free
+        address, came = AddressBudget(), []
+        address.charge(0.001)
+        taken = [address.wait(lambda n=n: came.append(n)) for n in range(MOST_WAITING + 1)]
+        assert not address.is_free
         while len(came) < MOST_WAITING:
             await asyncio.sleep(0)
-        return taken, came, source.is_free
+        return taken, came, address.is_free
 
     taken, came, is_free = asyncio.run(scenario())
     assert taken == [True] * MOST_WAITING + [False]
@@ -104,7 +104,7 @@ def test_addresses_that_rest_no_more_are_forgotten(clock, monkeypatch):
 
 @pytest.fixture
 def tired(tmp_path):
-    """A server at which this address has no time left for strangers."""
+    """A server; `exhaust` leaves this address no time for unauthenticated connections."""
     with serving(
         folder_of(tmp_path / "policies", policy(), policy("strict")),
         tenants_file(tmp_path / "tenants.toml"),
@@ -113,20 +113,20 @@ def tired(tmp_path):
 
 
 def exhaust(server):
-    for source in server.process.budgets.by_address.values():
-        source.charge(1000.0)
+    for address in server.process.budgets.by_address.values():
+        address.charge(1000.0)
 
 
-def test_a_connection_that_has_shown_a_key_is_served_while_strangers_of_its_address_wait(tired):
+def test_an_authenticated_connection_is_served_while_others_of_its_address_wait(tired):
     with (
         tired.client(KEY) as known,
-        httpx.Client(base_url=tired.url, trust_env=False, timeout=0.5) as stranger,
+        httpx.Client(base_url=tired.url, trust_env=False, timeout=0.5) as unknown,
     ):
         assert known.post("/v1/chat/completions", json=request(ANSWERED)).status_code == 200
-        assert stranger.get("/healthz").status_code == 200
+        assert unknown.get("/healthz").status_code == 200
         exhaust(tired)
         with contextlib.suppress(httpx.ReadTimeout):
-            pytest.fail(f"it was answered: {stranger.get('/healthz').status_code}")
+            pytest.fail(f"it was answered: {unknown.get('/healthz').status_code}")
         assert known.post("/v1/chat/completions", json=request(ANSWERED)).status_code == 200
 
 
@@ -140,7 +140,7 @@ def test_a_connection_that_shows_its_key_with_a_long_body_is_known_from_then_on(
             exhaust(tired)
 
 
-def test_of_too_many_strangers_the_last_ones_are_hung_up_on(tired, monkeypatch):
+def test_of_too_many_waiting_connections_the_last_ones_are_closed(tired, monkeypatch):
     monkeypatch.setattr(budgets, "MOST_WAITING", 1)
     waits = threading.Event()
     original = Connection._await_turn

@@ -176,7 +176,7 @@ def test_an_alarm_that_demur_watch_found_in_labels_reaches_the_server(made, tmp_
         assert said(server) == "no longer supported"
         state_path(folder).unlink()  # an alarm stays
         wait_until(
-            lambda: server.service.state.monitors._watches[policy_digest(policy)].told_at is None
+            lambda: server.service.state.monitors._watches[policy_digest(policy)].command_at is None
         )
         assert said(server) == "no longer supported"
 
