@@ -32,7 +32,7 @@ PHRASE_LOG_ODDS = 4.0  # docs/judges.md#trained: anything from 3 up does as well
 
 
 class Classifier(Protocol):
-    """What core.text_classifier and core.encoded_classifier have in common."""
+    """The common interface of core.classifiers.text and core.classifiers.encoded."""
 
     @property
     def fewest_words(self) -> int:

@@ -36,7 +36,7 @@ class CorrectnessAware:
     """
 
     tokens: tuple[str, ...]  # control tokens it was fitted on
-    rewrites: tuple[str, ...]  # names of the M rewrites, in order: see core.rewrites
+    rewrites: tuple[str, ...]  # names of the M rewrites, in order: see core.rows.rewrites
     own: bool  # whether the unchanged prompt's top probabilities are features too (first)
     top: int  # how many of its heaviest tokens are looked at
     hidden_weights: tuple[tuple[float, ...], ...]  # H x F

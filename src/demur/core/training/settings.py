@@ -68,7 +68,7 @@ class TrainSettings:
     reply_share: float = 1.0
     # share of prompt tokens replaced at random each epoch (word dropout); needs batch_tokens
     prompt_noise: float = 0.0
-    # rows that are learnt once more, said otherwise: see core.rewrites
+    # rows that are learnt once more, said otherwise: see core.rows.rewrites
     rewrites: tuple[RewriteName, ...] = ()
     rewritten_share: float = 0.0  # so many of them, for each row; half of them refusals; 0: none
     # muon: torch.optim.Muon on matrices, AdamW on the rest

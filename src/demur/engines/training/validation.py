@@ -1,7 +1,7 @@
 """Validation: how a training decides rows that it never learns from, and which of its weights
 decide them best.
 
-1. Whole groups of the training rows are set aside (core.splitting.set_aside); each ends at its
+1. Whole groups of the training rows are set aside (core.rows.splitting.hold_out); each ends at its
    control token.
 2. Every so many steps the log loss of the decision is measured on them, over the whole vocabulary,
    so that mass which lies on no control token counts against it; and that mass itself.

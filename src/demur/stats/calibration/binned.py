@@ -46,18 +46,22 @@ class Cells:
 
         Kumar, Liang and Ma 2019 (arXiv 1909.10155), section 4.
         """
+        # one row alone has a frequency of 0 or 1, and no estimate of its noise
         usable_B = self.count_B >= 2
         n_B, p_B, event_B = self.count_B[usable_B], self.p_B[usable_B], self.event_B[usable_B]
         frequency_B = event_B / n_B
         gap_B = np.abs(p_B / n_B - frequency_B)
         sd_B = np.sqrt(frequency_B * (1.0 - frequency_B) / n_B)
+        # E |N(m, s^2)|, the mean of a folded normal: how large the gap m looks under noise s.
+        # Where every event of a cell is alike, s is 0 and the gap counts as it is.
         noisy_B = gap_B.copy()
         uncertain_B = sd_B > 0
         m, s = gap_B[uncertain_B], sd_B[uncertain_B]
         folded = s * math.sqrt(2 / math.pi) * np.exp(-(m**2) / (2 * s**2)) + m * erf(
             m / (s * math.sqrt(2))
         )
-        noisy_B[uncertain_B] = folded  # E |N(m, s^2)|
+        noisy_B[uncertain_B] = folded
+        # the gap less its excess, noisy - gap, summed with the cells' shares of all rows
         return float((n_B * (2 * gap_B - noisy_B)).sum() / self.rows)
 
     def _gaps(self) -> tuple[Doubles, Doubles]:
@@ -95,7 +99,9 @@ def _cuts(view: BinaryView, scheme: Scheme, bins: int) -> Ints:
     if scheme == "width":
         inner = np.searchsorted(view.p_N, np.arange(1, bins) / bins, side="right")
         return np.concatenate([[0], inner, [n]])
+    # ceil(j N / B): the first rank r with floor(r B / N) >= j
     cut_J = -(-np.arange(bins + 1) * n // bins)
     if scheme == "mass_whole_ties":
+        # a cut inside a run of ties moves to the run's end: then rows in any order give one value
         cut_J[1:] = np.searchsorted(view.p_N, view.p_N[cut_J[1:] - 1], side="right")
     return cut_J

@@ -1,5 +1,5 @@
-"""All measurements of one model in one call: 45 binned and 5 others before calibration, the same
-after, and 2 areas.
+"""All 102 measurements of one model in one call: 45 binned and 5 others before calibration, the
+same after, and 2 areas.
 
 The set is that of "A Benchmark Study on Calibration" (Tao et al. 2024, arXiv 2308.11838): each view
 is sorted once, and every number of bins reads its prefix sums. More bins than a tenth of the rows
@@ -48,7 +48,7 @@ class Column:
     bins: int | None = None  # None where there are none to choose
 
     def noisy(self, rows: int) -> bool:
-        """Whether so few rows cannot fill the bins."""
+        """Whether the bins outnumber a tenth of the rows, so that the error is mostly noise."""
         return self.bins is not None and self.bins > rows / 10
 
     def __str__(self) -> str:
@@ -99,6 +99,7 @@ def measure(f: Forecast) -> dict[Column, Statistic]:
     figures: dict[Column, Statistic] = {}
     for family, (views, scheme, error) in _binned(top, classes).items():
         for bins in BINS:
+            # one view for the top label; for class-wise errors the mean over one view per class
             value = float(np.mean([error(cells(v, scheme, bins)) for v in views]))
             figures[Column(family=family, bins=bins)] = Statistic(number=value)
     figures[Column(family="ks")] = Statistic(number=kolmogorov_smirnov(top).error)

@@ -47,6 +47,8 @@ def view_auroc(view: BinaryView) -> Statistic:
     missing = view.rows - happened
     if not happened or not missing:
         return _one_kind()
+    # R runs of tied probabilities: events and non-events in each. A pair (event, non-event) counts
+    # 1 where the non-event is in a lower run and 1/2 where both share one (Mann and Whitney 1947).
     ends = view.run_ends
     event_R = np.diff(np.concatenate([[0.0], view.event_P[ends]]))
     other_R = np.diff(np.concatenate([[0], ends])) - event_R
@@ -63,6 +65,8 @@ def view_average_precision(view: BinaryView) -> Statistic:
     if not 0.0 < view.base_rate < 1.0:
         return _one_kind()
     starts = np.concatenate([[0], view.run_ends[:-1]])  # emit the rows from here upwards
+    # events among the rows from each start upwards, and how many the next start loses: the
+    # recall gained there weighs the precision at that cut
     caught_R = view.event_P[-1] - view.event_P[starts]
     gained_R = caught_R - np.append(caught_R[1:], 0.0)
     return Statistic(

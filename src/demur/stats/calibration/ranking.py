@@ -83,12 +83,15 @@ def rank(calibrators: Sequence[str], error_XL: Doubles) -> Ranking:
         raise DataError(
             "in no case is every calibrator measured", "measure all calibrators on the same models"
         )
+    # rank 1 for the smallest error of each case, ties share the mean of their ranks (Friedman 1937)
     mean_L = rankdata(error_XL, axis=1).mean(axis=0)
     best_L = (error_XL == error_XL.min(axis=1, keepdims=True)).sum(axis=0)
     difference = _nemenyi(cases, size)
     standings: list[CalibratorRank] = []
     for at in np.argsort(mean_L, kind="stable").tolist():
         mean = float(mean_L[at])
+        # the first of the current place: all others are compared with it, not with their neighbour,
+        # so that many small steps cannot join the best to the worst
         leader = next((s for s in standings if s.place == standings[-1].place), None)
         shared = leader is not None and mean - leader.mean_rank <= (difference.number or 0.0)
         place = leader.place if leader is not None and shared else len(standings) + 1
@@ -121,5 +124,7 @@ def _nemenyi(cases: int, size: int) -> Statistic:
         return Statistic(
             number=None, why=f"{size} calibrators in {cases} cases cannot be told apart"
         )
+    # Nemenyi's critical difference of mean ranks, Demsar 2006 section 3.2.2: the quantile of the
+    # studentised range with infinitely many degrees of freedom, over sqrt(2)
     q = float(studentized_range.ppf(1.0 - RISK, size, np.inf)) / np.sqrt(2.0)
     return Statistic(number=float(q * np.sqrt(size * (size + 1) / (6.0 * cases))))

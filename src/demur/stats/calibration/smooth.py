@@ -26,6 +26,8 @@ def mmce(view: BinaryView) -> float:
     Exact in O(N): on sorted probabilities the kernel is a product of exponentials, which [0, 1]
     keeps below e^2.5.
     """
+    # exp(-|p - p'| / w) = exp(-p / w) exp(p' / w) for p' <= p: the double sum over pairs becomes
+    # one cumulative sum over rows sorted by p, doubled, plus the diagonal r^2
     r_N, grown_N = view.event_N - view.p_N, np.exp(view.p_N / MMCE_WIDTH)
     before_N = np.cumsum(r_N * grown_N) - r_N * grown_N
     form = 2.0 * (r_N / grown_N * before_N).sum() + (r_N**2).sum()
@@ -51,6 +53,8 @@ def kde_error(view: BinaryView) -> Statistic:
     all_G = _density(view.p_N, bandwidth)
     event_G = view.base_rate * _density(view.p_N[happened_N], bandwidth)
     t_G = (np.arange(GRID) + 0.5) / GRID
+    # Bayes: P(event | p) = density of p among events x base rate / density of p among all rows.
+    # Grid points without mass are undefined and weigh nothing.
     with np.errstate(divide="ignore", invalid="ignore"):
         frequency_G = np.where(all_G > 0, np.minimum(event_G / all_G, 1.0), 0.0)
     return Statistic(number=float((np.abs(t_G - frequency_G) * all_G).mean()))
@@ -64,6 +68,7 @@ def _density(p_N: Doubles, bandwidth: float) -> Doubles:
     reach = int(support * GRID)
     u = np.arange(-reach, reach + 1) / GRID / support
     kernel = (1.0 - u**2) ** 3
+    # mass that the kernel pushes beyond 0 or 1 is reflected back, so that densities sum to 1
     mirrored = np.concatenate([mass_G[::-1], mass_G, mass_G[::-1]])
     return np.asarray(
         fftconvolve(mirrored, kernel / kernel.sum() * GRID, mode="same")[GRID : 2 * GRID]

@@ -1,5 +1,5 @@
-"""What many models say about the measurements of calibration themselves: six questions, answered
-from one table.
+"""Six questions about the measurements of calibration themselves, answered from a table of many
+models.
 
 After "A Benchmark Study on Calibration" (Tao et al. 2024, arXiv 2308.11838), for refusal scores.
 Shapes: D subsets of the rows (all rows, or per source or category), M models, L calibrators (the
@@ -31,8 +31,8 @@ HEADLINE = Column(family="ece_em", bins=USUAL_BINS)
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Study:
-    """Measurements of many models under many calibrators. NaN marks an undefined one; none is ever
-    given back.
+    """Measurements of many models under many calibrators. NaN marks an undefined one; no result of
+    this module is NaN.
 
     Raises DataError when shapes do not fit the names, or when ece_em_15 was not measured.
     """
@@ -141,6 +141,7 @@ def calibrators_help_alike(study: Study) -> StudyAnswer:
     for k, name in enumerate(study.calibrators[1:], start=1):
         after = study.values(HEADLINE, k)
         measured = np.isfinite(raw) & np.isfinite(after)
+        # NaN compares as False: a model without a measurement would count as not improved
         improved = (after < raw)[measured]
         share = (
             Statistic(number=float(improved.mean()))
@@ -204,13 +205,13 @@ def _agreement(a_DM: Doubles, b_DM: Doubles) -> Statistic:
 
 
 def _mean(figures: Sequence[Statistic]) -> Statistic:
-    """Of those defined."""
+    """Mean of the statistics that are defined; undefined if none is."""
     known = [f.value for f in figures if f.defined]
     return Statistic(number=float(np.mean(known))) if known else _nothing(figures)
 
 
 def _median(details: Mapping[str, Statistic]) -> Statistic:
-    """Of those defined."""
+    """Median of the statistics that are defined; undefined if none is."""
     known = [f.value for f in details.values() if f.defined]
     return Statistic(number=float(np.median(known))) if known else _nothing(list(details.values()))
 

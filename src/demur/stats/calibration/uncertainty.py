@@ -37,6 +37,8 @@ def error_interval(
     size, drawn = max(1, _AT_ONCE // groups), list[Doubles]()
     for start in range(0, resampling.draws, size):
         draws = min(size, resampling.draws - start)
+        # drawing G groups with replacement = multinomial counts; cells stay fixed, so one matrix
+        # product with the groups' sums gives the cell sums of every resample
         weight_RG = rng.multinomial(groups, np.full(groups, 1.0 / groups), size=draws).astype(
             np.float64
         )
@@ -45,6 +47,7 @@ def error_interval(
         )
     half = (1.0 - resampling.confidence) / 2.0
     low, high = np.quantile(np.concatenate(drawn), [half, 1.0 - half])
+    # basic interval [2 e - q_high, 2 e - q_low] (Davison and Hinkley 1997, section 5.2.1)
     twice = 2.0 * c.error(norm)
     return max(float(twice - high), 0.0), max(float(twice - low), 0.0)
 
@@ -60,6 +63,7 @@ def _by_group(view: BinaryView, c: Cells, group_N: npt.NDArray[np.int64] | None)
     else:
         names, at_N = np.unique(group_N, return_inverse=True)
         groups, sorted_group_N = len(names), at_N[view.order_N]
+    # the cell of each sorted row; rows outside all cells are left out
     cell_N = np.searchsorted(c.cut_J, np.arange(view.rows), side="right") - 1
     used_N = (cell_N >= 0) & (cell_N < len(c.count_B))
     sums = np.zeros((groups, len(c.count_B), 3))

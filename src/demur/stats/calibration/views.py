@@ -1,5 +1,4 @@
-"""A forecast, and the pairs of probability and event that one may look at it through, sorted once
-for all metrics.
+"""A forecast, and its views: pairs of a probability and an event, sorted once for all metrics.
 
 Shapes: N rows, C control tokens (column 0 = respond), P = N + 1 prefixes. Everything is float64:
 prefix sums of a million rows are good to about 1e-12.
@@ -81,6 +80,7 @@ def forecast(logp_NC: npt.ArrayLike, label_N: npt.ArrayLike) -> Forecast:
             "0 = to be answered, k = category k",
         )
     p = np.exp(logp)
+    # written as not (<=), so that NaN is bad
     bad_N = ~(np.abs(p.sum(axis=1) - 1.0) <= TOLERANCE) | (logp > TOLERANCE).any(axis=1)
     if bad_N.any():
         row = int(np.argmax(bad_N))
@@ -124,6 +124,7 @@ def top_label(f: Forecast) -> BinaryView:
 
 def refusal(f: Forecast) -> BinaryView:
     """The probability of any refusal token against "ought to be refused": the headline view."""
+    # 1 - p(respond) by expm1: a probability near 1 would lose its complement to rounding
     return binary_view("refusal", -np.expm1(np.minimum(f.logp_NC[:, 0], 0.0)), f.label_N != 0)
 
 

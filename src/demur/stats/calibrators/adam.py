@@ -10,7 +10,7 @@ _DECAY1, _DECAY2, _EPSILON = 0.9, 0.999, 1e-8  # the paper's
 
 
 class Adam:
-    """State of one descent."""
+    """Adam's state over one descent: parameters, moments and the number of steps."""
 
     def __init__(self, theta_P: Doubles, rate: float) -> None:
         self.theta_P = theta_P.copy()
@@ -22,15 +22,17 @@ class Adam:
     def step(self, gradient_P: Doubles) -> None:
         """Move theta_P against a gradient."""
         self._steps += 1
+        # moving averages of the gradient and of its square
         self._first_P += (1.0 - _DECAY1) * (gradient_P - self._first_P)
         self._second_P += (1.0 - _DECAY2) * (gradient_P**2 - self._second_P)
+        # both start at 0: dividing by 1 - decay^t removes that bias (section 3 of the paper)
         first_P = self._first_P / (1.0 - _DECAY1**self._steps)
         second_P = self._second_P / (1.0 - _DECAY2**self._steps)
         self.theta_P = self.theta_P - self.rate * first_P / (np.sqrt(second_P) + _EPSILON)
 
 
 class Plateau:
-    """Watches a number that should fall: halves Adam's rate after `patience` steps without gain."""
+    """Halves Adam's rate after `patience` steps in which a number did not fall."""
 
     def __init__(self, patience: int) -> None:
         self._patience = patience
@@ -38,8 +40,8 @@ class Plateau:
         self._waited = 0
         self.since_best = 0  # steps
 
-    def seen(self, value: float, adam: Adam) -> None:
-        """Take note of the latest value. A gain is a fall by more than 1 in 10,000."""
+    def record(self, value: float, adam: Adam) -> None:
+        """Record the latest value. A gain is a fall by more than 1 in 10,000."""
         if value < self._best * (1.0 - 1e-4):
             self._best, self._waited, self.since_best = value, 0, 0
             return

@@ -8,12 +8,13 @@ ODIR: lambda * mean of squared off-diagonal weights + mu * mean of squared offse
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from demur.base.arrays import Doubles, Ints
+from demur.base.arrays import Doubles
 from demur.core.maps.multiclass import Matrix, Vector
 from demur.stats.calibrators.rows import FitRows, FittedMap, folds
 
@@ -25,8 +26,9 @@ Objective = Callable[[Doubles], tuple[float, Doubles]]
 
 
 def fit_vector(rows: FitRows) -> FittedMap:
-    """A weight and an offset per control token with the least mean log loss. Raises DataError if a
-    label is missing.
+    """Fit vector scaling: a weight and an offset per control token with the least mean log loss.
+
+    Raises DataError if a label is missing.
     """
     rows.require_every_label()
     x_NC, columns = rows.closed_NC, rows.closed_NC.shape[1]
@@ -43,7 +45,7 @@ def fit_vector(rows: FitRows) -> FittedMap:
 
 
 def fit_dirichlet(rows: FitRows, strength: float | None = None) -> FittedMap:
-    """Full matrix and offsets with ODIR, lambda = mu = strength; None: the best of STRENGTHS by
+    """Fit matrix scaling with ODIR, lambda = mu = strength; None: the best of STRENGTHS by
     cross-validation.
 
     Raises DataError if a label is missing. Wants about 30 C^2 rows or a strong prior: it has C (C +
@@ -51,10 +53,7 @@ def fit_dirichlet(rows: FitRows, strength: float | None = None) -> FittedMap:
     """
     rows.require_every_label()
     if strength is None:
-        parts = list(folds(rows, _FOLDS, seed=0))
-        strength = min(
-            STRENGTHS, key=lambda s: sum(_held_out(rows, fit, out, s) for fit, out in parts)
-        )
+        strength = min(STRENGTHS, key=partial(_held_out_loss, rows))
     return FittedMap(map=_fit_matrix(rows, strength), notes=(f"ODIR strength {strength:g}",))
 
 
@@ -64,8 +63,9 @@ def minimised(
     bounds: ParameterBounds | None = None,
     tolerance: float = 1e-16,
 ) -> Doubles:
-    """The minimum of a convex function given with its gradient (L-BFGS-B). tolerance: relative, of
-    the last gain.
+    """Minimise a convex function that comes with its gradient (L-BFGS-B).
+
+    tolerance: relative, of the last gain.
     """
     options = {"maxiter": 2000, "maxfun": 20000, "ftol": tolerance, "gtol": 1e-10}
     found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
@@ -79,6 +79,8 @@ def _fit_matrix(rows: FitRows, strength: float, tolerance: float = 1e-16) -> Mat
     def objective(theta: Doubles) -> tuple[float, Doubles]:
         weights, offsets = theta[:-columns].reshape(columns, columns), theta[-columns:]
         loss, residual_NC = _log_loss(x_NC @ weights.T + offsets, rows)
+        # ODIR: means of squared off-diagonal weights and of squared offsets; the diagonal is free,
+        # because it is what temperature and vector scaling move
         prior_weights = strength * outside * weights / (columns * (columns - 1))
         prior_offsets = strength * offsets / columns
         gradient = residual_NC.T @ x_NC / len(x_NC) + 2.0 * prior_weights
@@ -95,9 +97,15 @@ def _fit_matrix(rows: FitRows, strength: float, tolerance: float = 1e-16) -> Mat
     )
 
 
-def _held_out(rows: FitRows, fit: Ints, out: Ints, strength: float) -> float:
-    logq_NC = _fit_matrix(rows.take(fit), strength, _ROUGHLY).logq(rows.closed_NC[out])
-    return -float(logq_NC[np.arange(len(out)), rows.label_N[out]].sum())
+def _held_out_loss(rows: FitRows, strength: float) -> float:
+    """Summed log loss of a strength on rows held out in turn. Fitted roughly: only the order of
+    strengths counts.
+    """
+    total = 0.0
+    for fit, out in folds(rows, _FOLDS, seed=0):
+        logq_NC = _fit_matrix(rows.take(fit), strength, _ROUGHLY).logq(rows.closed_NC[out])
+        total -= float(logq_NC[np.arange(len(out)), rows.label_N[out]].sum())
+    return total
 
 
 def _log_loss(value_NC: Doubles, rows: FitRows) -> tuple[float, Doubles]:

@@ -20,8 +20,10 @@ _LN2 = float(np.log(2.0))
 
 
 def fit_beta(rows: FitRows) -> FittedMap:
-    """Two control tokens: a, b, c of the refusal. More: three numbers per token. Raises DataError
-    if a label lacks.
+    """Fit beta calibration: a, b, c of the refusal for two control tokens, three numbers per token
+    for more.
+
+    Raises DataError if a label is missing.
     """
     rows.require_every_label()
     if rows.closed_NC.shape[1] == 2:
@@ -36,14 +38,16 @@ def fit_beta(rows: FitRows) -> FittedMap:
 
 
 def fit_beta_binary(log_odds_N: Doubles, event_N: Bools, variant: Variant = "abm") -> Beta:
-    """Logistic regression on log p and -log(1 - p) with weights >= 0.
+    """Fit logistic regression on log p and -log(1 - p) with weights >= 0.
 
     variant: abm all free; am with a = b; ab with the midpoint fixed at 1/2, c = (a - b) log 2.
     """
+    # log p and -log(1 - p), exact from log-odds
     x_N2 = np.stack([-np.logaddexp(0.0, -log_odds_N), np.logaddexp(0.0, log_odds_N)], axis=1)
     if variant == "am":
         design = np.stack([x_N2.sum(axis=1), np.ones(len(x_N2))], axis=1)
     elif variant == "ab":
+        # c = (a - b) log 2 folded into the features: a (log p + log 2) + b (-log(1 - p) - log 2)
         design = x_N2 + np.array([_LN2, -_LN2])
     else:
         design = np.concatenate([x_N2, np.ones((len(x_N2), 1))], axis=1)
@@ -53,6 +57,8 @@ def fit_beta_binary(log_odds_N: Doubles, event_N: Bools, variant: Variant = "abm
         lost_N = np.logaddexp(0.0, -sign_N * (design @ theta))
         return float(lost_N.mean()), design.T @ (-sign_N * -np.expm1(-lost_N)) / len(design)
 
+    # a and b at least 0 keep the map increasing (Kull et al.); c is free, and absent for
+    # ab
     free: ParameterBounds = [(None, None)] if variant != "ab" else []
     theta = minimised(
         objective,

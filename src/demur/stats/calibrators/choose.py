@@ -1,5 +1,10 @@
-"""Which calibrator? Cross-validated log loss decides, and the simplest within its noise wins.
+"""Choosing a calibrator: cross-validated log loss decides, and the simplest within its noise wins.
 
+1. Every family is fitted on all folds but one, and its log loss measured on that one.
+2. The family with the lowest mean loss is the yardstick. Each other family's loss differs from it
+   row by row; the standard error of the mean difference is the noise.
+3. The first family in the order given (simple first) that is behind by no more than its noise is
+   fitted again, on all rows: a one-standard-error rule (Breiman et al. 1984) on paired differences.
 Shapes: N rows, F families.
 """
 
@@ -101,6 +106,7 @@ def choose_calibrator(
         raise DataError(
             f"no calibrator can be fitted: {tried[0].failure}", "give more rows, of every label"
         )
+    # only log loss chooses: it is proper, and the Brier score is there to be read beside it
     lowest = min(losses, key=lambda f: float(losses[f].mean()))
     trials = tuple(_trial(t, losses[lowest], fit.group_N) for t in tried)
     chosen = next(
@@ -118,7 +124,7 @@ def choose_calibrator(
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Tried:
-    """Held-out losses of each row."""
+    """One family's losses on each held-out row; empty where a fold could not be fitted."""
 
     family: str
     loss_N: Doubles
@@ -148,6 +154,7 @@ def _held_out(
         at = np.arange(len(out)), rows.label_N[out]
         loss_N[out] = -logq_NC[at]
         q_NC = np.exp(logq_NC)
+        # |q - e_label|^2 = |q|^2 - 2 q_label + 1
         brier_N[out] = (q_NC**2).sum(axis=1) - 2.0 * q_NC[at] + 1.0
     return _Tried(family=family, loss_N=loss_N, brier_N=brier_N)
 
@@ -164,7 +171,8 @@ def _trial(tried: _Tried, lowest_N: Doubles, group_N: Ints) -> FamilyTrial:
         )
     difference_N = tried.loss_N - lowest_N
     behind = float(difference_N.mean())
-    # Rows of a group err together: the group is the unit of chance.
+    # Rows of a group err together: the group is the unit of chance. Squares of the groups' summed
+    # deviations give the variance of the sum (a cluster-robust standard error).
     noise = float(np.sqrt((np.bincount(group_N, weights=difference_N - behind) ** 2).sum())) / len(
         difference_N
     )

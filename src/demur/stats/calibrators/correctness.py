@@ -1,4 +1,4 @@
-"""Correctness-aware calibration, fitted: a temperature per row, from how the scores move under
+"""Fitting correctness-aware calibration: a temperature per row, from how scores move under
 rewrites.
 
 Right answers are pushed to confidence 1 and wrong ones to 0, where log loss would raise the true
@@ -60,8 +60,9 @@ class CorrectnessFit:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Network:
-    """The loss of the temperature network on given rows. Parameters: H x F weights, H offsets, H
-    weights, 1 offset.
+    """The temperature network's loss on fixed rows.
+
+    Parameters, flat: H x F weights, H offsets, H output weights, 1 output offset.
     """
 
     features_NF: Doubles
@@ -78,26 +79,29 @@ class Network:
         clamped_N = np.clip(temperature_N, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
         q_NC = np.exp(normalised(self.closed_NC / clamped_N[:, None]))
         top_N = q_NC.max(axis=1)
+        # d log q_top / dT = (E_q[logp] - logp_top) / T^2, logp_top the largest: the softmax's
+        # derivative by its temperature
         spread_N = (q_NC * self.closed_NC).sum(axis=1) - self.closed_NC.max(axis=1)
         by_top_N = 2.0 * self.weight_N * (top_N - self.right_N)
+        # a clamped row does not move with its temperature: gradient 0
         by_output_N = np.where(
             clamped_N == temperature_N, by_top_N * top_N * spread_N / clamped_N**2, 0.0
         )
-        by_units_NH = by_output_N[:, None] * self._parts(theta_P)[2] * (units_NH > 0.0)
+        by_units_NH = by_output_N[:, None] * self._parts(theta_P)[2] * (units_NH > 0.0)  # ReLU
         by_hidden = (by_units_NH.T @ self.features_NF).ravel(), by_units_NH.sum(axis=0)
         gradient_P = np.concatenate([*by_hidden, by_output_N @ units_NH, [by_output_N.sum()]])
         return float(self.weight_N @ (top_N - self.right_N) ** 2), gradient_P
 
     def clamped(self, theta_P: Doubles) -> float:
-        """Share of rows outside the clamp."""
+        """Share of rows whose temperature lies outside the clamp."""
         temperature_N, _ = self._forward(theta_P)
         return float(
             ((temperature_N < LOWEST_TEMPERATURE) | (temperature_N > HIGHEST_TEMPERATURE)).mean()
         )
 
     def start(self, temperature: float, seed: int) -> Doubles:
-        """Random units whose output is, on average, the plain temperature: a clamped start would
-        never move.
+        """Random parameters whose output is, on average, the plain temperature: a clamped start
+        would never move.
         """
         count = self.hidden * (self.features_NF.shape[1] + 2) + 1
         bound = 1.0 / np.sqrt(self.features_NF.shape[1])
@@ -110,7 +114,7 @@ class Network:
     def record(
         self, theta_P: Doubles, tokens: Tokens, rewrites: tuple[str, ...], *, own: bool
     ) -> CorrectnessAware:
-        """The calibrator of these parameters."""
+        """The record of these parameters that core applies."""
         weights_HF, offsets_H, output_H, output_offset = self._parts(theta_P)
         return CorrectnessAware(
             tokens=tokens,
@@ -168,7 +172,7 @@ def fit_correctness(
 
 
 def network_on(rows: FitRows, features_NF: Doubles, settings: CorrectnessSettings) -> Network:
-    """The loss on these rows. Raises DataError if all rows are right or all are wrong."""
+    """The network's loss on these rows. Raises DataError if all rows are right or all are wrong."""
     right_N = rows.closed_NC.argmax(axis=1) == rows.label_N
     accuracy = float(right_N.mean())
     if accuracy in (0.0, 1.0):

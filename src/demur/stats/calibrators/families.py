@@ -65,7 +65,7 @@ def fit_calibrator(
 
 
 def fit_family(family: str, rows: FitRows, tokens: tuple[str, ...]) -> FittedFamily:
-    """The same, on rows already made ready."""
+    """Fit one family on rows made ready by fit_rows."""
     if family == NONE:
         return FittedFamily(family=family, calibrator=IDENTITY)
     fit = FAMILIES[family](rows)

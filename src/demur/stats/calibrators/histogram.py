@@ -17,14 +17,15 @@ BINS = 10
 def fit_histogram(
     log_odds_N: Doubles, event_N: Bools, edges: BinEdges = "mass", shrink: float = 1.0
 ) -> Histogram:
-    """Ten bins of equal width or mass. Refusal scores crowd at 0 and 1, where equal widths see one
-    bin: hence mass.
+    """Fit histogram binning with ten bins of equal width or mass.
+
+    Refusal scores crowd at 0 and 1, where equal widths see one bin: hence mass.
     """
     return histogram_of(expit(log_odds_N), event_N, edges, shrink)
 
 
 def histogram_of(p_N: Doubles, event_N: Bools, edges: BinEdges, shrink: float) -> Histogram:
-    """The same, from probabilities. An empty bin gets its midpoint."""
+    """Fit histogram binning on probabilities. An empty bin gets its midpoint."""
     edge_J = np.linspace(0.0, 1.0, BINS + 1)[1:-1] if edges == "width" else _mass_edges(p_N)
     bin_N = np.searchsorted(edge_J, p_N, side="left")
     rows_B = np.bincount(bin_N, minlength=len(edge_J) + 1).astype(np.float64)

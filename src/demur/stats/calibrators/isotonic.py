@@ -11,7 +11,8 @@ from demur.stats.calibrators.one_vs_rest import shrunk
 
 
 def fit_isotonic(log_odds_N: Doubles, event_N: Bools, shrink: float = 1.0) -> Isotonic:
-    """Fitted on probabilities, in which it also interpolates. Wants about 1,000 rows.
+    """Fit isotonic regression on probabilities, in which it also interpolates. Wants about 1,000
+    rows.
 
     shrink: see one_vs_rest.shrunk; 0 gives plain isotonic regression with its exact zeros and ones.
     """
@@ -19,9 +20,10 @@ def fit_isotonic(log_odds_N: Doubles, event_N: Bools, shrink: float = 1.0) -> Is
 
 
 def isotonic_of(p_N: Doubles, event_N: Bools, shrink: float) -> Isotonic:
-    """The same, from probabilities. Tied scores are one point; of each plateau only the ends are
-    kept.
+    """Fit isotonic regression on probabilities. Tied scores are one point; of each plateau only the
+    ends are kept.
     """
+    # one weighted point per distinct score: the fit must not depend on the order of ties
     score_G, group_N = np.unique(p_N, return_inverse=True)
     rows_G = np.bincount(group_N).astype(np.float64)
     pooled = isotonic_regression(np.bincount(group_N, weights=event_N) / rows_G, weights=rows_G)

@@ -1,5 +1,5 @@
-"""From a binary family to all control tokens: one map for a pair, else one per token against all
-others.
+"""From a binary family to all control tokens: one map for two tokens, else one map per token
+against all others.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ FitBinary = Callable[[Doubles, Bools], BinaryMap]
 
 
 def fit_one_vs_rest(rows: FitRows, fit: FitBinary) -> FittedMap:
-    """Two control tokens: one map of the refusal's log-odds. More: a map per token. Raises
-    DataError if a label lacks.
+    """Fit a binary family: two control tokens get one map of the refusal's log-odds, more get a map
+    per token.
 
-    Notes each reversed Platt slope: the token's own score then lowers its calibrated probability.
+    Raises DataError if a label is missing. Notes each reversed Platt slope: the token's own score
+    then lowers its calibrated probability.
     """
     rows.require_every_label()
     odds_NC = rows.closed_NC - log_rest(rows.closed_NC)
@@ -33,7 +34,7 @@ def fit_one_vs_rest(rows: FitRows, fit: FitBinary) -> FittedMap:
 
 
 def shrunk(mean: Doubles, weight: Doubles, base_rate: float, strength: float) -> Doubles:
-    """Means of groups drawn towards the base rate as if `strength` more rows had been seen there.
+    """Shrink group means towards the base rate as if `strength` more rows had been seen there.
 
     With strength 0 a group without a hit says 0, and one such row among new ones costs an infinite
     log loss.

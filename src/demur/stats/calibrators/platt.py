@@ -14,10 +14,10 @@ _MOST_STEPS = 100
 
 
 def fit_platt(log_odds_N: Doubles, event_N: Bools, *, smooth: bool = True) -> Platt:
-    """Slope and offset with the least log loss, by Newton's method with step halving.
+    """Fit slope and offset with the least log loss, by Newton's method with step halving.
 
     smooth: Platt's targets (n1 + 1) / (n1 + 2) and 1 / (n0 + 2), which keep separable rows finite.
-    Not scikit-learn's logistic regression: that one asks for a penalty, or gives up Newton with a
+    Not scikit-learn's logistic regression: that one needs a penalty, or gives up Newton with a
     warning, where all scores are equal.
     """
     events, others = int(event_N.sum()), int((~event_N).sum())
@@ -26,19 +26,21 @@ def fit_platt(log_odds_N: Doubles, event_N: Bools, *, smooth: bool = True) -> Pl
     scale = max(1.0, float(np.abs(log_odds_N).max()))  # large features spoil the first steps
     x_N2 = np.stack([log_odds_N / scale, np.ones(len(log_odds_N))], axis=1)
     theta = np.array([0.0, np.log((events + 1.0) / (others + 1.0))])
-    loss = _loss(theta, x_N2, target_N)
+
+    def loss_at(theta: Doubles) -> float:
+        u_N = x_N2 @ theta
+        return float((np.logaddexp(0.0, u_N) - target_N * u_N).sum())
+
+    loss = loss_at(theta)
     for _ in range(_MOST_STEPS):
+        # Newton: the Hessian of the log loss is X' diag(p (1 - p)) X; a step that does not lower
+        # the loss is halved until it does (Lin, Lin and Weng 2007)
         p_N = expit(x_N2 @ theta)
         curvature = (x_N2 * (p_N * (1.0 - p_N))[:, None]).T @ x_N2 + _RIDGE * np.eye(2)
         step = np.linalg.solve(curvature, x_N2.T @ (p_N - target_N))
-        while (moved := _loss(theta - step, x_N2, target_N)) > loss and np.abs(step).max() > 1e-14:
+        while (moved := loss_at(theta - step)) > loss and np.abs(step).max() > 1e-14:
             step = step / 2.0
         if moved >= loss or np.abs(step).max() <= 1e-12:
             break
         theta, loss = theta - step, moved
     return Platt(slope=float(theta[0]) / scale, offset=float(theta[1]))
-
-
-def _loss(theta: Doubles, x_N2: Doubles, target_N: Doubles) -> float:
-    u_N = x_N2 @ theta
-    return float((np.logaddexp(0.0, u_N) - target_N * u_N).sum())

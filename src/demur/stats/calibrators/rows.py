@@ -1,4 +1,4 @@
-"""What every family is fitted on, and what a fit says about itself.
+"""The rows that every family is fitted on, the record of a fit, and cross-validation folds.
 
 Shapes: N rows, C control tokens (column 0 = respond).
 """
@@ -76,7 +76,8 @@ class FittedMap:
 def fit_rows(
     rows: LabelledScores, taxonomy: Taxonomy, groups: Sequence[str | None] | None = None
 ) -> FitRows:
-    """Rows as fits take them. groups: for each row its Example.group; None: a group of its own.
+    """Make scored, labelled rows ready for fitting. groups: for each row its Example.group; None: a
+    group of its own.
 
     Raises ScoreError if the scores are of another taxonomy, DataError as FitRows does or on another
     number of groups.
@@ -111,6 +112,8 @@ def folds(rows: FitRows, count: int, seed: int) -> Iterator[tuple[Ints, Ints]]:
             f"{len(group_G)} groups cannot fill {count} folds",
             "give more rows that are independent",
         )
+    # Shuffle, sort by label (stably, so still shuffled within one), deal round the folds: each fold
+    # has each label's share. A group is dealt by the label of its first row.
     shuffled_G = np.random.default_rng(seed).permutation(len(group_G))
     by_label_G = shuffled_G[np.argsort(rows.label_N[first_G][shuffled_G], kind="stable")]
     fold_G = np.empty(len(group_G), dtype=np.int64)

@@ -8,7 +8,6 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import softmax
 
-from demur.base.arrays import Doubles, Ints
 from demur.core.maps.multiclass import Temperature
 from demur.stats.calibrators.rows import FitRows, FittedMap
 
@@ -16,7 +15,7 @@ BOUND = 10.0  # of |log T|
 
 
 def fit_temperature(rows: FitRows) -> FittedMap:
-    """The temperature with the least mean log loss. Notes when it is at its bound: see
+    """Fit the temperature with the least mean log loss. Notes when it is at its bound: see
     best_temperature.
     """
     temperature, why = best_temperature(rows)
@@ -25,26 +24,24 @@ def fit_temperature(rows: FitRows) -> FittedMap:
 
 
 def best_temperature(rows: FitRows) -> tuple[float, str]:
-    """The root of a monotone derivative, so exact; and why there is none, in which case it is at
-    its bound.
+    """The temperature with the least log loss, and why it is at its bound, or "".
 
-    Every row right and separated asks for T -> 0, scores that say nothing about the labels for T ->
-    inf.
+    With s = 1 / T the log loss is convex in s, so its derivative increases: its root is the one
+    minimum, found by bracketing (Brent). Where every row is right and separated T -> 0, where the
+    scores say nothing about the labels T -> inf: no root, and the bound is returned.
     """
+    own_N = rows.closed_NC[np.arange(len(rows.label_N)), rows.label_N]
 
     def slope(log_scale: float) -> float:
-        return _slope(math.exp(log_scale), rows.closed_NC, rows.label_N)
+        """Derivative of the mean log loss by s at s = exp(log_scale).
+
+        It is the mean of E_q[logp] less logp of the label.
+        """
+        q_NC = softmax(math.exp(log_scale) * rows.closed_NC, axis=1)
+        return float(((q_NC * rows.closed_NC).sum(axis=1) - own_N).mean())
 
     if slope(-BOUND) >= 0.0:
         return math.exp(BOUND), "the scores do not tell the labels apart"
     if slope(BOUND) <= 0.0:
         return math.exp(-BOUND), "every row is right, no finite value is best"
     return math.exp(-brentq(slope, -BOUND, BOUND, xtol=1e-13, rtol=1e-14)), ""
-
-
-def _slope(scale: float, logits_NC: Doubles, label_N: Ints) -> float:
-    """Derivative of the mean log loss by the inverse temperature: increasing."""
-    q_NC = softmax(scale * logits_NC, axis=1)
-    return float(
-        ((q_NC * logits_NC).sum(axis=1) - logits_NC[np.arange(len(label_N)), label_N]).mean()
-    )

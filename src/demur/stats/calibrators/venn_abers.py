@@ -16,17 +16,18 @@ Corner = tuple[float, float]
 
 
 def fit_venn_abers(log_odds_N: Doubles, event_N: Bools) -> VennAbers:
-    """Both isotonic fits for every place a new score can fall."""
+    """Fit both isotonic maps for every place that a new score can fall."""
     return venn_abers_of(expit(log_odds_N), event_N)
 
 
 def venn_abers_of(p_N: Doubles, event_N: Bools) -> VennAbers:
-    """The same, from probabilities. Only the ends of plateaus are kept."""
+    """Fit Venn-Abers on probabilities. Only the ends of plateaus are kept."""
     score_G, group_N = np.unique(p_N, return_inverse=True)
     rows_G = np.bincount(group_N).astype(np.float64)
     hits_G = np.bincount(group_N, weights=event_N).astype(np.float64)
+    # p1: the new row counted as an event. p0: as a non-event, which is p1 of the mirrored problem
     p1_G = _upper(rows_G, hits_G)
-    p0_G = 1.0 - _upper(rows_G[::-1], (rows_G - hits_G)[::-1])[::-1]  # the same, both axes mirrored
+    p0_G = 1.0 - _upper(rows_G[::-1], (rows_G - hits_G)[::-1])[::-1]
     rises1_G = np.append(p1_G[1:] != p1_G[:-1], True)
     rises0_G = np.append(True, p0_G[1:] != p0_G[:-1])
     return VennAbers(
@@ -54,6 +55,8 @@ def _upper(rows_G: Doubles, hits_G: Doubles) -> Doubles:
     for g, (rows, hits) in enumerate(points[2:]):
         (x0, y0), (x1, y1) = corners[-1], corners[-2]
         value_G[g] = (y1 - y0) / (x1 - x0)
+        # the extra row passes group g: drop the corner it uncovers and put the moved point in its
+        # place if it lies below the minorant
         moved = rows - 1.0, hits - 1.0
         if _turn(corners[-1], corners[-2], moved) < 0.0:
             corners.pop()

@@ -1,4 +1,4 @@
-"""h-calibration, fitted: Adam on the objective of loss.py over a map family of maps.py, without
+"""Fitting h-calibration: Adam on the objective of loss.py over a map family of maps.py, without
 torch.
 
 Defaults as published (Huang et al.), but pooled and selected by log loss: refusal classes are
@@ -53,18 +53,23 @@ class HSettings:
 
 
 def fit_h(rows: FitRows, settings: HSettings | None = None) -> FittedMap:
-    """The map whose every local window of events is calibrated best."""
+    """Fit the map that minimises the h-calibration objective; the best step by `selector` is
+    kept.
+    """
     s = settings or HSettings()
     family = trainable(s.form, s.size, rows.closed_NC)
     adam = Adam(family.start(s.seed), s.learning_rate)
     plateau = Plateau(patience=40 if s.form == "umnn" else 20)
+    # The objective is no log loss, so its last step is not the best by `selector`; the rate is
+    # halved, and the descent ended, by the 15-bin top-label error.
     best, best_P, steps = np.inf, adam.theta_P, 0
     while steps < s.steps and plateau.since_best < s.stop_after:
         q_NC, back = family.value(adam.theta_P)
         chosen_by = _selected(s.selector, q_NC, rows.label_N)
         if chosen_by < best:
             best, best_P = chosen_by, adam.theta_P
-        plateau.seen(_top_label_error(q_NC, rows.label_N), adam)
+        top_label_error = _binned_error(q_NC.max(axis=1), q_NC.argmax(axis=1) == rows.label_N)
+        plateau.record(top_label_error, adam)
         _, by_q_NC = h_loss(q_NC, rows.label_N, s.loss)
         adam.step(_PENALTY * back(by_q_NC))
         steps += 1
@@ -84,10 +89,6 @@ def _selected(selector: Selector, q_NC: Doubles, label_N: Ints) -> float:
     return _debiased_error(q_NC.max(axis=1), q_NC.argmax(axis=1) == label_N)
 
 
-def _top_label_error(q_NC: Doubles, label_N: Ints) -> float:
-    return _binned_error(q_NC.max(axis=1), q_NC.argmax(axis=1) == label_N)
-
-
 def _binned_error(p_N: Doubles, hit_N: Bools) -> float:
     """Expected calibration error, 15 equal-width bins."""
     bin_N = np.minimum((p_N * _BINS).astype(np.int64), _BINS - 1)
@@ -98,6 +99,8 @@ def _debiased_error(p_N: Doubles, hit_N: Bools) -> float:
     """Squared calibration error over 15 equal-mass bins, less what noise alone contributes. Kumar
     et al. 2019.
     """
+    # equal mass by rank; the variance of each bin's rate, rate (1 - rate) / (n - 1), is what noise
+    # adds to its squared gap on average
     order = np.argsort(p_N, kind="stable")
     total = 0.0
     for part in np.array_split(order, _BINS):

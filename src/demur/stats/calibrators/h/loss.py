@@ -52,7 +52,7 @@ class HLoss:
 
 
 def h_loss(q_NC: Doubles, label_N: Ints, settings: HLoss) -> tuple[float, Doubles]:
-    """The loss of calibrated probabilities, and its gradient by them, (N, C)."""
+    """The h-calibration loss of calibrated probabilities, and its gradient by them, (N, C)."""
     if not settings.leave_one_class_out:
         return _pooled(q_NC, label_N, settings)
     columns = q_NC.shape[1]
@@ -66,8 +66,8 @@ def h_loss(q_NC: Doubles, label_N: Ints, settings: HLoss) -> tuple[float, Double
 
 
 def gaps(q_NC: Doubles, label_N: Ints, window: int) -> tuple[Doubles, Ints]:
-    """T_j, the mean of predicted minus occurred over the window around each sorted event, and the
-    sorting order.
+    """Gaps T_j, the mean of (predicted - occurred) over the window around each sorted event, and
+    the sorting order.
 
     Windows that reach over an end keep their divisor, so gaps there shrink.
     """
@@ -78,6 +78,8 @@ def gaps(q_NC: Doubles, label_N: Ints, window: int) -> tuple[Doubles, Ints]:
 
 
 def _pooled(q_NC: Doubles, label_N: Ints, settings: HLoss) -> tuple[float, Doubles]:
+    # the transpose of a window mean over sorted events is a window mean again: the gradient sums
+    # each event's weight over the windows that hold it
     gap_E, order_E = gaps(q_NC, label_N, settings.window)
     weight_E = event_weights(q_NC.ravel()[order_E], q_NC.max(axis=1), settings)
     excess_E = np.maximum(np.abs(gap_E) - settings.tolerance, 0.0)
@@ -88,8 +90,8 @@ def _pooled(q_NC: Doubles, label_N: Ints, settings: HLoss) -> tuple[float, Doubl
 
 
 def event_weights(p_E: Doubles, top_N: Doubles, settings: HLoss) -> Doubles:
-    """What each sorted event's excess counts. p_E: probabilities, ascending. top_N: each row's
-    largest.
+    """The weight of each sorted event's excess in the loss. p_E: probabilities, ascending. top_N:
+    each row's largest.
     """
     match settings.weighting:
         case "unweighted":
@@ -100,11 +102,14 @@ def event_weights(p_E: Doubles, top_N: Doubles, settings: HLoss) -> Doubles:
             share_B = np.bincount(
                 np.searchsorted(edge_B, top_N, side="right"), minlength=BINS
             ) / len(top_N)
+            # ECE-like: a cluster counts by the share of rows whose top probability falls into it;
+            # ACE-like: all clusters alike
             each_B = share_B if settings.weighting == "cluECE" else np.full(BINS, 1.0 / BINS)
             return cluster_weights(size_B, each_B)
         case "ACE" | "ECE":
             return _bin_weights(p_E, top_N if settings.weighting == "ECE" else None)
         case "density":
+            # the width in probability of each window, ends repeated: sparse stretches count more
             half = settings.window // 2
             padded = np.pad(p_E, half, mode="edge")
             return (padded[2 * half :] - padded[: -2 * half]) / settings.window
@@ -135,6 +140,7 @@ def _cluster_edges(p_E: Doubles) -> Doubles:
     total = np.concatenate([[0.0], np.cumsum(p_E)])
     centre_B = p_E[((np.arange(BINS) + 0.5) / BINS * len(p_E)).astype(np.int64)]
     for _ in range(_LLOYD_STEPS):
+        # Lloyd: assign to the nearest centre (sorted, so borders are midpoints), move to the mean
         border = np.searchsorted(p_E, (centre_B[1:] + centre_B[:-1]) / 2.0, side="left")
         size_B = np.diff(border, prepend=0, append=len(p_E))
         sum_B = np.diff(total[border], prepend=0.0, append=total[-1])
@@ -171,6 +177,7 @@ def _distances(p_E: Doubles, window: int) -> Doubles:
     at = np.arange(len(p_E))
     first, last = np.maximum(at - window // 2, 0), np.minimum(at + window // 2 + 1, len(p_E))
     total = np.concatenate([[0.0], np.cumsum(p_E)])
+    # sums of (p_i - p_j) above and of (p_j - p_i) below within the window, from prefix sums
     above = total[last] - total[at + 1] - (last - at - 1) * p_E
     below = (at - first) * p_E - (total[at] - total[first])
     distance_E: Doubles = (above + below) / (last - first - 1)

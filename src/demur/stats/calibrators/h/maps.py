@@ -1,5 +1,5 @@
-"""Trainable forms of the h-calibration map families: value, gradient by hand, and the record that
-core applies.
+"""Trainable forms of the h-calibration map families: value, hand-written gradient, and the record
+that core applies.
 
 All act on closed log-probabilities, elementwise and increasing, then softmax: the order within a
 row never changes. Shapes: N rows, C control tokens, P parameters, S temperatures, J segments, H
@@ -71,12 +71,13 @@ class TrainEnsemble:
         return np.random.default_rng(seed).uniform(-bound, bound, 2 * self.size)
 
     def value(self, theta_P: Doubles) -> tuple[Doubles, Backward]:
-        """See Trainable."""
+        """Calibrated probabilities (N, C), and the gradient by theta and omega."""
         scale_S, weight_S = np.abs(theta_P[: self.size]), np.abs(theta_P[self.size :])
         total = weight_S.sum()
         part_SCN = np.empty((self.size, *self.closed_CN.shape))
         q_CN = np.zeros_like(self.closed_CN)
         for s in range(self.size):
+            # softmax of temperature s, computed in place: S x C x N numbers are the whole memory
             part_CN = np.exp(
                 np.multiply(self.closed_CN, scale_S[s], out=part_SCN[s]), out=part_SCN[s]
             )
@@ -90,15 +91,17 @@ class TrainEnsemble:
                 product_CN = by_q_CN * part_SCN[s]
                 mean_N = (part_SCN[s] * self.closed_CN).sum(axis=0)
                 by_weight_S[s] = product_CN.sum()
+                # d softmax / d scale = softmax (logp - E[logp])
                 spread = np.vdot(product_CN, self.closed_CN) - product_CN.sum(axis=0) @ mean_N
                 by_scale_S[s] = weight_S[s] / total * spread
+            # through the normalisation w_s / sum w; then through |.| by the sign
             by_weight_S = (by_weight_S - weight_S @ by_weight_S / total) / total
             return np.concatenate([by_scale_S, by_weight_S]) * np.sign(theta_P)
 
         return q_CN.T, back
 
     def map(self, theta_P: Doubles) -> Ensemble:
-        """See Trainable."""
+        """The ensemble with |theta| as inverse temperatures and normalised |omega| as weights."""
         scale_S, weight_S = np.abs(theta_P[: self.size]), np.abs(theta_P[self.size :])
         weights = (weight_S / weight_S.sum()).tolist()
         return Ensemble(inverse_temperatures=tuple(scale_S.tolist()), weights=tuple(weights))
@@ -117,7 +120,7 @@ class TrainPiecewise:
         return np.ones(self.size)
 
     def value(self, theta_P: Doubles) -> tuple[Doubles, Backward]:
-        """See Trainable."""
+        """Calibrated probabilities (N, C), and the gradient by the slopes."""
         width, slope_J = RANGE / self.size, np.abs(theta_P)
         segment_NC = self.segment_NC.astype(np.int64)
         below_J = np.concatenate([[0.0], np.cumsum(slope_J[:-1])]) * width
@@ -130,6 +133,8 @@ class TrainPiecewise:
                 flat, weights=(by_g_NC * self.within_NC).ravel(), minlength=self.size
             )
             whole_J = np.bincount(flat, weights=by_g_NC.ravel(), minlength=self.size)
+            # a slope moves the entries of its own segment in part and all later ones by a whole
+            # width
             beyond_J = whole_J.sum() - np.cumsum(whole_J)
             by_slope_J: Doubles = (inside_J + width * beyond_J) * np.sign(theta_P)
             return by_slope_J
@@ -137,7 +142,7 @@ class TrainPiecewise:
         return q_NC, back
 
     def map(self, theta_P: Doubles) -> PiecewiseLinear:
-        """See Trainable."""
+        """The piecewise linear map with these slopes."""
         return PiecewiseLinear(width=RANGE / self.size, slopes=tuple(np.abs(theta_P).tolist()))
 
 
@@ -173,14 +178,17 @@ class TrainUmnn:
         return np.concatenate(parts)
 
     def value(self, theta_P: Doubles) -> tuple[Doubles, Backward]:
-        """See Trainable."""
+        """Calibrated probabilities (N, C), and the gradient by the network's parameters."""
         layers = self._layers(theta_P)
         nodes_T, weights_T = clenshaw_curtis()
+        # g(v) = v / 2 sum_t w_t slope(v (1 + x_t) / 2): Clenshaw-Curtis on [0, v]
         factor_GT = self.grid_G[:, None] / 2.0 * weights_T
         inputs = [(self.grid_G[:, None] * (1.0 + nodes_T) / 2.0).reshape(-1, 1)]
         for weight, offset in layers[:-1]:
             inputs.append(np.maximum(inputs[-1] @ weight.T + offset, 0.0))
         last = inputs[-1] @ layers[-1][0].T + layers[-1][1]
+        # 1 + ELU(x) is 1 + x above 0 and exp(x) below; its derivative is exp(min(x, 0)) on both
+        # sides
         derivative = np.exp(np.minimum(last, 0.0))
         slope_GT = np.where(last > 0.0, 1.0 + last, derivative).reshape(factor_GT.shape)
         g_G = (slope_GT * factor_GT).sum(axis=1)
@@ -190,6 +198,7 @@ class TrainUmnn:
 
         def back(by_q_NC: Doubles) -> Doubles:
             by_g_NC = _softmax_back(q_NC, by_q_NC)
+            # interpolation, transposed: each entry's gradient goes to its two grid points by share
             left = np.bincount(
                 left_NC.ravel(), ((1.0 - self.share_NC) * by_g_NC).ravel(), len(self.grid_G)
             )
@@ -197,6 +206,7 @@ class TrainUmnn:
                 left_NC.ravel() + 1, (self.share_NC * by_g_NC).ravel(), len(self.grid_G)
             )
             by_output = ((left + right)[:, None] * factor_GT).reshape(-1, 1) * derivative
+            # back-propagation by hand, last layer first; (inputs > 0) is the ReLU's derivative
             found: list[Doubles] = []
             for layer in reversed(range(_LAYERS)):
                 found = [(by_output.T @ inputs[layer]).ravel(), by_output.sum(axis=0), *found]
@@ -206,7 +216,7 @@ class TrainUmnn:
         return q_NC, back
 
     def map(self, theta_P: Doubles) -> Umnn:
-        """See Trainable."""
+        """The map with the network of these parameters."""
         layers = self._layers(theta_P)
         return Umnn(
             mean=self.mean,
