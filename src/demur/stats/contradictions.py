@@ -1,5 +1,5 @@
-"""Promised rates on rows that no threshold was chosen on, and whether these speak against the
-promise.
+"""Contradicted promises: promised rates on rows that no threshold was chosen on, and whether their
+intervals lie above the level.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ELSEWHERE = ("traffic", "human_labels")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contradiction:
-    """A certified promise that other rows speak against."""
+    """A certified promise that other rows contradict."""
 
     promise: Promise
     rate: Rate  # on these rows, one of a group
@@ -42,8 +42,8 @@ class Contradiction:
 def promised_rate(
     promise: Promise, policy: Policy, rows: LabelledScores
 ) -> tuple[Rate, tuple[Slice, ...]] | None:
-    """A promised rate on other rows, and its slices there. None where these hold no row that the
-    promise speaks of.
+    """A promised rate and its slices on other rows. None where these hold no row that the promise
+    is about.
     """
     try:
         return rate_under(policy, promise.goal, rows, seed=0)
@@ -57,9 +57,9 @@ def contradicted_promises(
     """The certified promises whose exact 95 % interval on these rows lies wholly above the promised
     level.
 
-    calibrated: the settings of the calibrate stage: a promise of other traffic, or of labels by
-    hand, is not one of these rows. A promise that is kept is spoken against by chance in at most
-    2.5 % of all draws of these rows.
+    calibrated: the settings of the calibrate stage; a promise of other traffic, or of labels by
+    hand, is not about these rows. A promise that is kept is contradicted by chance in at most 2.5 %
+    of all draws of these rows.
     """
     found: list[Contradiction] = []
     if any(calibrated.get(other) for other in ELSEWHERE):
@@ -67,6 +67,7 @@ def contradicted_promises(
     for promise in policy.promises:
         if promise.status == "certified" and promise.level is not None:
             tested = promised_rate(promise, policy, rows)
+            # Clopper-Pearson: the lower end is above the true rate in at most 2.5 % of all draws
             if tested is not None and tested[0].interval()[0] > promise.level:
                 found.append(Contradiction(promise=promise, rate=tested[0]))
     return tuple(found)

@@ -1,5 +1,5 @@
-"""The bound on leftover mass, measured on calibration scores, and the models that no threshold can
-help.
+"""The rule for doubt, measured on calibration scores, and the check that a model has learnt its
+control tokens.
 
 Source of the numbers: docs/decisions/0010-doubt-is-leftover-mass.md.
 """
@@ -21,11 +21,11 @@ LEAST = 0.01  # a lower bound would call rounding and other hardware doubt
 
 
 def measured_rule(table: ScoreTable, fingerprint: Fingerprint, then: OnDoubt) -> DoubtRule:
-    """The rule for doubt that these scores bear out: MARGIN times their SHARE quantile, from LEAST
-    to MOST_LEFTOVER.
+    """Measure the rule for doubt: MARGIN times the SHARE quantile of leftover mass, from LEAST to
+    MOST_LEFTOVER.
 
     Labels are not looked at. A predictor's two probabilities sum to 1: the default bound stands,
-    and never bites.
+    and never applies.
     """
     if fingerprint.predicted:
         return DoubtRule(then=then)

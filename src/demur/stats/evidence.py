@@ -1,5 +1,6 @@
-"""Which rows a certified promise was counted on: found again from the policy, the rows and the
-seed, never taken on trust."""
+"""Recounting certified promises: the rows that each was counted on are found again from the policy,
+the rows and the seed, never taken on trust.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from demur.base.arrays import Bools
 from demur.core.decision import decide_many
 from demur.core.goals.goal import Promise
 from demur.core.policy import Policy
@@ -18,13 +18,12 @@ from demur.stats.labelled import LabelledScores
 from demur.stats.slices import expand_slices
 from demur.stats.thresholds.certify import CertifyOptions
 from demur.stats.thresholds.losses import grouped_by_policy, losses_of
-from demur.stats.thresholds.problem import GroupedScores
 from demur.stats.thresholds.procedures.search import split_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recount:
-    """A promise counted again."""
+    """The recount of a promise."""
 
     rate: Rate  # errors out of the rows that the promise speaks of
     ids: tuple[str, ...]  # of these rows
@@ -35,8 +34,8 @@ class Recount:
 def recount(
     policy: Policy, promise: Promise, rows: LabelledScores, seeds: Sequence[int]
 ) -> Recount:
-    """The promise's rate under this policy on these rows: on all of them, or on those a learned
-    order is tested on.
+    """Recount a promise's rate under this policy on these rows: on all of them, or on those a
+    learned order is tested on.
 
     Of the ways in which rows are chosen (the seed draws one row of each group, and the rows to test
     on) the first that gives the promise's own counts; if none does, the first. Raises GoalError or
@@ -45,10 +44,13 @@ def recount(
     goals = expand_slices([promise.goal], policy, rows)
     board = grouped_by_policy(policy, rows)
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
+    everyone_N = np.ones(len(refused_N), dtype=bool)
     found = []
     for seed in dict.fromkeys(seeds):
         (loss,) = losses_of(goals, policy, board, seed)
-        for part_N in _parts(board, seed):
+        # All rows, or those that a learned order of vectors is tested on: which of the two a
+        # promise was counted on is not stored, so both are tried.
+        for part_N in (everyone_N, split_rows(board, CertifyOptions().learn_share, seed).test_N):
             ids = tuple(rows.table.ids[n] for n in np.flatnonzero(loss.among_N & part_N))
             found.append((loss.rate(refused_N, part_N), ids))
     rate, ids = next((pair for pair in found if pair[0] == promise.rate), found[0])
@@ -59,21 +61,22 @@ def recount(
 
 
 def rows_digest(ids: Iterable[str]) -> str:
-    """sha256 of some rows, by the digests of their ids, in any order: ids may say what must not
-    leave the house.
+    """sha256 of a set of rows, by the digests of their ids, in any order: ids may say what must
+    stay with the operator.
     """
     each = sorted(hashlib.sha256(i.encode()).hexdigest() for i in ids)
     return f"sha256:{hashlib.sha256(chr(10).join(each).encode()).hexdigest()}"
 
 
 def with_row_digests(policy: Policy, rows: LabelledScores, seeds: Sequence[int]) -> Policy:
-    """The policy whose newly certified promises name the rows that they were counted on, by digest.
+    """Record in each newly certified promise the digest of the rows that it was counted on.
 
     Not where hands corrected a judge's labels: then no count alone is the evidence.
     """
     if rows.hand_N is not None:
         return policy
 
+    # a recount that differs is no evidence: the promise then names no rows
     def named(promise: Promise) -> Promise:
         if promise.status != "certified" or promise.digest is not None:
             return promise
@@ -81,11 +84,3 @@ def with_row_digests(policy: Policy, rows: LabelledScores, seeds: Sequence[int])
         return replace(promise, rows=rows_digest(again.ids) if again.rate == promise.rate else None)
 
     return replace(policy, promises=tuple(map(named, policy.promises)))
-
-
-def _parts(board: GroupedScores, seed: int) -> tuple[Bools, Bools]:
-    """All rows, and those that are not learned from:
-    demur.stats.thresholds.certify.CertifyOptions.learn_share.
-    """
-    everyone_N = np.ones(len(board.logq_N), dtype=bool)
-    return everyone_N, split_rows(board, CertifyOptions().learn_share, seed).test_N

@@ -1,4 +1,6 @@
-"""Scores beside what ought to have happened."""
+"""Labelled scores: the scores of rows beside what ought to have happened, their groups and
+traits.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ UNCHECKED = -1  # no hand has labelled this row
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Traits:
-    """Of N rows: kind, category and source, as the data stage wrote them. A contrast row has the
-    one it resembles.
+    """Kind, category and source of N rows, as the data stage wrote them. A contrast row has the
+    category that it resembles.
     """
 
     kind_N: TextArray
@@ -31,11 +33,11 @@ class Traits:
     source_N: TextArray
 
     def of(self, facet: Facet) -> TextArray:
-        """The values of one facet."""
+        """The values of one facet, shape (N,)."""
         return {"kind": self.kind_N, "category": self.category_N, "source": self.source_N}[facet]
 
     def mix(self, error_N: Bools, among_N: Bools) -> tuple[Slice, ...]:
-        """Errors and rows of each slice among these rows, by facet, then name."""
+        """Count errors and rows of each slice among these rows, by facet, then name."""
         found = []
         for facet in FACETS:
             value_M, error_M = self.of(facet)[among_N], error_N[among_N]
@@ -125,12 +127,13 @@ class LabelledScores:
 def label_scores(
     examples: Sequence[Example], taxonomy: Taxonomy, table: ScoreTable
 ) -> LabelledScores:
-    """The scores of these examples, in their order, with their labels and groups.
+    """Label the scores of these examples, in their order, with labels, groups and traits.
 
     Raises ScoreError if an example has no score, TaxonomyError if its category is unknown,
-    DataError if none is given.
+    DataError if there is no example.
     """
     label_N = np.array([taxonomy.column(e.label) for e in examples], dtype=np.int64)
+    # a group belongs to its source: two sources may use one name; a row without a group is its own
     groups = [repr((e.source, e.group)) if e.group is not None else f"row {e.id}" for e in examples]
     group_N = np.unique(groups, return_inverse=True)[1].astype(np.int64) if groups else None
     return LabelledScores(

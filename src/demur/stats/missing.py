@@ -1,5 +1,4 @@
-"""Rows of which nobody knows what ought to have happened, counted as the worse case of each
-promise.
+"""Rows without an outcome, counted as the worse case of each promise.
 
 A prompt that an endpoint never answered, or whose answer no judge could score, may have been one to
 refuse that every threshold lets through, or one to answer that every threshold refuses. Each
@@ -28,8 +27,8 @@ _SURE = 1e-12  # the least probability that a predictor gives
 
 
 def with_missing(rows: LabelledScores, missing: int, goals: Sequence[Goal] = ()) -> LabelledScores:
-    """The rows and, for each of M missing ones, its two worse cases: (N + 2 M) rows of a taxonomy
-    of one category.
+    """Add to the rows, for each of M missing ones, its two worse cases: (N + 2 M) rows of a
+    taxonomy of one category.
 
     Raises DataError beside labels by hand: a correction for a judge's errors cannot be made of rows
     it never saw; and beside a goal about all prompts, whatever their label: of the two cases only
@@ -51,11 +50,14 @@ def with_missing(rows: LabelledScores, missing: int, goals: Sequence[Goal] = ())
         )
     ids = [f"{_NAME} {n}, to be {what}" for what in ("refused", "answered") for n in range(missing)]
     sure_C = np.log1p(-_SURE), np.log(_SURE)
+    # M rows surely answered, labelled to be refused; M rows surely refused, labelled to be answered
     logp_MC = np.array(
         [sure_C] * missing + [sure_C[::-1]] * missing, dtype=rows.table.logp_NC.dtype
     )
     groups = rows.group_N
     if groups is not None:
+        # both cases of a missing row are of one group, which no other row is in: never counted
+        # twice
         alone_M = np.arange(2 * missing) % missing + 1 + (groups.max() if len(groups) else 0)
         groups = np.concatenate([groups, alone_M])
     return replace(
@@ -70,7 +72,7 @@ def with_missing(rows: LabelledScores, missing: int, goals: Sequence[Goal] = ())
 
 
 def note_missing(policy: Policy, missing: int) -> Policy:
-    """The policy whose promises say how many prompts without an outcome they count as errors."""
+    """Note in each certified promise how many prompts without an outcome it counts as errors."""
     words = f"; {missing} prompts without an outcome count as errors"
     # not those of a kept policy
     ours = [p.status == "certified" and p.digest is None for p in policy.promises]

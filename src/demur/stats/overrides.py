@@ -23,8 +23,7 @@ from demur.stats.thresholds.losses import rate_under
 def with_overrides(
     policy: Policy, overrides: Mapping[str, Override], rows: LabelledScores
 ) -> Policy:
-    """The policy with these categories suppressed or forced; thresholds and curves stay as they
-    are.
+    """Suppress or force categories of a policy; thresholds and curves stay as they are.
 
     Certified promises become uncertified, with the rate that is seen on these rows now. One of
     missed refusals stays where a category is forced: then none is missed, and it says so. Raises
@@ -46,21 +45,20 @@ def with_overrides(
         if promise.status != "certified":
             return promise
         if forced and promised(promise.goal).errs_when == "answered":
-            return _without_errors(promise, named)
+            # everything is refused: no decision can be one of its errors
+            mix = tuple(replace(part, rate=Rate(hits=0, of=part.rate.of)) for part in promise.mix)
+            rate = promise.rate and Rate(hits=0, of=promise.rate.of)
+            method = f"{promise.method}; {named}: none is missed"
+            return replace(promise, rate=rate, mix=mix, method=method)
         return _withdrawn(promise, made, rows, named)
 
     return replace(made, promises=tuple(map(as_served, policy.promises)))
 
 
-def _without_errors(promise: Promise, named: str) -> Promise:
-    """The promise where no decision can be one of its errors."""
-    mix = tuple(replace(part, rate=Rate(hits=0, of=part.rate.of)) for part in promise.mix)
-    rate = promise.rate and Rate(hits=0, of=promise.rate.of)
-    return replace(promise, rate=rate, mix=mix, method=f"{promise.method}; {named}: none is missed")
-
-
 def _withdrawn(promise: Promise, policy: Policy, rows: LabelledScores, named: str) -> Promise:
-    """The promise as one that was asked for and does not hold of these decisions."""
+    """The promise as uncertified: it does not hold of these decisions. With the rate on these rows,
+    if they can tell.
+    """
     bare = replace(
         promise,
         status="uncertified",
@@ -72,6 +70,7 @@ def _withdrawn(promise: Promise, policy: Policy, rows: LabelledScores, named: st
             "make it inactive"
         ),
     )
+    # a suppressed category refuses nothing: a rate of its own token says nothing any more
     if not all(policy.category(name).may_emit for name in promise.goal.categories):
         return bare
     rate, mix = rate_under(policy, promise.goal, rows, seed=0)

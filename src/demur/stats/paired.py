@@ -1,5 +1,5 @@
-"""The same items answered before and after a change: how much ability was gained, lost, and may
-have been lost at most.
+"""Paired comparison of items answered before and after a change: how much ability was gained, lost,
+and may have been lost at most.
 
 Shapes: N items, G groups (items made from one another), D draws. "No loss of ability" is no large
 p-value: it is `most_lost`, an upper bound of the loss, beside the margin that the reader tolerates.
@@ -20,7 +20,7 @@ from demur.stats.points import Resampling
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Paired:
-    """One set of items, each right or wrong before and after."""
+    """The comparison of one set of items, each right or wrong before and after."""
 
     before: Rate  # right before, among all items
     after: Rate
@@ -61,6 +61,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values, in the order given, that hold for the whole family (Holm 1979)."""
     adjusted, worst = [0.0] * len(p_values), 0.0
     for rank, at in enumerate(sorted(range(len(p_values)), key=lambda n: p_values[n])):
+        # the k-th smallest is multiplied by the number of hypotheses left; never below one before
+        # it
         worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[at]))
         adjusted[at] = worst
     return adjusted
@@ -86,6 +88,7 @@ def compare_paired(
     change_G = np.bincount(group_N, weights=after_N.astype(np.float64) - before_N).astype(
         np.float64
     )
+    # the exact bound wants independent items: one per group
     alone = len(size_G) == len(before)
     return Paired(
         before=Rate(hits=int(before_N.sum()), of=len(before)),
@@ -106,6 +109,7 @@ def _interval(change_G: Doubles, size_G: Doubles, how: Resampling) -> tuple[floa
     if np.ptp(change_G / size_G) == 0:
         return None
     rng, size = np.random.default_rng(how.seed), len(size_G)
+    # whole groups with replacement: multinomial counts, one matrix product for all D draws
     times_DG = rng.multinomial(size, np.full(size, 1 / size), size=how.draws)
     mean_D = (times_DG @ change_G) / (times_DG @ size_G)
     tail = (1.0 - how.confidence) / 2.0

@@ -64,6 +64,8 @@ def reliability_bins(should_N: Bools, q_N: Doubles, bins: int = 10) -> tuple[Bin
     """
     order = np.argsort(q_N, kind="stable")
     q_N, should_N = q_N[order], should_N[order]
+    # cuts at equal numbers of rows, moved to the first row of their run of ties: bins then do not
+    # depend on row order
     wanted = np.linspace(0, len(q_N), bins + 1).round().astype(int)[1:-1]
     starts = np.unique(np.searchsorted(q_N, q_N[wanted[wanted < len(q_N)]], side="left"))
     parts = zip(np.split(q_N, starts), np.split(should_N, starts), strict=True)
@@ -108,8 +110,8 @@ def f1_interval(
             "F1 of rows that are neither refused nor to be refused", "report it as undefined"
         )
     unit_N = _units(groups)
+    # F1 = 2 TP / (2 TP + FP + FN): two sums per unit are all that a draw needs
     hits_U = np.bincount(unit_N, weights=should_N & refused_N)
-    # 2 TP + FP + FN
     size_U = np.bincount(unit_N, weights=should_N.astype(int) + refused_N.astype(int))
     units = len(hits_U)
     rng = np.random.default_rng(how.seed)
@@ -140,6 +142,7 @@ def auroc_interval(
     rng = np.random.default_rng(how.seed)
     areas = []
     for _ in range(how.draws):
+        # how often each row's unit was drawn; areas are counted per level of score, not per pair
         times_N = np.bincount(rng.integers(units, size=units), minlength=units)[unit_N]
         yes_L = np.bincount(level_N, weights=times_N * should_N, minlength=levels)
         no_L = np.bincount(level_N, weights=times_N * ~should_N, minlength=levels)
@@ -149,7 +152,7 @@ def auroc_interval(
 
 
 def _units(groups: Sequence[str | None]) -> Ints:
-    """The unit of each row: its group, or itself."""
+    """The bootstrap unit of each row, shape (N,): its group, or the row itself."""
     names = [f"group {g}" if g is not None else f"row {n}" for n, g in enumerate(groups)]
     return np.asarray(np.unique(names, return_inverse=True)[1], dtype=np.int64)
 

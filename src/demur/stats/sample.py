@@ -1,4 +1,4 @@
-"""Which rows, without a draw that depends on the others."""
+"""Choosing rows in ways that do not depend on how many other rows there are."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Row = TypeVar("Row")
 
 
 def evenly_spaced(rows: Sequence[Row], limit: int | None) -> list[Row]:
-    """At most `limit` of the rows, in even steps: rows stored source by source all keep their
-    share.
+    """Choose at most `limit` of the rows, in even steps: rows stored source by source all keep
+    their share.
     """
     if limit is None or limit >= len(rows):
         return list(rows)
@@ -21,15 +21,17 @@ def evenly_spaced(rows: Sequence[Row], limit: int | None) -> list[Row]:
 
 
 def power_allocation(sizes: Sequence[int], weights: Sequence[float], total: int) -> list[int]:
-    """How many of `total` to draw from each stratum: by the square root of its weight, so that
-    small ones are seen too.
+    """Allocate `total` draws to strata by the square root of their weights, so that small ones are
+    seen too.
 
-    Between the two of Neyman's allocation and an even one (power allocation, Bankier 1988). Never
-    more than there are, 2 at least where there are so many: one row alone shows no spread.
+    Between Neyman's allocation and an even one (power allocation, Bankier 1988). Never more than a
+    stratum has, 2 at least where it has so many: one row alone shows no spread.
     """
     left = {n for n, size in enumerate(sizes) if size}
     drawn = [0] * len(sizes)
     while left:
+        # Strata that would get more than they have are taken whole; what they leave is shared again
+        # among the others, until none is full.
         rest, roots = total - sum(drawn), sum(weights[n] ** 0.5 for n in left)
         wanted = {n: max(2.0, rest * weights[n] ** 0.5 / roots) for n in left}
         full = {n for n in left if wanted[n] >= sizes[n]}
@@ -42,22 +44,15 @@ def power_allocation(sizes: Sequence[int], weights: Sequence[float], total: int)
 def split_by_group(
     rows: Sequence[Example], share: float, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """(about `share` of the rows, the others), in order. Rows of one group stay together; more rows
-    move none.
+    """Split rows into (about `share` of them, the others), in order. Rows of one group stay
+    together; more rows move none.
     """
-    first = [
-        _uniform(seed, f"group {e.group}" if e.group is not None else f"row {e.id}") < share
-        for e in rows
-    ]
-    return [e for e, f in zip(rows, first, strict=True) if f], [
-        e for e, f in zip(rows, first, strict=True) if not f
-    ]
-
-
-def _uniform(seed: int, name: str) -> float:
-    """A number in [0, 1) that depends on nothing but seed and name; others than those that split
-    the data.
-    """
-    return (
-        int.from_bytes(hashlib.sha256(f"apart:{seed}:{name}".encode()).digest()[:7], "big") / 2**56
-    )
+    parts: tuple[list[Example], list[Example]] = ([], [])
+    for e in rows:
+        # a hash of seed and group alone, other than the one that splits the data: adding rows
+        # changes the side of none
+        name = f"group {e.group}" if e.group is not None else f"row {e.id}"
+        digest = hashlib.sha256(f"apart:{seed}:{name}".encode()).digest()
+        uniform = int.from_bytes(digest[:7], "big") / 2**56
+        parts[0 if uniform < share else 1].append(e)
+    return parts

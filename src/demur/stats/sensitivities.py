@@ -11,7 +11,7 @@ from demur.core.policy import Policy, Sensitivity
 
 
 def with_sensitivities(policy: Policy, rates: Mapping[str, Mapping[str, float]]) -> Policy:
-    """The policy with named sensitivities: name -> category -> share of the threshold rows to
+    """Add named sensitivities to a policy: name -> category -> share of the threshold rows to
     refuse with it at most.
 
     The thresholds are looked up on the policy's own curves, and stored: what a name means does not

@@ -1,5 +1,5 @@
-"""Goals about slices: which rows they speak of, and one goal for each slice where "in every ..." is
-asked for.
+"""Goals about slices: the rows that they are about, and one goal for each slice of a goal "in every
+...".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from demur.stats.thresholds.losses import goal_rows, goal_traits
 def expand_slices(
     goals: Sequence[Goal], template: Policy, rows: LabelledScores
 ) -> tuple[Goal, ...]:
-    """The goals with "in every kind | category | source" as one goal for each that the rows have.
+    """Expand goals "in every kind | category | source" into one goal for each that the rows have.
 
     A slice that a goal of its own names keeps that goal. Goals without slices come back as they
     are. Raises GoalError on a word that is both a kind and a category, on a source that no row has,
@@ -32,6 +32,7 @@ def expand_slices(
     for goal in goals:
         if isinstance(goal, PromisedGoal):
             _check(goal, template.taxonomy, rows)
+    # risks that are named outright: their own level goes before that of "in every"
     own = {goal.risk for goal in goals if not (isinstance(goal, PromisedGoal) and goal.every)}
     found: list[Goal] = []
     for goal in goals:

@@ -1,7 +1,12 @@
-"""Labelled answers against the level of a promise, sequentially: an e-process for "the rate is at
-most so much".
+"""Sequential test of a promise by labelled answers: an e-process for "the rate is at most the
+level".
 
-It may be looked at after every label: P(E ever reaches 1 / alpha) <= alpha while the promise holds.
+1. After each label the evidence E is the likelihood of all labels so far, averaged over rates above
+   the level, divided by their likelihood at the level.
+2. While the rate is at most the level, E is a nonnegative supermartingale that starts at 1, so by
+   Ville's inequality (1939) P(E ever reaches 1 / alpha) <= alpha: one may look after every label.
+3. The mean over rates is a Beta(1/2, 1/2) prior cut off at the level (Robbins 1970's mixture): no
+   alternative has to be guessed.
 It needs a random sample: of requests that ought to be answered for false refusals, of those that
 ought to be refused for missed ones.
 """
@@ -42,7 +47,7 @@ class Audit:
 
     @property
     def risk(self) -> str:
-        """What the promise is about: "false_refusal"."""
+        """The promise's risk, such as "false_refusal"."""
         return self.goal.risk
 
     @property
@@ -62,18 +67,19 @@ class Audit:
 
     @property
     def log_e(self) -> float:
-        """Natural log of the evidence now."""
+        """Natural log of E after the labels so far."""
         return float(
             log_evidence(np.array([self.rate.hits]), np.array([self.rate.of]), self.level)[0]
         )
 
 
 def update_audit(state: Audit, error_T: npt.NDArray[np.bool_]) -> Audit:
-    """The state after new labels, in the order in which they came; True is an error (a false or a
-    missed refusal).
+    """Update an audit with new labels, in the order in which they came; True is an error (a false
+    or a missed refusal).
     """
     if len(error_T) == 0:
         return state
+    # E after each of the T labels, because an alarm counts from the highest that E ever was
     hits_T = state.rate.hits + np.cumsum(error_T, dtype=np.int64)
     of_T = state.rate.of + np.arange(1, len(error_T) + 1)
     highest = max(state.highest_log_e, float(log_evidence(hits_T, of_T, state.level).max()))
@@ -81,11 +87,15 @@ def update_audit(state: Audit, error_T: npt.NDArray[np.bool_]) -> Audit:
 
 
 def log_evidence(hits: Ints, of: Ints, level: float) -> Doubles:
-    """Natural log of the mean likelihood ratio over rates above the level against the level itself.
+    """Natural log of E: the mean likelihood ratio of rates above the level against the level
+    itself.
 
-    -inf where errors are so rare that it underflows: no evidence. Robbins 1970; Ramdas et al. 2023
-    (arXiv 2210.01948).
+    hits, of: counts of the same shape. level: in (0, 1). -inf where errors are so rare that it
+    underflows: no evidence. Robbins 1970; Ramdas et al. 2023 (arXiv 2210.01948).
     """
+    # Integral over r in (level, 1) of r^hits (1 - r)^misses under the prior = upper incomplete beta
+    # function; betaincc is regularised, so betaln is put back. Divided by the prior's own mass
+    # above the level and by level^hits (1 - level)^misses.
     misses = of - hits
     a, b = PRIOR + hits, PRIOR + misses
     with np.errstate(divide="ignore"):

@@ -1,5 +1,5 @@
-"""One look at a window of live scores beside the calibration scores. Look twice and the error rates
-are not kept.
+"""Tests of a window of live scores against the calibration scores, for one look: looking twice
+breaks their error rates.
 
 Shapes: N reference rows, M live rows, B cells, S series.
 """
@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import chi2, false_discovery_control, fisher_exact, ks_2samp
 
@@ -54,8 +53,8 @@ class Stability:
 
 
 def compare(policy: Policy, reference_NC: Floats, live_MC: Floats) -> tuple[Shift, ...]:
-    """Scores and refusals of live rows against reference rows, in total and per category; every
-    p-value adjusted.
+    """Compare scores and refusals of live rows with reference rows, in total and per category;
+    every p-value adjusted.
 
     Raises ScoreError on bad scores, DataError without rows on either side.
     """
@@ -63,11 +62,15 @@ def compare(policy: Policy, reference_NC: Floats, live_MC: Floats) -> tuple[Shif
         if len(logp) == 0:
             raise DataError(f"there is no {name} row", "drift needs rows on both sides")
     reference_NS, live_MS = series_log_odds(reference_NC), series_log_odds(live_MC)
+    choices = [decide_many(policy, logp).choice_N for logp in (reference_NC, live_MC)]
     shifts: list[Shift] = []
     for at, name in enumerate(series_names(policy.taxonomy)):
         shifts += compare_scores(name, reference_NS[:, at], live_MS[:, at])
-        rates = [_refused(policy, logp, at) for logp in (reference_NC, live_MC)]
-        shifts.append(compare_rates(name, rates[0], rates[1]))
+        # series 0 counts any refusal, series k refusals with category k
+        reference, live = (
+            Rate(hits=int((c == at if at else c > 0).sum()), of=len(c)) for c in choices
+        )
+        shifts.append(compare_rates(name, reference, live))
     return adjust(shifts)
 
 
@@ -107,15 +110,19 @@ def stability(reference_N: Doubles, live_M: Doubles, bins: int = CELLS) -> Stabi
     average without drift. Equal edges, as ties make them, become one, and cells without any row are
     left out. Yurdakul and Naranjo 2020.
     """
+    # the reference's deciles; ties make edges equal, and those become one
     edge_J = np.unique(np.quantile(reference_N, np.arange(1, bins) / bins))
     counts = [
         np.bincount(np.searchsorted(edge_J, x, side="right"), minlength=len(edge_J) + 1)
         for x in (reference_N, live_M)
     ]
     counts = [c[counts[0] + counts[1] > 0] for c in counts]
+    # half a row more in every cell: no logarithm of 0 (Haldane-Anscombe)
     p_B, q_B = ((c + 0.5) / (c + 0.5).sum() for c in counts)
     index = float(((q_B - p_B) * np.log(q_B / p_B)).sum())
     freedom = len(p_B) - 1
+    # (q - p) log(q / p) is about (q - p)^2 / p, so without drift the sum over cells is 1/N + 1/M
+    # times a chi-squared with one degree of freedom less than cells
     scaled = index / (1.0 / len(reference_N) + 1.0 / len(live_M))
     tested = Statistic(number=float(chi2.sf(scaled, freedom))) if freedom else None
     return Stability(
@@ -128,16 +135,12 @@ def stability(reference_N: Doubles, live_M: Doubles, bins: int = CELLS) -> Stabi
 
 
 def adjust(shifts: Sequence[Shift]) -> tuple[Shift, ...]:
-    """The shifts with their p-values adjusted together. Those without one stay without."""
+    """Adjust the p-values of all shifts together (Benjamini and Hochberg 1995). Shifts without one
+    stay without.
+    """
     p_values = [s.p_value.number for s in shifts if s.p_value.number is not None]
     adjusted = iter(false_discovery_control(p_values).tolist() if p_values else [])
     return tuple(
         replace(s, adjusted=Statistic(number=next(adjusted)) if s.p_value.defined else s.p_value)
         for s in shifts
     )
-
-
-def _refused(policy: Policy, logp_NC: Floats, at: int) -> Rate:
-    choice_N: npt.NDArray[np.integer] = decide_many(policy, logp_NC).choice_N
-    refused_N = choice_N == at if at else choice_N > 0
-    return Rate(hits=int(refused_N.sum()), of=len(logp_NC))

@@ -1,9 +1,14 @@
-"""A conformal test martingale: evidence that scores have stopped coming from where they came from.
+"""A conformal test martingale: evidence that scores no longer come from the distribution of the
+reference.
 
-It may be looked at after every request: P(E ever reaches 1 / alpha) <= alpha while nothing changes
-(Ville 1939), for any length of traffic. Scores are counted on a fixed grid, so a state has one size
-however long the server runs, and since a count is a function of the score, the guarantee is
-untouched. Shapes: T new scores, B cells of the grid.
+1. Each new score gets a conformal p-value: its smoothed rank among all scores before it. While
+   scores are exchangeable, these p-values are independent and uniform (Vovk et al. 2005).
+2. A gambler bets on p-values being low or high; wealth multiplies by 1 + e (p - 1/2), which has
+   mean 1 under uniformity: a martingale that starts at 1.
+3. P(wealth ever reaches 1 / alpha) <= alpha while nothing changes (Ville 1939), for any length of
+   traffic: one may look after every request.
+Scores are counted on a fixed grid, so a state has one size however long the server runs, and since
+a cell is a function of the score, the guarantee is untouched. Shapes: T new scores, B cells.
 """
 
 from __future__ import annotations
@@ -48,7 +53,7 @@ class Martingale:
 
 
 def start_martingale(series: str, reference_N: Doubles, *, learns: bool = True) -> Martingale:
-    """Start from reference scores (log-odds).
+    """Start a martingale from reference scores (log-odds).
 
     learns=True tests, exactly, that live and reference scores are exchangeable; a slow drift is
     absorbed as the live scores outnumber the reference. learns=False keeps the reference as it is:
@@ -60,7 +65,7 @@ def start_martingale(series: str, reference_N: Doubles, *, learns: bool = True) 
 
 
 def update_martingale(state: Martingale, score_T: Doubles, u_T: Doubles) -> Martingale:
-    """The state after new scores, in the order in which they came.
+    """Update a martingale with new scores, in the order in which they came.
 
     u_T: independent uniform numbers in [0, 1), which break ties; they must not depend on scores.
     Raises ScoreError on NaN, DataError where the numbers of scores and uniforms differ.
@@ -72,6 +77,8 @@ def update_martingale(state: Martingale, score_T: Doubles, u_T: Doubles) -> Mart
     count_B, seen = list(state.count_B), sum(state.count_B)
     shares, log_e, highest = state.shares, state.log_e, state.highest_log_e
     for cell, u in zip(grid_cells(score_T).tolist(), u_T.tolist(), strict=True):
+        # the p-value comes first, then the score joins the counts: a score is no evidence against
+        # itself
         p = smoothed_rank(sum(count_B[cell + 1 :]), count_B[cell], seen, u)
         shares, growth = bet(shares, p)
         log_e += math.log(growth)
@@ -97,8 +104,11 @@ def smoothed_rank(above: int, equal: int, seen: int, u: float) -> float:
 
 
 def bet(shares: tuple[float, ...], p: float) -> tuple[tuple[float, ...], float]:
-    """One step of the simple jumper: the new shares of wealth, and the factor by which all of it
-    grew.
+    """One step of the simple jumper (Vovk et al. 2021, arXiv 2102.10439): the new shares of wealth,
+    and the growth of all of it.
+
+    shares: of the wealth on each of BETS. Each step a share JUMP of the wealth is spread evenly
+    over the bets, so that a bet that lost can come back when the drift turns.
     """
     stakes = [
         ((1.0 - JUMP) * share + JUMP / len(BETS)) * (1.0 + e * (p - 0.5))

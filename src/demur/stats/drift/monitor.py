@@ -1,4 +1,5 @@
-"""What drift means for promises: a state that a server keeps, and the verdict it gives.
+"""The monitor of a policy's promises: its state, kept by a server, and the status that it gives
+each promise.
 
 1. A certified promise bounds a rate. Only that rate speaks against it: an audit that finds it above
    its level takes the support from that promise, and from no other. Labelled requests show false
@@ -32,25 +33,25 @@ from demur.stats.drift.scores import series_log_odds, series_names
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Monitor:
-    """Everything that is watched about one policy; plain numbers, to be stored and read back."""
+    """The state of one policy's monitor; plain numbers, to be stored and read back."""
 
     series: tuple[Martingale, ...]  # total, then the categories
     audits: tuple[Audit, ...]  # one per certified promise with a level
 
     @property
     def tests(self) -> int:
-        """How many chances for a false alarm there are; the allowed rate is shared among them."""
+        """The number of tests, each a chance for a false alarm; alpha is shared among them."""
         return len(self.series) + len(self.audits)
 
     @property
     def seen(self) -> int:
-        """Live scores and labels so far."""
+        """The number of live scores and labels so far."""
         return self.series[0].steps + sum(a.rate.of for a in self.audits)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Alarm:
-    """Evidence against a promise that counts whenever one looks."""
+    """An alarm: evidence against a promise, valid whenever one looks."""
 
     source: Literal["scores", "labels"]
     about: str  # the series that drifted, or the risk that was audited
@@ -68,7 +69,7 @@ class Alarm:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromiseState:
-    """A promise as it stands now. Status "no longer supported" if it was certified and there is an
+    """A promise with its present status: "no longer supported" if it was certified and there is an
     alarm.
     """
 
@@ -80,7 +81,8 @@ class PromiseState:
 
 
 def start_monitor(policy: Policy, reference_NC: Floats, *, learns: bool = True) -> Monitor:
-    """Watch a policy from the scores that its promises were made on. learns: see martingale.begin.
+    """Start the monitor of a policy from the scores that its promises were made on. learns: see
+    martingale.start_martingale.
 
     Raises ScoreError on bad scores, DataError without any.
     """
@@ -100,7 +102,8 @@ def start_monitor(policy: Policy, reference_NC: Floats, *, learns: bool = True) 
 
 
 def observe_scores(monitor: Monitor, logp_TC: Floats, u_TS: Doubles) -> Monitor:
-    """The monitor after live scores, in order. u_TS: uniform numbers, one per score and series.
+    """Update the monitor with live scores, in order. u_TS: uniform numbers, one per score and
+    series.
 
     Raises ScoreError on bad scores, DataError where scores or uniforms are for another number of
     series.
@@ -120,8 +123,8 @@ def observe_scores(monitor: Monitor, logp_TC: Floats, u_TS: Doubles) -> Monitor:
 
 
 def observe_labels(monitor: Monitor, risk: str, error_T: npt.NDArray[np.bool_]) -> Monitor:
-    """The monitor after labels for one promise, in order. Raises DataError if that risk is not
-    promised.
+    """Update the monitor with labels for one promise, in order; True is an error. Raises DataError
+    if that risk is not promised.
     """
     if risk not in [a.risk for a in monitor.audits]:
         known = ", ".join(a.risk for a in monitor.audits) or "none"
@@ -133,16 +136,27 @@ def observe_labels(monitor: Monitor, risk: str, error_T: npt.NDArray[np.bool_]) 
 def check_promises(
     promises: Sequence[Promise], monitor: Monitor, alpha: float = 0.05
 ) -> tuple[PromiseState, ...]:
-    """The promises as they stand. Over the whole life of the monitor, P(any false alarm) <= alpha.
+    """The status of each promise. Over the whole life of the monitor, P(any false alarm) <= alpha.
 
     Alpha is shared evenly among series and audits (Bonferroni). Alarms stay: after one, certify
     again on new rows.
     """
     if not 0.0 < alpha < 1.0:
         raise ValueError(f"alpha {alpha} must lie in (0, 1)")
+    # Ville with alpha / tests for each: evidence of tests / alpha, in logarithms
     bar = math.log(monitor.tests / alpha)
-    drifted = tuple(_of_scores(m) for m in monitor.series if m.highest_log_e >= bar)
-    broken = {a.risk: (_of_labels(a),) for a in monitor.audits if a.highest_log_e >= bar}
+    drifted = tuple(
+        Alarm(
+            source="scores",
+            about=m.series,
+            log_e=m.highest_log_e,
+            after=m.steps,
+            text=f"scores of {m.series} no longer look like the calibration scores",
+        )
+        for m in monitor.series
+        if m.highest_log_e >= bar
+    )
+    broken = {a.risk: (_label_alarm(a),) for a in monitor.audits if a.highest_log_e >= bar}
     unheard = {a.risk for a in monitor.audits if a.sliced and a.rate.of == 0}
     return tuple(
         with_status(
@@ -155,15 +169,17 @@ def check_promises(
 
 
 def with_status(watched: PromiseState) -> PromiseState:
-    """The promise with the status that its alarms leave it."""
+    """The promise with the status that its alarms leave it: certified becomes "no longer
+    supported".
+    """
     if watched.promise.status == "certified" and watched.alarms:
         return replace(watched, promise=replace(watched.promise, status="no longer supported"))
     return watched
 
 
 def merge_monitors(one: Monitor, other: Monitor) -> Monitor:
-    """Two states of one monitor, of which one was seen later: the later, with the highest evidence
-    of both.
+    """Merge two states of one monitor, one of which was updated later: the later, with the highest
+    evidence of both.
 
     So an alarm that either has raised stays, whichever was written last.
     """
@@ -179,23 +195,13 @@ def merge_monitors(one: Monitor, other: Monitor) -> Monitor:
     return Monitor(series=tuple(series), audits=tuple(audits))
 
 
-def _of_scores(m: Martingale) -> Alarm:
-    return Alarm(
-        source="scores",
-        about=m.series,
-        log_e=m.highest_log_e,
-        after=m.steps,
-        text=f"scores of {m.series} no longer look like the calibration scores",
-    )
-
-
-def _of_labels(a: Audit) -> Alarm:
+def _label_alarm(a: Audit) -> Alarm:
+    """The alarm of an audit whose rate is above its level."""
+    errors = f"{a.rate.hits} errors among {a.rate.of} audited requests"
     return Alarm(
         source="labels",
         about=a.risk,
         log_e=a.highest_log_e,
         after=a.rate.of,
-        text=(
-            f"{a.rate.hits} errors among {a.rate.of} audited requests, promised at most {a.level:g}"
-        ),
+        text=f"{errors}, promised at most {a.level:g}",
     )

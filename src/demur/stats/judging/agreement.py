@@ -1,4 +1,4 @@
-"""How far a judge agrees with people. Shapes: N answers, G prompts.
+"""Agreement of a judge with people. Shapes: N answers, G prompts, D draws.
 
 Figures are over the answers that the judge scored; what it could not score is a rate of its own. A
 judge's figures hold for the model and the prompts they were measured on: no judge carries its error
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from demur.base.arrays import Bools, Doubles
+from demur.base.arrays import Doubles
 from demur.base.errors import DataError
 from demur.core.judging.outcome import Verdict, View, declines
 from demur.core.rates import Rate
@@ -26,7 +26,7 @@ VERDICTS: tuple[Verdict, ...] = ("refusal", "partial", "compliance", "unscored")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Agreement:
-    """One judge beside people, in one two-way view."""
+    """One judge's agreement with people, in one two-way view."""
 
     view: View
     scored: Rate  # answers that the judge scored, among all
@@ -49,8 +49,8 @@ def agreement(
     view: View,
     how: Resampling,
 ) -> Agreement:
-    """Measure one judge. groups: the prompt of each answer; answers to one prompt are drawn
-    together.
+    """Measure one judge against people. groups: the prompt of each answer; answers to one prompt
+    are drawn together.
 
     Raises DataError on unequal lengths, no rows, or a human label "unscored": leave such rows out
     and count them.
@@ -64,7 +64,11 @@ def agreement(
     scored = [n for n, verdict in enumerate(judge) if verdict != "unscored"]
     truth_N = np.array([declines(human[n], view) for n in scored], dtype=bool)
     said_N = np.array([declines(judge[n], view) for n in scored], dtype=bool)
-    count_G4 = _counts(truth_N, said_N, [groups[n] for n in scored])
+    # Per prompt: both decline, people only, judge only, neither; shape (G, 4).
+    _, group_N = np.unique([groups[n] for n in scored], return_inverse=True)
+    size = int(group_N.max()) + 1 if scored else 0
+    cells = (truth_N & said_N, truth_N & ~said_N, ~truth_N & said_N, ~truth_N & ~said_N)
+    count_G4 = np.stack([np.bincount(group_N, weights=c, minlength=size) for c in cells], axis=1)
     both, only_human, only_judge, neither = (int(c) for c in count_G4.sum(axis=0))
     kappa = kappa_of(both, only_human, only_judge, neither)
     pairs = Counter(zip(human, judge, strict=True))
@@ -108,23 +112,15 @@ def mcnemar(
     return ours, theirs, mcnemar_p(ours, theirs)
 
 
-def _counts(truth_N: Bools, said_N: Bools, groups: Sequence[str]) -> Doubles:
-    """Per prompt: both decline, people only, judge only, neither. Shape (G, 4)."""
-    _, group_N = np.unique(list(groups), return_inverse=True)
-    size = int(group_N.max()) + 1 if len(groups) else 0
-    cells = (truth_N & said_N, truth_N & ~said_N, ~truth_N & said_N, ~truth_N & ~said_N)
-    return np.stack([np.bincount(group_N, weights=c, minlength=size) for c in cells], axis=1)
-
-
 def _interval(count_G4: Doubles, how: Resampling) -> tuple[float, float]:
+    """Percentile bootstrap of Cohen's kappa over prompts; draws without a kappa are left out."""
+    # drawing G prompts with replacement = multinomial counts: one matrix product for all D draws
     rng, size = np.random.default_rng(how.seed), len(count_G4)
     times_DG = rng.multinomial(size, np.full(size, 1 / size), size=how.draws)
     both_D, human_D, judge_D, neither_D = (times_DG @ count_G4).T
-    n_D, first_D, second_D = (
-        both_D + human_D + judge_D + neither_D,
-        both_D + human_D,
-        both_D + judge_D,
-    )
+    # as in kappa_of, times n^2
+    n_D = both_D + human_D + judge_D + neither_D
+    first_D, second_D = both_D + human_D, both_D + judge_D
     chance_D = first_D * second_D + (n_D - first_D) * (n_D - second_D)
     defined_D = n_D * n_D != chance_D
     kappa_D = (n_D * (both_D + neither_D) - chance_D)[defined_D] / (n_D * n_D - chance_D)[defined_D]

@@ -23,6 +23,7 @@ def upper_mean(value_M: Doubles, low: float, high: float, delta: float) -> float
     if not len(value_M):
         return high
     x_M = (value_M - low) / (high - low)
+    # running mean and variance, each with one pseudo-observation (1/2 and 1/4): they start defined
     count_M = np.arange(1, len(x_M) + 1)
     mean_M = (0.5 + np.cumsum(x_M)) / (count_M + 1)
     spread_M = (0.25 + np.cumsum((x_M - mean_M) ** 2)) / (count_M + 1)
@@ -30,6 +31,7 @@ def upper_mean(value_M: Doubles, low: float, high: float, delta: float) -> float
     bet_M = np.sqrt(2 * np.log(1 / delta) / (len(x_M) * before_M))
 
     def refuted(m: float) -> bool:
+        # a stake of 1 / (1 - m) or more could lose everything at x = 1; log1p needs wealth above 0
         capped_M = np.minimum(bet_M, _BOLDNESS / max(1.0 - m, 1e-12))
         return bool(np.cumsum(np.log1p(-capped_M * (x_M - m))).max() >= np.log(1 / delta))
 

@@ -1,9 +1,14 @@
-"""A judged rate, corrected by hand labels of a random few of the same answers. Shapes: N judged
-answers, M checked.
+"""Correcting a judged rate by hand labels of a random sample of the same answers. Shapes: N judged
+answers, M checked, S strata.
 
-Unbiased whatever the judge does, because nothing is assumed of its errors: they are measured on the
-very answers that the rate is about. The N answers are the whole of what is asked about; M of them
-were drawn at random, perhaps within strata, and labelled.
+1. The N answers are the whole of what is asked about; M of them were drawn at random, perhaps
+   within strata, and labelled by hand.
+2. The judge's mean over all N is moved by the mean difference (hand - judge) on the M: unbiased
+   whatever the judge does, because its errors are measured on the very answers that the rate is
+   about, and none of them is assumed.
+3. The judge's values are weighed so that the variance is least; a judge that says nothing weighs 0.
+4. Where hits or misses are too rare for a normal interval, the exact one of the hand labels stands
+   alone.
 """
 
 from __future__ import annotations
@@ -32,20 +37,20 @@ UNSEEN = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Strata:
-    """How the checked rows were drawn: at random within strata, in whatever shares."""
+    """The draw of the checked rows: at random within strata, in whatever shares."""
 
     of_N: Ints  # stratum of each row; read only where it was checked
     checked_S: Ints  # rows checked in each stratum, also those that a rate is not about
     size_S: Ints  # rows in each stratum
 
     def among(self, rows_N: Bools) -> Strata:
-        """The same draw, seen by some of the rows."""
+        """The draw restricted to some of the rows."""
         return Strata(of_N=self.of_N[rows_N], checked_S=self.checked_S, size_S=self.size_S)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CheckedSample:
-    """N answers, judged, of which some were checked. Raises DataError on unequal lengths."""
+    """N judged answers, some of them checked by hand. Raises DataError on unequal lengths."""
 
     judge_N: Doubles  # 0, 1 or anything between, such as 0.5 where the judge could not score
     hand_N: Doubles  # 0 or 1; read only where known_N
@@ -63,7 +68,7 @@ class CheckedSample:
             raise DataError("a hand label is neither 0 nor 1", "1 = the answer declines")
 
     def among(self, rows_N: Bools) -> CheckedSample:
-        """Some of the rows."""
+        """The sample restricted to some of the rows."""
         strata = self.strata.among(rows_N) if self.strata else None
         return CheckedSample(
             judge_N=self.judge_N[rows_N],
@@ -86,8 +91,8 @@ class _Mean:
 
 
 def regression_rate(sample: CheckedSample, confidence: float = 0.95) -> RateEstimate:
-    """The mean of the hand's values over all N rows, from the judge's on all and the hand's where
-    known.
+    """Estimate the mean of the hand labels over all N rows, from the judge's values on all and the
+    hand's where known.
 
     Regression estimator of a finite set (Cochran 1977, chapter 7), the finite form of PPI++:
     mean_N(w J) + mean_M(H - w J) with w of least variance, variance with factor 1 - M/N; Student's
@@ -111,7 +116,7 @@ def regression_rate(sample: CheckedSample, confidence: float = 0.95) -> RateEsti
 
 
 def labels_rate(sample: CheckedSample, confidence: float = 0.95) -> RateEstimate:
-    """The mean of the hand's values by the hand labels alone, each weighing as much as its stratum
+    """Estimate the mean of the hand labels by themselves, each weighing as much as its stratum
     makes it.
 
     For a draw whose other rows nobody judged. The exact binomial interval, in strata at the
@@ -128,7 +133,8 @@ def regression_share(
     fixed: tuple[int, int] = (0, 0),
     confidence: float = 0.95,
 ) -> RateEstimate:
-    """Among rows with a 1 by hand, the share of those in should_N: the precision of what declines.
+    """Estimate, among rows with a 1 by hand, the share of those in should_N: the precision of what
+    declines.
 
     fixed: further rows that are 1 beyond doubt, as (in the share, all of them). A ratio of two
     regression estimates, linearised. Fewer than 10 checked rows in the share, of 1 out of it, or of
@@ -155,6 +161,8 @@ def regression_share(
     if ones <= 0:
         raise Undefined("nothing declines by the estimate", "label more rows")
     value = within / ones
+    # delta method for a ratio: the variance of within / ones is that of the mean of (should -
+    # value) x hand, scaled by (n / ones)^2
     around = _mean(sample, should_N.astype(np.float64) - value)
     scaled = _Mean(value=value, variance=around.variance * (n / ones) ** 2, freedom=around.freedom)
     return _clipped(
@@ -172,7 +180,9 @@ def _enough(sample: CheckedSample) -> None:
 
 
 def _weights(sample: CheckedSample) -> Doubles | None:
-    """How many rows each checked row stands for, shape (M,); None if all stand for as many."""
+    """The number of rows that each checked row stands for, shape (M,); None if all stand for as
+    many.
+    """
     if sample.strata is None:
         return None
     of_M = sample.strata.of_N[sample.known_N]
@@ -185,11 +195,14 @@ def _mean(sample: CheckedSample, factor_N: Doubles) -> _Mean:
     judge_N, known_N, m = factor_N * sample.judge_N, sample.known_N, int(sample.known_N.sum())
     judge_M, hand_M = judge_N[known_N], (factor_N * sample.hand_N)[known_N]
     drawn, error = _weights(sample), float((factor_N**2).mean())
+    # each checked row's share of the estimate, sum 1: equal, or by Horvitz and Thompson's weights
     part_M = np.full(m, 1.0 / m) if drawn is None else drawn / drawn.sum()
     judge_off_M, hand_off_M = judge_M - part_M @ judge_M, hand_M - part_M @ hand_M
     spread = float(part_M @ judge_off_M**2)
     varies = spread > ROUNDING
+    # the regression slope of hand on judge is the weight of least variance
     slope = float(part_M @ (judge_off_M * hand_off_M)) / spread if varies else 0.0
+    # one degree of freedom for the mean, one for the slope
     freedom = m - 2 if varies else m - 1
     residual_M = hand_off_M - slope * judge_off_M
     if sample.strata is None:
@@ -198,16 +211,17 @@ def _mean(sample: CheckedSample, factor_N: Doubles) -> _Mean:
         )
     else:
         of_M = sample.strata.of_N[known_N]
-        variance = _variance(sample.strata, of_M, part_M * residual_M) + error * _unseen(
-            sample.strata, of_M, part_M
-        )
+        sampled = _stratified_variance(sample.strata, of_M, part_M * residual_M)
+        variance = sampled + error * _unseen_variance(sample.strata, of_M, part_M)
+    # the judge's mean over all rows, moved by the mean residual on the checked ones
     value = slope * judge_N.mean() + part_M @ (hand_M - slope * judge_M)
     return _Mean(value=float(value), variance=variance, freedom=freedom)
 
 
-def _variance(strata: Strata, of_M: Ints, share_M: Doubles) -> float:
-    """Variance of a sum of shares over a stratified draw; checked rows that are not asked about
-    have a share of 0.
+def _stratified_variance(strata: Strata, of_M: Ints, share_M: Doubles) -> float:
+    """Variance of a sum over a stratified draw without replacement (Cochran 1977, chapter 5).
+
+    share_M: each checked row's term; checked rows that are not asked about have 0.
     """
     size = len(strata.size_S)
     sum_S = np.bincount(of_M, weights=share_M, minlength=size)
@@ -222,8 +236,8 @@ def _variance(strata: Strata, of_M: Ints, share_M: Doubles) -> float:
     return float(((1 - n_S / strata.size_S) * centred_S).sum())
 
 
-def _unseen(strata: Strata, of_M: Ints, part_M: Doubles) -> float:
-    """What an unseen error in every stratum adds to the variance, with the part of a row of its
+def _unseen_variance(strata: Strata, of_M: Ints, part_M: Doubles) -> float:
+    """The variance that one unseen error in every stratum adds, with the share of a row of that
     stratum.
     """
     size = len(strata.size_S)
@@ -242,6 +256,7 @@ def _alone(
     else:
         n = float(weight_M.sum() ** 2 / (weight_M**2).sum())  # Kish's effective number
         value, tail = min(1.0, float(weight_M @ hit_M / weight_M.sum())), (1 - confidence) / 2
+        # Clopper-Pearson with real-valued counts: n value hits of n
         low = 0.0 if value == 0 else float(betaincinv(n * value, n * (1 - value) + 1, tail))
         high = 1.0 if value == 1 else float(betaincinv(n * value + 1, n * (1 - value), 1 - tail))
     return RateEstimate(value=value, low=low, high=high, method=method)

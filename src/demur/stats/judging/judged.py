@@ -21,7 +21,7 @@ from demur.core.rates import Rate
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RateEstimate:
-    """A rate corrected for a judge's errors, with its interval."""
+    """A rate corrected for a judge's errors, with its interval and the method."""
 
     value: float
     low: float
@@ -32,8 +32,8 @@ class RateEstimate:
 def rogan_gladen(
     judged: Rate, sensitivity: Rate, specificity: Rate, confidence: float = 0.95
 ) -> RateEstimate:
-    """The true rate behind a judged one, from the judge's hits on known positives and known
-    negatives.
+    """Estimate the true rate behind a judged one, from the judge's hits on known positives and
+    known negatives.
 
     Rogan and Gladen (1978), clipped to [0, 1]; interval of Lang and Reiczigel (2014). Raises
     Undefined for a judge that is no better than a coin.
@@ -44,6 +44,8 @@ def rogan_gladen(
             f"sensitivity {se:g} and specificity {sp:g} say nothing", "use hand labels alone"
         )
     z = float(norm.ppf(0.5 + confidence / 2))
+    # Lang and Reiczigel: pseudo-counts (one hit and one miss for sensitivity and specificity, z^2 /
+    # 2 each for the judged rate), then the delta method with a shifted midpoint
     n_se, n_sp, n_q = sensitivity.of + 2, specificity.of + 2, judged.of + z * z
     se_, sp_ = (sensitivity.hits + 1) / n_se, (specificity.hits + 1) / n_sp
     q_ = (judged.hits + z * z / 2) / n_q
@@ -62,8 +64,8 @@ def rogan_gladen(
 def prediction_powered(
     hand_M: Doubles, judge_M: Doubles, judge_N: Doubles, confidence: float = 0.95
 ) -> tuple[RateEstimate, float]:
-    """The mean of the hand's values from M checked rows and N others that only the judge saw; and
-    the weight of these.
+    """Estimate the mean of the hand labels from M checked rows and N others that only the judge
+    saw; and the weight of these.
 
     lambda mean(judge_N) + mean(hand_M - lambda judge_M): unbiased whatever the judge does, with the
     lambda of least variance (PPI++: Angelopoulos, Duchi and Zrnic 2023, arXiv 2311.01453). Normal
@@ -78,6 +80,7 @@ def prediction_powered(
         )
     spread = float(np.var(np.concatenate([judge_M, judge_N]), ddof=1))
     together = float(np.cov(hand_M, judge_M)[0, 1])
+    # PPI++ equation for a mean: lambda = Cov(H, J) / ((1 + m / n) Var J)
     weight = together / ((1 + m / n) * spread) if spread > 0 else 0.0
     value = weight * judge_N.mean() + (hand_M - weight * judge_M).mean()
     se = math.sqrt(

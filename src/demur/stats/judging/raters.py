@@ -1,4 +1,5 @@
-"""How far several raters agree, people or judges. Shapes: N items, R raters, C values, G prompts.
+"""Agreement of several raters, people or judges. Shapes: N items, R raters, C values, G prompts, D
+draws.
 
 Nominal values; a rater who has not rated an item is None there. Cohen's kappa of two is
 demur.stats.judging.agreement.
@@ -21,7 +22,7 @@ Ratings = Sequence[Sequence[str | None]]  # per item, one value a rater
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RaterAgreement:
-    """Several raters on the same items."""
+    """The agreement of several raters on the same items."""
 
     raters: tuple[str, ...]
     pairable: int  # items with two ratings or more: alpha is over these
@@ -35,7 +36,8 @@ class RaterAgreement:
 def rater_agreement(
     raters: Sequence[str], ratings: Ratings, groups: Sequence[str], how: Resampling
 ) -> RaterAgreement:
-    """Measure raters. groups: the prompt of each item; items of one prompt are drawn together.
+    """Measure the agreement of raters. groups: the prompt of each item; items of one prompt are
+    drawn together.
 
     Raises DataError on unequal lengths.
     """
@@ -71,6 +73,7 @@ def fleiss_of(count_NC: Doubles) -> Statistic:
     chance = float((share_C**2).sum())
     if (share_C == 1.0).any():
         return Statistic(number=None, why="all ratings are the same")
+    # the share of agreeing pairs of raters, mean over items; chance: that two random ratings agree
     agreed = float(((count_NC**2).sum(axis=1) - n).mean() / (n * (n - 1)))
     return Statistic(number=(agreed - chance) / (1 - chance))
 
@@ -104,6 +107,7 @@ def _pairs(count_NC: Doubles) -> tuple[Doubles, Doubles]:
     """
     rated_N = count_NC.sum(axis=1)
     paired_N = rated_N >= 2
+    # an item with m ratings gives each of its agreeing ordered pairs the weight 1 / (m - 1)
     same_N = np.where(
         paired_N, (count_NC * (count_NC - 1)).sum(axis=1) / np.maximum(rated_N - 1, 1), 0.0
     )
@@ -114,6 +118,7 @@ def _alpha(same_D: Doubles, value_DC: Doubles) -> Doubles:
     """Alpha from sums over items, one for each of D draws; NaN where it is undefined: for use in
     here only.
     """
+    # 1 - observed / expected disagreement, expected from pairs drawn without replacement: n (n - 1)
     n_D = value_DC.sum(axis=1)
     by_chance_D = n_D**2 - (value_DC**2).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -126,6 +131,7 @@ def _alpha(same_D: Doubles, value_DC: Doubles) -> Doubles:
 def _interval(count_NC: Doubles, groups: Sequence[str], how: Resampling) -> tuple[float, float]:
     same_N, value_NC = _pairs(count_NC)
     _, group_N = np.unique(list(groups), return_inverse=True)
+    # both sums are additive over items: per prompt first, then over the prompts of each draw
     member_GN = (np.arange(group_N.max() + 1)[:, None] == group_N[None, :]).astype(np.float64)
     rng, size = np.random.default_rng(how.seed), len(member_GN)
     times_DG = rng.multinomial(size, np.full(size, 1 / size), size=how.draws)

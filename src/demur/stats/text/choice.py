@@ -1,5 +1,5 @@
-"""Choosing the recipe of a text classifier by cross-validated log loss: what a probability is for,
-unlike accuracy.
+"""Choosing the recipe of a text classifier by cross-validated log loss, because its probability is
+used, not its label.
 
 Shapes: N texts, L strengths of the penalty.
 """
@@ -41,7 +41,7 @@ class RecipeTrial:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecipeChoice:
-    """All recipes, the best first."""
+    """All recipes by their log loss, the best first."""
 
     trials: tuple[RecipeTrial, ...]
     base_loss: float  # of the training folds' base rate: what a recipe that learns nothing has
@@ -86,6 +86,7 @@ def _folds(
     texts: Sequence[str], yes_N: Bools, groups: Sequence[str | None]
 ) -> list[tuple[Ints, Ints]]:
     """(train, held out) row numbers of each fold."""
+    # union of both relations: texts of one group, and near copies of one another, are one unit
     first: dict[str, int] = {}
     named = [(first.setdefault(g, n), n) for n, g in enumerate(groups) if g is not None]
     units = components(len(texts), [*named, *near_copies([fold(t) for t in texts])])

@@ -20,8 +20,8 @@ C = 1.0  # inverse strength of the L2 penalty, on vectors of unit variance
 def fit_encoded(
     encoder: Encoder, texts: Sequence[str], yes_N: npt.NDArray[np.bool_]
 ) -> EncodedClassifier:
-    """Fit on vectors of unit variance; the weights undo the scaling. Raises DataError unless both
-    labels occur.
+    """Fit logistic regression on vectors of unit variance; the stored weights undo the scaling.
+    Raises DataError unless both labels occur.
     """
     if len(texts) != len(yes_N) or not yes_N.any() or yes_N.all():
         raise DataError(

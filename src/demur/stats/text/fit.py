@@ -31,7 +31,9 @@ _EDGE = 0.005  # share of the training texts beyond either end of the range
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """What is learnt from texts."""
+    """A text classifier's recipe: its views and the penalty. Raises DataError on no view, or c <=
+    0.
+    """
 
     views: tuple[NgramView, ...]
     c: float  # inverse strength of the L2 penalty
@@ -64,6 +66,7 @@ def fit_text_classifier(
     learnt = [LearntView(view, texts) for view in recipe.views]
     x_NF = sparse.hstack([part.x_NV for part in learnt]).tocsr()
     fitted = regression(recipe.c).fit(x_NF, yes_N)
+    # the views' columns stand side by side in one matrix: cut the coefficients apart again
     weight_F, at, views = fitted.coef_[0], 0, []
     for part in learnt:
         end = at + len(part.place)
@@ -89,8 +92,8 @@ def regression(c: float) -> LogisticRegression:
 
 
 class LearntView:
-    """One view's vocabulary, inverse document frequencies and training matrix, as TfidfVectorizer
-    has them.
+    """A view's vocabulary, inverse document frequencies and training matrix, as TfidfVectorizer has
+    them.
     """
 
     def __init__(self, view: NgramView, texts: Sequence[str]) -> None:
@@ -100,12 +103,13 @@ class LearntView:
         kept = sorted(frequency)
         self.place = {term: n for n, term in enumerate(kept)}
         df_V = np.array([frequency[term] for term in kept], dtype=np.float64)
+        # scikit-learn's smoothed idf: as if one more document held every n-gram once
         self._idf_V = np.log((1 + len(texts)) / (1 + df_V)) + 1.0
         self.idf_V = self._idf_V.astype(np.float32)
         self.x_NV = self._matrix(counts)
 
     def matrix(self, texts: Sequence[str]) -> sparse.csr_matrix:
-        """Rows of other texts; n-grams that were not learnt are left out."""
+        """The matrix of other texts, a row each; n-grams that were not learnt are left out."""
         return self._matrix([Counter(self.view.terms(t)) for t in texts])
 
     def _matrix(self, counts: Sequence[Counter[str]]) -> sparse.csr_matrix:

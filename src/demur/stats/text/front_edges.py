@@ -69,6 +69,8 @@ def _edge(danger_N: Doubles, differs_N: Bools, bound: float) -> float | None:
     order = np.argsort(danger_N, kind="stable")
     sorted_N, errors_N = danger_N[order], np.cumsum(differs_N[order])
     rows_N = np.arange(1, len(order) + 1)
+    # Clopper-Pearson upper bound of the n least dangerous rows, for every n at once. Where all of
+    # them err it is 1: the guard keeps the argument positive, and the value far above any bound.
     upper_N = betaincinv(errors_N + 1, np.maximum(rows_N - errors_N, 1), 1.0 - MISS)
     # Rows of equal danger lie on one side of any edge: only the last of them can be one.
     last_N = np.append(sorted_N[1:] > sorted_N[:-1], True)

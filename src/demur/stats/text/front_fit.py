@@ -1,5 +1,4 @@
-"""Fitting a cascade's front model: the real model's scores on unlabelled traffic are what it
-learns.
+"""Fitting a cascade's front model to the real model's scores on unlabelled traffic.
 
 1. About 30 % of the traffic is held out, by whole groups; the front is fitted on the others.
 2. It learns the whole distribution (control tokens and leftover mass) by multinomial logistic
@@ -84,7 +83,7 @@ def fit_linear(texts: Sequence[str], logp_NC: Floats) -> FrontFit:
 
 
 def fit_range(fitted: Sequence[Prompt], held: Sequence[Prompt]) -> TrafficRange:
-    """What nearly all traffic looks like: words and characters of the fitted prompts, bounds from
+    """Measure the range of traffic: words and characters of the fitted prompts, bounds from
     held-out ones.
 
     Bounds that the fitted prompts set themselves would be too tight: they hold no word that they do
