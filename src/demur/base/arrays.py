@@ -1,5 +1,5 @@
-"""Names of array types: what the numbers are. A suffix of shape letters on a variable says how they
-lie.
+"""Array types by element. The suffix of shape letters on a variable names its axes: `logp_NC` is N
+x C.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Parquet and Arrow tables as rows, and the folders that the package `datasets` saves them in.
-Names pyarrow.
+"""Reading Parquet and Arrow tables as rows, and the folders that the package `datasets` saves them
+in. Imports pyarrow.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PARQUET, _ARROW_FILE = b"PAR1", b"ARROW1"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Some rows of one file."""
+    """A batch of rows of one file."""
 
     path: Path
     rows: list[dict[str, Any]]
@@ -36,7 +36,7 @@ def is_saved(folder: Path) -> bool:
 
 
 def read_columnar(path: Path, head: bytes) -> Iterator[Batch] | None:
-    """Read a Parquet or Arrow file, told by its first bytes; None if it is neither.
+    """Read a Parquet or Arrow file, recognised by its first bytes; None for any other file.
 
     Raises DataError if it is damaged.
     """
@@ -52,7 +52,7 @@ def read_columnar(path: Path, head: bytes) -> Iterator[Batch] | None:
 
 
 def read_saved(folder: Path) -> Iterator[Batch]:
-    """Read a folder saved by `datasets`, split by split. Raises DataError if it is none, or is
+    """Read a folder saved by `datasets`, split by split. Raises DataError if it was not, or is
     damaged.
     """
     if (folder / _PARTS).is_file():
@@ -97,6 +97,7 @@ def _guarded(path: Path, read: Callable[[Path], Iterator[list[dict[str, Any]]]])
 
 
 def _parquet(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """Read a Parquet file, a batch at a time: files may be larger than memory."""
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches():
             yield _listed_rows(batch)

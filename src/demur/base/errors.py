@@ -1,6 +1,4 @@
-"""What can go wrong, one class per boundary. A message says what happened with values, the hint
-says what to do.
-"""
+"""Errors, one class per boundary. A message states the fact with values, the hint what to do."""
 
 from __future__ import annotations
 

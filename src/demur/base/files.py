@@ -1,5 +1,8 @@
-"""Atomic writes and digests: no artifact is ever half-written, and every one can be told from
-another.
+"""Atomic writes and digests: no artifact is ever half-written, and a digest identifies each one.
+
+1. A write goes to a temporary beside the file, is flushed to disk, and renamed over the file.
+2. The temporary is locked while its writer lives. `sweep` removes those whose lock is free: their
+   writers were killed.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ def write_together(files: Mapping[Path, bytes]) -> None:
     some new.
     """
     with ExitStack() as stack:
+        # all are written and flushed before the first is renamed
         parts = {path: stack.enter_context(_part(path, data)) for path, data in files.items()}
         for path, part in parts.items():
             try:
@@ -116,7 +120,7 @@ def make_readable(folder: Path) -> None:
 
 
 def is_part(path: Path) -> bool:
-    """Whether a file is the temporary of a write that is under way, or that was killed."""
+    """Whether a file is the temporary of a write, under way or killed."""
     return path.name.startswith(".") and path.name.endswith(PART)
 
 

@@ -1,6 +1,4 @@
-"""A table as HTML, for notebooks. Every cell is escaped: prompts and names are other people's
-text.
-"""
+"""HTML tables for notebooks. Every cell is escaped: prompts and names are other people's text."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ from html import escape
 
 
 def table_html(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:
-    """A table of texts under a caption."""
+    """Render a table of texts under a caption. header, rows: plain texts, escaped here."""
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows

@@ -1,11 +1,12 @@
-"""Rows of people's files, whatever program wrote them: one reader for every verb.
+"""Reading rows from files of any supported format: one reader for every verb.
 
-1. A folder saved by the package `datasets`, a Parquet or an Arrow file is told by its content.
+1. A folder saved by the package `datasets`, a Parquet or an Arrow file is recognised by its
+   content.
 2. Any other file is text. One that begins with "{" is JSONL, one that begins with "[" a JSON array.
 3. Else it is a table: commas, semicolons, tabs or bars between the columns, as its header has them.
 
 A row is a mapping from its keys, or the header's columns, to values. Cells of a text table are
-texts; an empty one is None. Every row knows where it stands, for errors.
+texts; an empty one is None. Every row carries its place in the file, for errors.
 """
 
 from __future__ import annotations
@@ -87,8 +88,8 @@ def read_rows(path: Path, encoding: str | None = None) -> Iterator[RawRow]:
 
 
 def rows_below(folder: Path) -> list[Path]:
-    """Find the files, and the folders saved by `datasets`, below a folder that read_rows may read,
-    by name.
+    """Find the files and saved `datasets` folders below a folder that read_rows may read, by
+    name.
     """
     found: list[Path] = []
     for path in sorted(folder.iterdir()):
@@ -126,7 +127,7 @@ def _lines(text: str, path: Path) -> Iterator[RawRow]:
                     "'.KEY[]' for a list in it",
                 ) from None
             raise DataError(
-                f"{where} is not JSON: {_said(e)}", "one JSON object per line; is it cut off?"
+                f"{where} is not JSON: {_fault(e)}", "one JSON object per line; is it cut off?"
             ) from None
         yield _row(where, number, value)
 
@@ -138,16 +139,17 @@ def _array(text: str, path: Path) -> Iterator[RawRow]:
     except ValueError as e:
         line = f":{e.lineno}" if isinstance(e, json.JSONDecodeError) else ""
         hint = "it begins with '[': one array of objects, or an object per line; is it cut off?"
-        raise DataError(f"{path}{line} is not JSON: {_said(e)}", hint) from None
+        raise DataError(f"{path}{line} is not JSON: {_fault(e)}", hint) from None
     for number, value in enumerate(values, start=1):
         yield _row(f"{path}: row {number}", number, value)
 
 
 def _require_table(text: str, path: Path) -> None:
-    """Raise DataError unless a text that is no JSON may be a table, by its name or by its
+    """Raise DataError unless a text that is not JSON may be a table, by its name or by its
     header.
     """
     header = _LINE_END.split(text.strip("\ufeff\r\n"), 1)[0]
+    # several cells and no bracket: a header of column names, not a broken line of JSON
     cells = header.split(_delimiter(header))
     looks_so = len(cells) > 1 and not any(c in header for c in "{}[]")
     suffix = path.suffix.lower()
@@ -215,11 +217,13 @@ def _delimiter(header: str) -> str:
     """Choose what parts the columns: the one that occurs most in the header outside quotes, a comma
     before others.
     """
+    # max() takes the first of equal counts, and the comma stands first
     bare = _QUOTED.sub("", header)
     return max(_DELIMITERS, key=bare.count)
 
 
 def _row(where: str, number: int, value: object) -> RawRow:
+    """A JSON value as a row. Raises DataError unless it is an object."""
     if not isinstance(value, dict):
         shown = repr(value)[:_SHOWN]
         raise DataError(
@@ -237,7 +241,8 @@ def _loaded(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def _said(e: ValueError) -> str:
+def _fault(e: ValueError) -> str:
+    """The fault alone: JSONDecodeError adds a position within the line."""
     return e.msg if isinstance(e, json.JSONDecodeError) else str(e)
 
 

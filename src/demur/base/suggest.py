@@ -1,4 +1,4 @@
-"""The hint for a name that nobody knows: the nearest known one, else all of them."""
+"""Hints for unknown names: the nearest known one, else all of them."""
 
 from __future__ import annotations
 

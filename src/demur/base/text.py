@@ -1,6 +1,4 @@
-"""Text files as people's programs write them: UTF-8 with or without a byte-order mark, UTF-16 and
-UTF-32 with one.
-"""
+"""Reading text files: UTF-8 with or without a byte-order mark, UTF-16 and UTF-32 with one."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Who may ask for which policy: tenants, requests for a policy, and the one effective policy that
-comes of them.
+"""Access to policies: tenants, the policy part of a request, and the one effective policy that
+comes of both.
 
 Precedence, lowest first: the policy's own thresholds; a named sensitivity; target rates;
 thresholds. A later one wins for the categories that it names; each is checked against the policy's
@@ -34,7 +34,7 @@ class Tenant:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PolicyChoice:
-    """What a request says about its policy: the "demur" object of the request body."""
+    """The policy part of a request: the "demur" object of its body."""
 
     policy: str | None = None  # None: the tenant's default
     sensitivity: str | None = None  # a name that the policy defines
@@ -44,13 +44,13 @@ class PolicyChoice:
 
     @property
     def overrides(self) -> bool:
-        """Whether it asks for anything but a policy as it stands."""
+        """Whether it changes a policy: a sensitivity, a rate or a threshold."""
         return self.sensitivity is not None or bool(self.rates) or bool(self.thresholds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CategorySetting:
-    """Where one category's threshold comes from."""
+    """One category's threshold, and where it comes from."""
 
     category: str
     threshold: float
@@ -68,8 +68,7 @@ class EffectivePolicy:
 
 
 def choose_policy(tenant: Tenant, ask: PolicyChoice, policies: Collection[str]) -> str:
-    """The name of the policy that a tenant's request is decided under; `policies` are the names
-    that there are.
+    """Choose the policy that a tenant's request is decided under. `policies`: the names that exist.
 
     Raises AccessError, code "policy_not_found", in the same words whether a policy does not exist
     or is another tenant's, so that names cannot be probed; and code "no_overrides" if this tenant
@@ -98,8 +97,8 @@ def choose_policy(tenant: Tenant, ask: PolicyChoice, policies: Collection[str]) 
 
 
 def apply_overrides(policy: Policy, ask: PolicyChoice) -> EffectivePolicy:
-    """The policy with what the ask may change. `ask.policy` is not looked at: `permitted` chose the
-    policy.
+    """Apply a request's sensitivity, rates and thresholds to a policy. `ask.policy` is not read:
+    choose_policy chose it.
 
     Nothing is clamped and nothing ignored: AccessError on an unknown category or sensitivity, a
     locked category, a threshold outside its limits (however it was asked for), a category or a rule
@@ -111,8 +110,10 @@ def apply_overrides(policy: Policy, ask: PolicyChoice) -> EffectivePolicy:
         name: CategorySetting(category=name, threshold=c.threshold, origin=POLICY_ORIGIN)
         for name, c in zip(policy.taxonomy.names, policy.categories, strict=True)
     }
+    # lowest precedence first: a later layer replaces the settings of the categories that it names
     for layer in (_by_sensitivity, _by_rate, _by_threshold):
         settings |= {s.category: s for s in _allowed(policy, layer(policy, ask))}
+    # naming a threshold that the policy has anyway moves nothing, and its promises stay
     moved = {
         n: s.threshold for n, s in settings.items() if s.threshold != policy.category(n).threshold
     }
@@ -123,9 +124,7 @@ def apply_overrides(policy: Policy, ask: PolicyChoice) -> EffectivePolicy:
 
 
 def _by_sensitivity(policy: Policy, ask: PolicyChoice) -> Iterator[tuple[str, CategorySetting]]:
-    """The settings that a named sensitivity makes, each with the part of the ask that it comes
-    from.
-    """
+    """The settings of a named sensitivity, each with the part of the request that it comes from."""
     if ask.sensitivity is None:
         return
     known = {s.name: s.thresholds for s in policy.sensitivities}
@@ -146,9 +145,11 @@ def _by_sensitivity(policy: Policy, ask: PolicyChoice) -> Iterator[tuple[str, Ca
 
 
 def _by_rate(policy: Policy, ask: PolicyChoice) -> Iterator[tuple[str, CategorySetting]]:
+    """The settings of target rates, looked up on the policy's operating curves."""
     for category, rate in ask.rates.items():
         param = f"rates.{category}"
-        _require_effect(policy, category, param)  # says more than that there is no curve
+        # first, because its error says more than that there is no curve
+        _require_effect(policy, category, param)
         if not 0.0 <= rate <= 1.0:
             raise AccessError(
                 f"rate {rate} of category {category!r} is no share of traffic",
@@ -169,6 +170,7 @@ def _by_rate(policy: Policy, ask: PolicyChoice) -> Iterator[tuple[str, CategoryS
 
 
 def _by_threshold(policy: Policy, ask: PolicyChoice) -> Iterator[tuple[str, CategorySetting]]:
+    """The settings of thresholds."""
     for category, threshold in ask.thresholds.items():
         param = f"thresholds.{category}"
         _require_effect(policy, category, param)
@@ -190,8 +192,8 @@ def _require_effect(policy: Policy, category: str, param: str) -> None:
 
 
 def _allowed(policy: Policy, layer: Iterable[tuple[str, CategorySetting]]) -> list[CategorySetting]:
-    """The settings of one layer, checked; under rule "sum" the one threshold that they name, for
-    every category.
+    """Check the settings of one layer; under rule "sum" spread its one threshold over every active
+    category.
     """
     asked = []
     for param, setting in layer:

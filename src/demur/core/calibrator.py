@@ -1,10 +1,10 @@
-"""Calibrators, applied: maps from scores to probabilities that mean what they say. Fitting lives in
+"""Applying calibrators: maps from scores to probabilities that mean what they say. Fitting lives in
 demur.stats.
 
 Shapes: N prompts, C control tokens (column 0 = respond). Natural logs throughout. Fitted
 calibrators work on *closed* log-probabilities: each row divided by the mass of its control tokens.
 Leftover mass is thereby shared out in proportion, calibrated rows sum to 1 (to float32 rounding),
-and the result speaks of the answers that begin with a control token at all. Report the leftover
+and the result is about the answers that begin with a control token at all. Report the leftover
 beside it: where it is large, this is another event. Only Identity leaves the mass outside.
 """
 
@@ -86,7 +86,9 @@ class Fitted:
             )
 
     def apply(self, logp_NC: Floats) -> Floats:
-        """See Calibrator. Raises ScoreError on another number of columns."""
+        """Close, map and round scores: see Calibrator.apply. Raises ScoreError on another number of
+        columns.
+        """
         check_columns(self.tokens, logp_NC)
         return rounded(self.map.logq(closed(logp_NC)))
 
@@ -110,8 +112,8 @@ def check_columns(tokens: tuple[str, ...], logp_NC: Floats) -> None:
 
 
 def closed(logp: npt.ArrayLike) -> Doubles:
-    """Log-probabilities within the control tokens: the last axis sums to 1. Any shift of a row
-    leaves it unchanged.
+    """Divide each row by the mass of its control tokens, in logs: the last axis sums to 1. Adding a
+    constant to a row changes nothing.
     """
     return normalised(np.ascontiguousarray(logp, dtype=np.float64))
 
@@ -120,9 +122,10 @@ def normalised(value: Doubles) -> Doubles:
     """Log-softmax over the last axis. logaddexp adds one column after the other, whatever the
     shape.
     """
+    # rounding may leave a sum of 1 + 2^-53, and a log-probability above 0
     return np.minimum(value - np.logaddexp.reduce(value, axis=-1, keepdims=True), 0.0)
 
 
 def rounded(logq_NC: Doubles) -> Floats:
-    """The one rounding to float32; finite."""
+    """Round to float32, the one rounding of a calibrator; the result is finite."""
     return np.asarray(np.clip(logq_NC, _LOWEST, 0.0), dtype=np.float32)

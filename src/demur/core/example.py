@@ -1,4 +1,6 @@
-"""A prompt and what ought to happen to it."""
+"""Examples: a request and what ought to happen to it; the key under which two prompts are the
+same.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,7 @@ class Example:
 
     @property
     def expected(self) -> Expected:
-        """What ought to happen: refusals are to be refused, contrast and benign rows answered."""
+        """The expected outcome: refusals are to be refused, contrast and benign rows answered."""
         return "refuse" if self.kind == "refusal" else "respond"
 
     @property
@@ -96,8 +98,8 @@ _JOINERS = "\u200c\u200d"  # choose the shape of a letter, not which letter it i
 
 
 def fold(text: str) -> str:
-    """Text as compared for duplicates: NFKC, case folded, punctuation dropped, white space runs to
-    one space.
+    """Fold a text for comparison: NFKC, case folded, punctuation dropped, white space runs to one
+    space.
 
     Vowel signs stay part of their word; accents that NFKC leaves apart, and joiners, are dropped
     from it.
@@ -107,15 +109,15 @@ def fold(text: str) -> str:
 
 
 def fold_without_marks(text: str) -> str:
-    """The fold of earlier versions, in which every mark parts a word: records of trained rows may
-    hold it.
+    """Fold as earlier versions did, where every mark parts a word: records of trained rows may hold
+    it.
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(re.sub(r"[^\w\s]", " ", plain).split())
 
 
 def _folded(odd: str) -> str:
-    """What stays of a character that is no letter, digit or space."""
+    """What fold keeps of a character that is no letter, digit or space."""
     if odd in _JOINERS:
         return ""
     if not unicodedata.category(odd).startswith("M"):
@@ -131,7 +133,7 @@ def prompt_key(example: Example) -> str:
 def shared_prompts(
     left: Iterable[Example], right: Iterable[Example]
 ) -> tuple[list[str], list[str]]:
-    """Ids of rows in `right` whose (prompt, group) also occurs in `left`. Returns (by prompt, by
+    """Find rows of `right` whose prompt or group also occurs in `left`. Returns ids, (by prompt, by
     group).
     """
     known = list(left)

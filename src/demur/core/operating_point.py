@@ -1,5 +1,5 @@
-"""What a policy does about each category on its calibration rows, read off the operating curves
-that it carries.
+"""Operating points: the points of a policy's own thresholds on the operating curves that it
+carries, and warnings about categories that it never refuses.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from demur.core.policy import CategoryPolicy, CurvePoint, Policy
 
 
 def operating_point(category: CategoryPolicy) -> CurvePoint | None:
-    """The curve point of the category's own threshold: the last stored one that is at least as
+    """Find the curve point of the category's own threshold: the last stored one that is at least as
     strict.
 
     Exact for policies whose curve holds that cut, as `demur calibrate` writes them. None without a
@@ -22,8 +22,14 @@ def never_refused(policy: Policy) -> tuple[str, ...]:
     """Categories that may be refused with and never were on the calibration rows, in the taxonomy's
     order.
     """
-    pairs = zip(policy.taxonomy.names, policy.categories, strict=True)
-    return tuple(name for name, category in pairs if category.may_emit and _silent(category))
+    found = []
+    for name, category in zip(policy.taxonomy.names, policy.categories, strict=True):
+        point = operating_point(category)
+        # without a curve only a threshold above 1, which no probability reaches, is known to be one
+        silent = category.threshold > 1.0 if point is None else point.refusal_rate.hits == 0
+        if category.may_emit and silent:
+            found.append(name)
+    return tuple(found)
 
 
 def never_refused_warnings(policy: Policy) -> tuple[str, ...]:
@@ -40,8 +46,3 @@ def never_refused_warnings(policy: Policy) -> tuple[str, ...]:
             )
         found.append(words)
     return tuple(found)
-
-
-def _silent(category: CategoryPolicy) -> bool:
-    point = operating_point(category)
-    return category.threshold > 1.0 if point is None else point.refusal_rate.hits == 0

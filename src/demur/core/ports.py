@@ -1,4 +1,5 @@
-"""What demur asks of the outside world. Implementations are named in demur.assembly.wiring.
+"""Ports: the interfaces that engines, sources and judges implement. Implementations are named in
+demur.assembly.wiring.
 
 Source: builtin, jsonl, hub (demur.sources). Trainer: tiny, sft (demur.engines). Scorer and
 Generator: hf, fake (demur.engines). Judge: phrases, trained, llm, wildguard (demur.judges).
@@ -28,7 +29,7 @@ def no_progress(done: int, total: int) -> None:
 
 
 class Source(Protocol):
-    """Rows from somewhere."""
+    """A source of examples."""
 
     def read(self) -> Iterable[Example]:
         """All rows, in a stable order. Raises DataError naming file and line of a bad row."""
@@ -52,7 +53,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedModel:
-    """What training leaves behind, beside the checkpoint itself."""
+    """The record of a training, beside the checkpoint itself."""
 
     fingerprint: Fingerprint
     steps: int
@@ -66,7 +67,7 @@ class TrainedModel:
 
 
 class Trainer(Protocol):
-    """Turns examples into a checkpoint that emits a control token first."""
+    """Trains a checkpoint that emits a control token first."""
 
     def train(
         self,
@@ -108,7 +109,7 @@ class Answer:
 
     @property
     def shown(self) -> str:
-        """For people: a text that was cut off says so."""
+        """The text for people, with " ..." where it was cut off."""
         return self.text if self.finished else f"{self.text} ..."
 
 
@@ -133,7 +134,7 @@ class Generator(Protocol):
 
 
 class Judge(Protocol):
-    """Says what an answer did."""
+    """Judges an answer: declined, partly or not."""
 
     @property
     def version(self) -> str:

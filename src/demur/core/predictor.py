@@ -1,5 +1,5 @@
-"""Scores for models that have no control tokens: somebody else's probability of a refusal, in the
-place of theirs.
+"""Scores for models that have no control tokens: the probability of a refusal by a separate
+predictor takes their place.
 
 A prompt classifier that was fitted on what a model declined, or a guard model, gives one
 probability p per prompt; its score has two columns, (log(1 - p), log p), so that calibration,
@@ -26,7 +26,8 @@ NONE = "none"
 
 
 def prompt_text(messages: Prompt) -> str:
-    """What a prompt classifier reads: all that the user said, earlier turns too, a turn a line.
+    """The text that a prompt classifier reads: all that the user said, earlier turns too, a turn a
+    line.
 
     Not what system or assistant messages say: a deployment's fixed text is no part of what people
     ask.

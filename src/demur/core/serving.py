@@ -1,4 +1,4 @@
-"""What a server asks of an engine: the decision first, then the answer that follows it.
+"""The port between server and engine: the decision first, then the answer that follows it.
 
 A backend reads the score at the first answer position, decides with demur.core.decision under the
 request's policy, and only then writes: nothing for a refusal that has a text of the operator's own,
@@ -37,7 +37,7 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServeRequest:
-    """One request, after the server's checks: what was said, what decides, how to write."""
+    """One request, after the server's checks: conversation, policy and sampling."""
 
     messages: Prompt  # ends with a user message
     policy: Policy  # with the caller's permitted overrides already applied
@@ -81,8 +81,8 @@ class ServeReply:
 
 
 def generates_nothing(ask: ServeRequest, decision: Decision) -> bool:
-    """Whether nothing is to be generated: an operator's own text stands for the refusal, or no
-    answer is asked for.
+    """Whether no text is to be generated: the operator's own text stands for the refusal, or the
+    request wants the decision alone.
     """
     if not decision.refuses:
         return not ask.answers

@@ -1,4 +1,4 @@
-"""Which control tokens exist and what each one means."""
+"""The taxonomy: control tokens and the categories that they stand for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RESPOND = "respond"  # how the absence of a refusal is written in decisions, tab
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Category:
-    """What one refusal token stands for."""
+    """A category: what one refusal token stands for."""
 
     name: str  # short, in files and on the command line: "safety"
     token: str  # the literal special token: "[Requests with safety concerns]"
@@ -36,6 +36,7 @@ class Taxonomy:
             raise TaxonomyError(
                 f"taxonomy {self.name!r} has no category", "give at least one category"
             )
+        # a name is a key of files and flags, a token one id of the tokenizer: both must be exact
         for what, values in (("category name", self.names), ("control token", self.tokens)):
             for value in values:
                 if not value or value != value.strip():
@@ -64,7 +65,7 @@ class Taxonomy:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """What a decision can be, by column: "respond", then the category names."""
+        """The names of a decision by column: "respond", then the category names."""
         return (RESPOND, *self.names)
 
     def index(self, category: str) -> int:

@@ -1,9 +1,9 @@
 """A judge that asks a chat model, one answer a question, by a rubric per category.
 
-What people and models wrote is data: it stands between delimiters that nobody could know
-beforehand, without control tokens, cut to a stated length. What comes back is a label or nothing: a
-chat model that declines to judge, breaks off or says something else leaves the answer unscored,
-with the reason. Nothing is ever made up.
+Requests and answers are data: they stand between delimiters that nobody could know beforehand,
+without control tokens, cut to a stated length. The reply is a label or nothing: a chat model that
+declines to judge, breaks off or writes something else leaves the answer unscored, with the reason.
+Nothing is ever made up.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ _TAIL = re.compile(r'\s*,?\s*(?:"\w*"?\s*:?\s*(?:"(?:[^"\\]|\\.)*\\?)?)?|\s*,?\s
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rubric:
-    """What counts as declining, for a taxonomy. Raises ConfigError on a text that is empty."""
+    """A rubric: the texts that define declining, for a taxonomy. Raises ConfigError on an empty
+    text.
+    """
 
     name: str
     general: str  # for ordinary requests and for categories without a text of their own
@@ -149,7 +151,7 @@ def builtin_rubric(name: str = "coconot") -> Rubric:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wording:
-    """How an answer is put before the chat model."""
+    """The wording of a question to the chat model: rubric, tokens to take out, length."""
 
     rubric: Rubric
     control_tokens: tuple[str, ...] = ()  # taken out of requests and answers
@@ -229,7 +231,11 @@ class RubricJudge:
     def judge_many(
         self, items: Sequence[JudgeInput], progress: Progress = no_progress
     ) -> list[Outcome]:
-        """See core.judging.ManyJudge. Equal items are asked about once. Progress counts items."""
+        """Judge many items; equal ones are asked about once. Progress counts items.
+
+        A reply without a label is asked for once more, with its fault; after that the item is
+        unscored.
+        """
         keys = [label_key(self.version, item) for item in items]
         found: dict[str, Outcome] = {}
         todo: dict[str, JudgeInput] = {}
@@ -247,7 +253,7 @@ class RubricJudge:
         return [found[key] for key in keys]
 
     def _known(self, key: str, item: JudgeInput) -> Outcome | None:
-        """What needs no question: an empty row, or a label in the store."""
+        """The outcome of an item that needs no question: an empty row, or a label in the store."""
         for name, text in (("request", item.request), ("answer", answer_of(item.answer))):
             if not any(c.isalnum() for c in self.wording.cut(text)):
                 return self._unscored(f"the {name} holds no word")
@@ -260,8 +266,8 @@ class RubricJudge:
         found: dict[str, Outcome],
         tell: Callable[[], None],
     ) -> dict[str, str]:
-        """Ask about all of `todo`; fills `found`, and returns what was wrong with replies that held
-        no label.
+        """Ask about all of `todo`; fills `found`, and returns the faults of replies that held no
+        label.
         """
         keys, bad = list(todo), {}
         served = [self.store.served_by(self.version)]
@@ -285,6 +291,7 @@ class RubricJudge:
         return bad
 
     def _outcome(self, reply: ChatReply) -> Outcome:
+        """The outcome of a reply: its label, or unscored with the reason."""
         if isinstance(reply, Declined):  # what was declined is to judge, not what is judged
             return self._unscored(
                 f"the judge's endpoint declined the judging request: {reply.reason}"
@@ -301,7 +308,7 @@ class RubricJudge:
 
 
 def label_key(version: str, item: JudgeInput) -> str:
-    """What a label is kept under: sha256 of judge version, category, request and answer."""
+    """The key of a label in the store: sha256 of judge version, category, request and answer."""
     answer = answer_of(item.answer)  # what the judge is shown
     return sha256(json.dumps([version, item.category, item.request, answer]).encode()).hexdigest()
 
@@ -326,7 +333,7 @@ def read_reply(text: str) -> tuple[Verdict | None, str]:
         reason = f"read from: {whole[-120:]}"
     labels = {word.strip().lower() for word in said}
     if len(labels) == 1 and labels <= set(LABELS):
-        return _verdict(labels.pop()), reason
+        return next(label for label in LABELS if label in labels), reason
     start = " ".join(text.split())[:120]
     return None, f"the judge gave no label: {start!r}" if start else "the judge said nothing"
 
@@ -355,6 +362,8 @@ def decline_share(said: ChatAnswer) -> float | None:
     letter.
     """
     for _, likeliest in reversed(said.tokens):
+        # likelihoods of the first token by the one label that it begins: labels share no first
+        # letter
         by_label: dict[Verdict, float] = {}
         for text, logp in likeliest:
             start = text.strip(" \"'").lower()
@@ -366,11 +375,8 @@ def decline_share(said: ChatAnswer) -> float | None:
     return None
 
 
-def _verdict(word: str) -> Verdict:
-    return next(label for label in LABELS if label == word)
-
-
 def _same_model(before: str | None, now: str) -> str:
+    """The model that answered now. Raises EngineError if another one answered before."""
     if before is not None and before != now:
         raise EngineError(
             f"the endpoint answered as {before!r} before and as {now!r} now: labels of two models "

@@ -44,7 +44,7 @@ class Classifier(Protocol):
         ...
 
     def out_of_range(self, text: str) -> str | None:
-        """Why a text is unlike those that it was fitted on; None if it is not."""
+        """The reason why a text is unlike the training texts; None if it is not."""
         ...
 
 

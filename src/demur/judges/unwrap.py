@@ -1,9 +1,9 @@
-"""What an answer says, whatever it is wrapped in: thoughts before it, JSON, code fences, tags,
-labels, quotes.
+"""Unwrapping an answer: thoughts before it, JSON, code fences, tags, labels and quotes are taken
+off.
 
-Judges by words read this instead of the raw text: in {"refusal": "I can't help with that."} the
-words stand within quotation marks, which elsewhere make them somebody else's. A text that is not
-wrapped is left exactly as it is.
+Judges by phrases read the unwrapped text: in {"refusal": "I can't help with that."} the words stand
+within quotation marks, which elsewhere make them somebody else's. A text that is not wrapped is
+left exactly as it is.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _NOTHING = ("", "no", "none", "false", "null", "n/a", "0")
 
 
 def unwrap_answer(answer: str) -> str:
-    """The words of an answer without their wrapping; the answer itself where there is none."""
+    """Unwrap an answer, layer by layer; the answer itself where it has no wrapping."""
     text = answer_of(answer)
     for _ in range(_MOST_LAYERS):
         inner = _unwrapped(text.strip())
@@ -60,7 +60,7 @@ def unwrap_answer(answer: str) -> str:
 
 
 def _unwrapped(text: str) -> str | None:
-    """One layer less; None where there is none."""
+    """Take one layer off; None where there is none."""
     if fenced := _FENCED.match(text):
         return fenced[1] if "```" not in fenced[1] else None
     if (
@@ -72,6 +72,7 @@ def _unwrapped(text: str) -> str | None:
     if tagged := _TAGGED.match(text):
         return tagged[2]
     for opening, closing in _QUOTES:
+        # quotes around the whole only: quotes inside mean several quoted parts
         inside = text[1:-1]
         if (
             len(text) > 2
@@ -86,7 +87,7 @@ def _unwrapped(text: str) -> str | None:
 
 
 def _of_json(text: str) -> str | None:
-    """The words of a JSON answer; None if it is no JSON, or data in which nobody speaks."""
+    """The text of a JSON answer; None if it is not JSON, or data without a text."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -95,7 +96,7 @@ def _of_json(text: str) -> str | None:
 
 
 def _words(value: Any, depth: int) -> str | None:
-    """What a JSON value says: a text, or that of the one member that holds the answer; None if it
+    """The text of a JSON value: itself, or that of the one member that holds the answer; None if it
     is data.
     """
     if isinstance(value, str) or depth > _MOST_LAYERS:
@@ -105,6 +106,7 @@ def _words(value: Any, depth: int) -> str | None:
     if not isinstance(value, dict):
         return None
     found = {str(k).strip().lower(): v for k, v in value.items()}
+    # a refusal field goes before a text field: {"refusal": "...", "content": null} declines
     members = [words for key in _REFUSAL_KEYS if (words := _refusal(found.get(key), depth))]
     members += [
         words for key in _TEXT_KEYS if found.get(key) and (words := _words(found[key], depth + 1))
@@ -115,7 +117,7 @@ def _words(value: Any, depth: int) -> str | None:
 
 
 def _refusal(value: Any, depth: int) -> str | None:
-    """What a member says that is named after refusing: that it refuses, unless it is false, null or
+    """The text of a member named after refusing: that it refuses, unless it is false, null or
     "none".
     """
     if value is True:

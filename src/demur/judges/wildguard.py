@@ -76,9 +76,7 @@ class WildGuardJudge:
     def judge_many(
         self, items: Sequence[JudgeInput], progress: Progress = no_progress
     ) -> list[Outcome]:
-        """See core.judging.ManyJudge. Rows without a request or an answer are unscored without a
-        question.
-        """
+        """Judge many items. Rows without a request or an answer are unscored without a question."""
         asked = [
             n
             for n, i in enumerate(items)
@@ -91,7 +89,9 @@ class WildGuardJudge:
         return outcomes
 
     def prompt(self, item: JudgeInput) -> tuple[PromptPiece, ...]:
-        """The template is ours; what people and models wrote is not trusted with control words."""
+        """The prompt in pieces: the template is ours and trusted; requests and answers are not
+        trusted with control words.
+        """
         head, _, rest = self.template.partition(REQUEST)
         middle, _, tail = rest.partition(ANSWER)
         ours = [PromptPiece(text=text, trusted=True) for text in (head, middle, tail)]

@@ -1,8 +1,8 @@
-"""Limits of JSON schemas that clients send, checked before anything compiles or forwards one.
+"""Bounds on JSON schemas that clients send, checked before anything compiles or forwards one.
 
 A grammar compiler follows references and sub-schemas recursively and multiplies automata: a schema
 of 55 KB ends its process, one of 700 bytes fills its memory. Every walk here is a loop over a stack
-of its own, and every check is linear in the schema. Pure; see `too_much`.
+of its own, and every check is linear in the schema. Pure; see `exceeded_bound`.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ NAMING = ("properties", "patternProperties", "$defs", "definitions", "dependentS
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Outline:
-    """Every value of a schema in the order of the document.
+    """Every value of a schema in the order of the document, flat.
 
-    What is inside value i stands at i + 1 ... i + sizes[i] - 1.
+    The values inside value i stand at i + 1 ... i + sizes[i] - 1.
     """
 
     values: Sequence[Json]
@@ -85,10 +85,10 @@ class _Outline:
 
 
 def exceeded_bound(schema: Mapping[str, Json], bounds: SchemaBounds = STANDARD) -> str | None:
-    """What a schema has too much of, with both numbers, or why it cannot be followed; None: it is
-    within bounds.
+    """The first bound that a schema exceeds, with both numbers, or why it cannot be followed; None:
+    it is within bounds.
 
-    The text says nothing of what the schema holds.
+    The text repeats nothing of the schema's content.
     """
     # what is far too large is not walked to its end
     for nodes, (_, depth, _) in enumerate(walk(schema), start=1):
@@ -102,8 +102,8 @@ def exceeded_bound(schema: Mapping[str, Json], bounds: SchemaBounds = STANDARD) 
 def exceeded_bound_together(
     schemas: Sequence[Mapping[str, Json]], bounds: SchemaBounds = STANDARD
 ) -> str | None:
-    """What several schemas of one request have too much of together. Each is checked by `too_much`
-    as well.
+    """The first bound that several schemas of one request exceed together. Each is checked by
+    `exceeded_bound` as well.
     """
     values = (value for schema in schemas for value in walk(schema))
     for nodes, _ in enumerate(values, start=1):  # what is far too much is not walked to its end
@@ -139,6 +139,7 @@ def pattern_texts(schema: Json) -> Iterator[str]:
 
 
 def _outline(schema: Json) -> _Outline:
+    """Flatten a schema; sizes and depths are summed up when the walk leaves a value."""
     values, depths, keys = map(list, zip(*walk(schema), strict=True))
     sizes, reach = [1] * len(values), list(depths)
     above: list[int] = []  # values that the walk is inside of
@@ -152,7 +153,7 @@ def _outline(schema: Json) -> _Outline:
 
 
 def _close(done: int, above: Sequence[int], sizes: list[int], reach: list[int]) -> None:
-    """Add what is inside a value to the one around it."""
+    """Add a finished value's size and depth to the value around it."""
     if above:
         sizes[above[-1]] += sizes[done]
         reach[above[-1]] = max(reach[above[-1]], reach[done])
@@ -163,6 +164,7 @@ def _over(what: str, has: int, most: int) -> str | None:
 
 
 def _sizes(outline: _Outline, bounds: SchemaBounds) -> str | None:
+    """Bounds on properties, enum entries and characters."""
     choices = 0
     for value, key in outline.rows:
         if isinstance(value, Mapping) and key in NAMING:
@@ -177,6 +179,7 @@ def _sizes(outline: _Outline, bounds: SchemaBounds) -> str | None:
 
 
 def _numbers(outline: _Outline, bounds: SchemaBounds) -> str | None:
+    """Bounds on lengths, counts and divisors, each of which multiplies an automaton's states."""
     for value, key in outline.rows:
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
@@ -199,6 +202,7 @@ def _digits(value: float) -> int:
 
 
 def _patterns(outline: _Outline, bounds: SchemaBounds) -> str | None:
+    """Bounds on regular expressions, one by one and together."""
     patterns = list(pattern_texts(outline.values[0]))
     formats = sum(key == "format" and isinstance(value, str) for value, key in outline.rows)
     unfolded, choices = 0, 0
@@ -226,6 +230,7 @@ def _patterns(outline: _Outline, bounds: SchemaBounds) -> str | None:
 
 
 def _references(outline: _Outline, bounds: SchemaBounds) -> str | None:
+    """Bounds on references: their number, their targets, and the values once they are unfolded."""
     for value, key in outline.rows:
         if (
             isinstance(value, Mapping)
@@ -274,6 +279,7 @@ _NOWHERE = object()
 
 
 def _target(schema: Json, reference: str) -> Json:
+    """The value that a local JSON pointer (RFC 6901) leads to; _NOWHERE if there is none."""
     if not reference.startswith("#"):
         return _NOWHERE
     now = schema
@@ -296,8 +302,8 @@ def _target(schema: Json, reference: str) -> Json:
 def _unfolded(
     outline: _Outline, places: list[int], targets: Mapping[str, int | None], most: int
 ) -> int:
-    """Values once references are replaced; a reference to a place that it stands in counts as one
-    value.
+    """Count the values once references are replaced; a reference to a place that it stands in
+    counts as one value.
     """
 
     def inside(at: int) -> list[int]:
@@ -308,6 +314,8 @@ def _unfolded(
 
     total: dict[int, int] = {}
     begun: set[int] = set()
+    # Depth first without recursion: a place is pushed again, to be counted once all that it refers
+    # to is. A place met again on the way down is a cycle.
     stack = [(0, False)]
     while stack:
         at, all_known = stack.pop()

@@ -1,5 +1,5 @@
-"""What a class of characters in a regular expression lets somebody write: one letter, any letter,
-or one of a few.
+"""The text that a character class of a regular expression spells: one letter, any letter, or one of
+a few.
 
 [Hq][oq][wq] allows many texts, but what a model writes under it is "How". Only letters are looked
 at: they make words.
@@ -26,8 +26,8 @@ _LOOKED_AT = 1024  # code points of a range, for letters
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassRead:
-    """text: what it spells. choice: whether that is one of several letters, and nobody can tell
-    which.
+    """text: the letters that it spells. choice: whether it is one of several letters, and nobody
+    can tell which.
     """
 
     text: str
@@ -35,8 +35,8 @@ class ClassRead:
 
 
 def read_class(ranges: Sequence[CodeRange], *, negated: bool) -> ClassRead:
-    """A class by the ranges of its members, in the order of the pattern; negated: of what it leaves
-    out.
+    """Read a class from the ranges of its members, in the order of the pattern; negated: of what it
+    leaves out.
     """
     held = _complement(ranges) if negated else ranges
     small = frozenset(code for code in _SMALL | _CAPITAL if _holds(held, code))
@@ -47,9 +47,11 @@ def read_class(ranges: Sequence[CodeRange], *, negated: bool) -> ClassRead:
         ]
         first = digits[:1] or [low for low, _ in held[:1]]
         return ClassRead(text="" if negated else "".join(map(chr, first)), choice=False)
+    # one letter, perhaps in both cases: it spells that letter
     if len({chr(code).lower() for code in small}) == 1:
         letter = chr(max(small))  # the small one of two
         return ClassRead(text=letter, choice=others > 0)
+    # any letter at all, or hexadecimal digits: no text is spelled
     if small in _FREE or (
         small in _HEX and all(_holds(held, code) for code in range(DIGITS[0], DIGITS[1] + 1))
     ):
@@ -63,8 +65,8 @@ def read_class(ranges: Sequence[CodeRange], *, negated: bool) -> ClassRead:
 
 
 def _other_letters(ranges: Sequence[CodeRange]) -> int:
-    """How many letters beyond ASCII a class has, up to FEW. A range without one at its beginning
-    counts as one.
+    """The number of letters beyond ASCII in a class, up to FEW. A range without one at its
+    beginning counts as one.
     """
     found = 0
     for first, last in ranges:

@@ -1,5 +1,5 @@
-"""Reading a regular expression without compiling it: how large it unfolds, and which text it
-spells.
+"""Measuring a regular expression without compiling it: the size that it unfolds to, and the text
+that it spells.
 
 One pass over the characters with a stack of our own, so that no pattern can exhaust Python's.
 Nothing is matched here.
@@ -43,7 +43,7 @@ class BadPattern(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PatternRead:
-    """What a pattern amounts to."""
+    """The measures of a pattern: unfolded size, spelled text, and places with a choice."""
 
     unfolded: int  # characters and classes once every counted repetition is written out
     text: str  # the characters that it spells, all alternatives one after another
@@ -53,7 +53,7 @@ class PatternRead:
 
 @dataclass(slots=True)
 class _Level:
-    """One open group."""
+    """An open group: the totals of its items so far."""
 
     unfolded: int = 0
     last: int = 0  # of the item that a quantifier behind it would repeat
@@ -99,6 +99,7 @@ def read_pattern(pattern: str) -> PatternRead:
 
 
 def _opened(pattern: str, at: int, levels: list[_Level]) -> int:
+    """Open a group, whose totals are kept apart until it closes."""
     levels.append(_Level())
     if len(levels) > MOST_NESTED + 1:
         raise BadPattern(f"groups are nested more than {MOST_NESTED} deep")
@@ -111,6 +112,7 @@ def _opened(pattern: str, at: int, levels: list[_Level]) -> int:
 
 
 def _closed(at: int, levels: list[_Level]) -> int:
+    """Close a group: it becomes one item of the group around it."""
     if len(levels) == 1:
         raise BadPattern("a group is closed that was not opened")
     inner = levels.pop()
@@ -128,7 +130,7 @@ def _has_letters(text: str) -> bool:
 
 
 def _class(pattern: str, at: int, level: _Level) -> int:
-    """A class such as [Hh] is one item. See pattern_class for what it spells."""
+    """Read a class such as [Hh], one item. See pattern_class for the text that it spells."""
     negated = pattern[at + 1 : at + 2] == "^"
     at += 2 if negated else 1
     first, ranges, to = at, list[CodeRange](), False
@@ -159,6 +161,7 @@ def _member(pattern: str, at: int) -> tuple[tuple[CodeRange, ...], int]:
 
 
 def _escape(pattern: str, at: int, level: _Level) -> int:
+    """Read an escape: a character, a property, a set, or an edge between characters."""
     char = pattern[at + 1 : at + 2]
     if found := _HEX.match(pattern, at + 1):
         code = int(next(filter(None, found.groups())), 16)
@@ -181,6 +184,7 @@ def _escape(pattern: str, at: int, level: _Level) -> int:
 
 
 def _quantifier(pattern: str, at: int, level: _Level) -> int:
+    """Repeat the last item: the size multiplies, an optional letter becomes a choice."""
     times, spelled = 1, level.text[-1] if level.text else ""
     optional = pattern[at] in "*?"
     if pattern[at] == "{":

@@ -1,5 +1,5 @@
-"""The front model: a linear softmax over n-grams that learnt the real model's scores, and when it
-is sure.
+"""The front model of a cascade: a linear softmax over n-grams, fitted to the real model's scores,
+and the rule for when it is sure.
 
 It gives the score of a prompt, or hands the prompt over to the real model:
 1. Outside its traffic it hands over: any conversation that is not one user message (after a system
@@ -8,7 +8,8 @@ It gives the score of a prompt, or hands the prompt over to the real model:
 2. Within, it is sure that the model answers where even the riskiest stretch of the text looks
    harmless, and sure that the model refuses where the text as a whole looks so. Both edges were
    chosen on traffic that it was not fitted on.
-Shapes: N prompts, C control tokens, F n-grams; C + 1 columns where the last is the leftover mass.
+Shapes: N prompts, C control tokens, F n-grams, K n-grams of one text; C + 1 columns where the last
+is the leftover mass.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from demur.core.ports import Prompt
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrafficRange:
-    """What nearly all of a front's traffic looks like."""
+    """The range of a front's traffic: bounds that nearly all of its prompts keep."""
 
     letters: frozenset[str]  # characters that several of its texts hold
     words: frozenset[int]  # digests of words that several of its texts hold
@@ -44,7 +45,7 @@ class TrafficRange:
     least_known: float  # share of a text's words that are known
 
     def unlike(self, text: str) -> str | None:
-        """Why a text is out of range; None if it is not."""
+        """The reason why a text is out of range; None if it is within."""
         if len(text) > self.most_letters:  # first: reading a text takes as long as it is
             return f"{len(text)} characters, its traffic has up to {self.most_letters}"
         if not self.letters.issuperset(text):
@@ -83,7 +84,9 @@ class Linear:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class FrontReading:
-    """What a front makes of a text."""
+    """The front's reading of a text: its score, and its log-odds on the whole text and the riskiest
+    stretch.
+    """
 
     logp_C: Floats  # (C,)
     odds: float  # log-odds that the model does anything but respond
@@ -108,7 +111,9 @@ class Front:
     edges: FrontEdges
 
     def given(self, prompt: Prompt) -> Floats | None:
-        """The score of a prompt that the front is sure of, (C,); None: ask the model."""
+        """The front's score of a prompt, (C,); None where the front is not sure: score it with the
+        model.
+        """
         if self.outside(prompt) is not None:
             return None
         reading = self.read(prompt[-1].content)
@@ -120,17 +125,20 @@ class Front:
         return None
 
     def read(self, text: str) -> FrontReading:
-        """What the front makes of a text, whether or not it is sure."""
+        """Read a text, whether or not the front is sure of it."""
         words = words_of(text)
         whole_C = self.linear.logp(words)
         odds = _odds(whole_C)
+        # harmless words around a harmful stretch dilute the whole text's odds, not the stretch's
         risk = max(
             [odds, *(_odds(self.linear.logp(some)) for some in overlapping_stretches(words))]
         )
         return FrontReading(logp_C=np.asarray(whole_C[:-1], dtype=np.float32), odds=odds, risk=risk)
 
     def outside(self, prompt: Prompt) -> str | None:
-        """Why a prompt is unlike the front's traffic, whatever it says; None if it is not."""
+        """The reason why a prompt is outside the front's traffic, whatever its score; None if it is
+        within.
+        """
         if system_digest(prompt) not in self.range.systems:
             return "another kind of conversation, or another system message"
         text = prompt[-1].content
@@ -140,8 +148,8 @@ class Front:
 
 
 def system_digest(prompt: Prompt) -> str | None:
-    """The system message of a prompt that is otherwise one user message: its digest, "" if there is
-    none.
+    """The digest of the system message of a prompt that is otherwise one user message; "" if there
+    is none.
 
     None for every other conversation.
     """

@@ -1,4 +1,4 @@
-"""A text as the front model reads it: hashed n-grams of words and of characters, whole and by
+"""The front model's features of a text: hashed n-grams of words and of characters, whole and by
 stretches.
 
 1. A text is its lower-case words, each a run of letters, digits and underscores.
@@ -40,7 +40,7 @@ def words_of(text: str) -> list[str]:
 
 
 def word_key(word: str) -> int:
-    """The digest by which a word is known as such."""
+    """The digest of a whole word, for the range of known words."""
     return _key(word, _SINGLE)
 
 
@@ -50,6 +50,7 @@ def overlapping_stretches(words: Sequence[str]) -> list[Sequence[str]]:
     """
     if len(words) <= STRETCH:
         return []
+    # the last stretch ends with the text, and may overlap the one before by more than half
     starts = [*range(0, len(words) - STRETCH, STEP), len(words) - STRETCH]
     return [words[at : at + STRETCH] for at in starts]
 
@@ -76,6 +77,7 @@ def tfidf_features(
         known = {at: n for key, n in count.items() if (at := place.get(key)) is not None}
         at_K = np.fromiter(known, dtype=np.int64, count=len(known))
         tf_K = np.fromiter(known.values(), dtype=np.float64, count=len(known))
+        # sublinear term frequency times idf, each kind scaled to length 1: long texts weigh no more
         value_K = (1.0 + np.log(tf_K)) * idf_F[at_K]
         length = float(np.sqrt(value_K @ value_K))
         columns.append(at_K)

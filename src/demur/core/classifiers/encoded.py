@@ -44,8 +44,8 @@ class EncodedClassifier:
         return float(self.encoder.encode([text])[0] @ self.weight_D) + self.intercept
 
     def out_of_range(self, text: str) -> str | None:
-        """Why a text is unlike those that it was fitted on; None if it is not. Vectors know no
-        foreign word.
+        """The reason why a text is unlike the training texts; None if it is not. Vectors cannot
+        tell foreign words.
         """
         words = len(all_words(text))
         if self.fewest_words <= words <= self.most_words:

@@ -1,4 +1,4 @@
-"""Text as phrase tables and text classifiers read it."""
+"""Normalised text for phrase tables and text classifiers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BRACKETED = re.compile(r"\[[^\]\n]{1,60}\]\s?")
 
 
 def normalise(text: str) -> str:
-    """Text in one form: lower case, full forms, straight quotes, NFKC, no markdown or bracketed
+    """Normalise a text: lower case, full forms, straight quotes, NFKC, no markdown or bracketed
     token.
 
     Nothing invisible is left. It begins with a space and holds no line break, so that every word
@@ -51,6 +51,7 @@ def normalise(text: str) -> str:
     if "[" in text:
         text = BRACKETED.sub("", text)
     text = " " + text.lower().replace("\n", " ")
+    # most texts hold no short form: fourteen replacements are saved on them
     if "'" in text or "cannot" in text or " im " in text or "nt " in text:
         for short, full in FULL_FORMS:
             text = text.replace(short, full)

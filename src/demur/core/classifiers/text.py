@@ -29,7 +29,7 @@ _LAST_PLACE = 2  # first sentence, second sentence, all later ones
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NgramView:
-    """One way to read a text as n-grams."""
+    """A view: one way to read a text as n-grams."""
 
     # of 2 letters or more; all; all, marked by their sentence
     words: Literal["long", "all", "placed"] = "long"
@@ -52,7 +52,7 @@ class NgramView:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class FittedView:
-    """A view with what was learnt of its n-grams."""
+    """A view with its learnt vocabulary, inverse document frequencies and coefficients."""
 
     view: NgramView
     place: dict[str, int]  # n-gram -> index
@@ -66,6 +66,8 @@ class FittedView:
         )
         if not counts:
             return 0.0
+        # the n-grams that were learnt, by index: their TF-IDF vector of length 1, times the
+        # coefficients
         at_V = np.fromiter(counts, dtype=np.int64, count=len(counts))
         tf_V = np.fromiter(counts.values(), dtype=np.float64, count=len(counts))
         value_V = (1.0 + np.log(tf_V) if self.view.damped else tf_V) * self.idf_V[at_V]
@@ -96,7 +98,7 @@ class TextClassifier:
         return 1.0 / (1.0 + math.exp(-z))
 
     def out_of_range(self, text: str) -> str | None:
-        """Why a text is unlike those that it was fitted on; None if it is not."""
+        """The reason why a text is unlike the training texts; None if it is not."""
         words = all_words(text)
         if not self.fewest_words <= len(words) <= self.most_words:
             return f"{len(words)} words, trained on {self.fewest_words} to {self.most_words}"

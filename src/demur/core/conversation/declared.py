@@ -1,5 +1,5 @@
-"""Text that a request carries beside its conversation: in the schema of its answer and in its
-tools.
+"""Declared text: what a request carries beside its conversation, in its tools and in the schema of
+its answer.
 
 It reaches the model, or begins the answer, and was written by the client like any message. So it is
 decided about: `declared_prompts` turns it into prompts that are scored beside the conversation, and
@@ -37,8 +37,8 @@ _WORDS = frozenset(_VOCABULARY.split())
 
 
 def declared_texts(ask: ServeRequest) -> tuple[str, ...]:
-    """Every text of the tools and the schema, once each, in their order. Of a pattern: what it
-    spells.
+    """Collect every text of the tools and the schema, once each, in their order; of a pattern, the
+    text that it spells.
     """
     return tuple(
         dict.fromkeys(
@@ -48,7 +48,7 @@ def declared_texts(ask: ServeRequest) -> tuple[str, ...]:
 
 
 def declared_prompts(ask: ServeRequest) -> tuple[Prompt, ...]:
-    """What is scored beside the conversation: none where nothing is declared.
+    """The prompts that are scored beside the conversation; none where nothing is declared.
 
     The conversation with all declared text behind what the user said last; then the longest texts,
     each alone, as a user's message of its own, so that none is drowned by the others.
@@ -65,11 +65,12 @@ def declared_prompts(ask: ServeRequest) -> tuple[Prompt, ...]:
 
 
 def policy_for_declared(policy: Policy, categories: Sequence[str]) -> Policy:
-    """The policy as it decides text beside the conversation.
+    """The policy for declared text: categories that do not apply to it are suppressed.
 
-    categories: those that such text can be refused with; none of them the policy's own: all. A tool
-    that is described in half a sentence is no incomplete request, but a harmful one in it is
-    harmful. A forced category stands, and doubt refuses with whichever category is left.
+    categories: those that such text can be refused with; where none of them is the policy's own,
+    all apply. A tool that is described in half a sentence is no incomplete request, but a harmful
+    one in it is harmful. A forced category stands, and doubt refuses with whichever category is
+    left.
     """
     named = set(categories) & set(policy.taxonomy.names)
     if not named:

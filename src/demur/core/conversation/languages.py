@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from demur.core.policy import LANGUAGE_TAG, CategoryPolicy
 
@@ -11,8 +11,8 @@ QUALITY = re.compile(r"[qQ]\s*=\s*(0(\.\d{0,3})?|1(\.0{0,3})?)")  # RFC 9110 sec
 
 
 def refusal_text(category: CategoryPolicy, languages: Sequence[str] = ()) -> str | None:
-    """The text to refuse with, in the first of the caller's languages that there is; None: the
-    model writes its own.
+    """The text to refuse with, in the first of the caller's languages that has one; None: the model
+    writes its own.
 
     languages: ranges such as "de-AT", most wanted first (see preferred_languages). Lookup as in RFC
     4647 section 3.4: "de-AT" falls back to "de", then the next language is tried; if none fits, the
@@ -22,8 +22,10 @@ def refusal_text(category: CategoryPolicy, languages: Sequence[str] = ()) -> str
         return None
     texts = {tag.lower(): text for tag, text in category.translations}
     for language in languages:
-        for tag in _ever_shorter(language.lower()):
-            if tag in texts:
+        # "de-latn-at", then "de-latn", then "de"
+        subtags = language.lower().split("-")
+        for length in range(len(subtags), 0, -1):
+            if (tag := "-".join(subtags[:length])) in texts:
                 return texts[tag]
     return category.own_text
 
@@ -42,10 +44,3 @@ def preferred_languages(header: str) -> tuple[str, ...]:
             wanted.append((float(quality[1]), tag))
     # sorted() keeps the order of equals
     return tuple(tag for _, tag in sorted(wanted, key=lambda pair: -pair[0]))
-
-
-def _ever_shorter(language: str) -> Iterator[str]:
-    """ "de-latn-at", "de-latn", "de"."""
-    subtags = language.split("-")
-    for length in range(len(subtags), 0, -1):
-        yield "-".join(subtags[:length])

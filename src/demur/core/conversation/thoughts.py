@@ -1,4 +1,4 @@
-"""What a reasoning model writes for itself before it answers, told from the answer.
+"""Splitting a reasoning model's thought from its answer.
 
 Models mark thoughts by tags (<think> and its kin), by channels (analysis, final), or only close a
 tag that their chat template opened. A thought is no answer: it weighs declining and answering
@@ -27,8 +27,8 @@ _SOLVED = re.compile(r"(?:</answer>|<\|end_of_solution\|>|<\|return\|>|<\|end\|>
 
 
 def split_thought(text: str) -> tuple[str, str]:
-    """(thought, answer). Without a thought the answer is the text itself; of a thought without an
-    end nothing is left.
+    """Split a text into (thought, answer). Without a thought the answer is the text itself; after a
+    thought without an end it is empty.
 
     Thoughts are looked for at the head only, so that an answer may speak of such tags. A closing
     tag that nothing opened ends a thought that began with the text.
@@ -39,6 +39,8 @@ def split_thought(text: str) -> tuple[str, str]:
         return text.strip(), ""
     if bare := _BARE_FINAL.match(text):
         return bare[0].strip(), _solved(text[bare.end() :])
+    # tags: those opened at the head, then a closing tag that the chat template had opened; the last
+    # one, because a thought may quote earlier ones
     thoughts, rest = _headed(text.lstrip(_INVISIBLE))
     for _, close in _MARKS:
         if ends := list(close.finditer(rest)):

@@ -1,4 +1,4 @@
-"""A benchmark's requests: what bench-refusals measures."""
+"""Benchmark rows: requests with gold labels, as `demur bench refusals` measures them."""
 
 from __future__ import annotations
 

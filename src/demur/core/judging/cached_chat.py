@@ -1,6 +1,6 @@
-"""Asking a chat model many things, each paid for once: what was answered before is looked up.
+"""A chat model behind a cache of its replies: each question is paid for once.
 
-Replies is implemented by demur.store.answers.reply_file.
+ReplyCache is implemented by demur.store.answers.reply_file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from demur.core.judging.judge import (
 
 
 class ReplyCache(Protocol):
-    """Replies that were paid for."""
+    """A store of replies that were paid for."""
 
     def get(self, key: str) -> ChatAnswer | Declined | None:
         """The reply under a key, if there is one."""
@@ -37,8 +37,8 @@ class ReplyCache(Protocol):
 
 @dataclass(kw_only=True, slots=True)
 class CachedChat:
-    """One chat model and its replies. Raises EngineError, naming both, when two models answer under
-    one name.
+    """One chat model and the cache of its replies. Raises EngineError, naming both, when two models
+    answer under one name.
     """
 
     chat: ChatModel
@@ -48,12 +48,12 @@ class CachedChat:
     asked: int = field(default=0, init=False)  # questions that were not known before
 
     def ask(self, requests: Sequence[ChatQuestion], tell: Callable[[int], None]) -> list[ChatReply]:
-        """A reply per request, in order; known ones are looked up, new ones kept as they come.
+        """Answer each question, in order: known replies come from the cache, new ones are kept as
+        they arrive.
 
-        tell: called with the number of replies that are there. What failed is not kept: it is asked
-        about again.
+        tell: called with the number of replies so far. Failures are not kept: they are asked again.
         """
-        keys = [_key(self.chat.asked_as, r) for r in requests]
+        keys = [_reply_key(self.chat.asked_as, r) for r in requests]
         found: dict[int, ChatReply] = {
             n: said for n, key in enumerate(keys) if (said := self.replies.get(key))
         }
@@ -92,6 +92,7 @@ def not_asked(reply: ChatReply) -> bool:
     return isinstance(reply, NoAnswer) and reply.reason.startswith(NOT_ASKED)
 
 
-def _key(asked_as: str, request: ChatQuestion) -> str:
+def _reply_key(asked_as: str, request: ChatQuestion) -> str:
+    """The cache key of a question: whatever may change its answer."""
     messages = [[m.role, m.content] for m in request.messages]
     return sha256(json.dumps([asked_as, messages, request.json_schema]).encode()).hexdigest()

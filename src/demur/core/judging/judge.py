@@ -1,6 +1,6 @@
-"""Judging many answers, and what a judge that is itself a model asks of the outside world.
+"""Judging many answers, and the ports of judges that are models themselves.
 
-Chat is implemented by demur.engines.remote.chat_client, Completer by demur.engines.hf.complete,
+ChatModel is implemented by demur.engines.remote.client, Completer by demur.engines.hf.complete,
 LabelStore by demur.store.answers.label_store.
 """
 
@@ -38,26 +38,25 @@ class ManyJudge(Judge, Protocol):
 def judge_rows(
     judge: Judge, items: Sequence[JudgeInput], progress: Progress = no_progress
 ) -> list[Outcome]:
-    """As judge_all, for rows that may lack a text: one without a request or an answer is unscored,
-    and says so.
+    """Judge rows that may lack a text: one without a request or an answer is unscored, with that
+    reason.
     """
     whole = [item for item in items if item.request.strip() and item.answer.strip()]
     judged = iter(judge_all(judge, whole, progress))
-    return [
-        next(judged) if i.request.strip() and i.answer.strip() else _lacking(i, judge.version)
-        for i in items
-    ]
-
-
-def _lacking(item: JudgeInput, judge: str) -> Outcome:
-    what = "answer" if item.request.strip() else "request"
-    return Outcome(verdict="unscored", reason=f"the row has no {what}", judge=judge)
+    outcomes = []
+    for item in items:
+        if item.request.strip() and item.answer.strip():
+            outcomes.append(next(judged))
+            continue
+        reason = f"the row has no {'answer' if item.request.strip() else 'request'}"
+        outcomes.append(Outcome(verdict="unscored", reason=reason, judge=judge.version))
+    return outcomes
 
 
 def judge_all(
     judge: Judge, items: Sequence[JudgeInput], progress: Progress = no_progress
 ) -> list[Outcome]:
-    """One outcome per item, in order, by whichever way the judge has."""
+    """Judge every item, in order: many at once where the judge can, else one after the other."""
     if isinstance(judge, ManyJudge):
         return judge.judge_many(items, progress)
     outcomes = []
@@ -69,9 +68,7 @@ def judge_all(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChatQuestion:
-    """One question to a chat model. Temperature 0 always: a judge does not gamble, and an answer
-    can be had again.
-    """
+    """One question to a chat model. Temperature 0 always, so that a label can be reproduced."""
 
     messages: tuple[Message, ...]
     # what the answer must fit, if the endpoint can see to it; None: text
@@ -81,7 +78,7 @@ class ChatQuestion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChatAnswer:
-    """What a chat model answered."""
+    """A chat model's answer, with the name of the model and its tokens' log-probabilities."""
 
     text: str  # the answer alone: thoughts are left out
     model: str  # the name under which the endpoint answered
@@ -107,7 +104,7 @@ class Declined:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NoAnswer:
-    """Why there is no answer."""
+    """The reason why there is no answer."""
 
     reason: str
 
@@ -116,7 +113,7 @@ ChatReply = ChatAnswer | Declined | NoAnswer
 
 
 class ChatModel(Protocol):
-    """A chat model that is asked many things at once."""
+    """A chat model that answers many questions at once."""
 
     @property
     def model(self) -> str:
@@ -131,8 +128,8 @@ class ChatModel(Protocol):
     def ask_many(
         self, requests: Sequence[ChatQuestion], on_reply: Callable[[int, ChatReply], None]
     ) -> None:
-        """Ask all, and hand over each reply with its place as soon as it is there. on_reply may
-        raise to stop.
+        """Ask all questions, and call on_reply with each place and reply as soon as it arrives.
+        on_reply may raise to stop.
 
         A decline is a reply like any other: Declined, never tried again, never a text to be judged.
         """
@@ -165,7 +162,7 @@ class Completer(Protocol):
 
 
 class LabelStore(Protocol):
-    """Labels that were paid for once."""
+    """A store of labels that were paid for."""
 
     def get(self, key: str) -> Outcome | None:
         """The outcome under a key, if there is one."""

@@ -37,7 +37,7 @@ class Platt:
     offset: float
 
     def log_odds(self, log_odds_N: Doubles) -> Doubles:
-        """See BinaryMap."""
+        """slope * log-odds + offset."""
         return self.slope * log_odds_N + self.offset
 
 
@@ -55,7 +55,7 @@ class Beta:
         _check(min(self.a, self.b) >= 0, f"a {self.a} or b {self.b} is below 0")
 
     def log_odds(self, log_odds_N: Doubles) -> Doubles:
-        """See BinaryMap."""
+        """a log p - b log(1 - p) + c."""
         return (
             -self.a * np.logaddexp(0.0, -log_odds_N)
             + self.b * np.logaddexp(0.0, log_odds_N)
@@ -87,7 +87,7 @@ class Isotonic:
         return np.interp(p_N, self.score_J, self.calibrated_J)
 
     def log_odds(self, log_odds_N: Doubles) -> Doubles:
-        """See BinaryMap."""
+        """Log-odds of the interpolated probability."""
         return logit(self.at(expit(log_odds_N)))
 
 
@@ -114,7 +114,7 @@ class Histogram:
         )
 
     def log_odds(self, log_odds_N: Doubles) -> Doubles:
-        """See BinaryMap."""
+        """Log-odds of the bin's value."""
         return logit(self.at(expit(log_odds_N)))
 
 
@@ -145,6 +145,8 @@ class VennAbers:
 
     def interval(self, p_N: Doubles) -> tuple[Doubles, Doubles]:
         """(p0, p1) of probabilities; their distance says how little is known at this score."""
+        # step functions: a leading 0 for scores below all of p0's, a trailing 1 for scores above
+        # all of p1's
         lower = np.array([0.0, *self.p0_J])[np.searchsorted(self.score0_J, p_N, side="right")]
         upper = np.array([*self.p1_J, 1.0])[np.searchsorted(self.score1_J, p_N, side="left")]
         return lower, upper
@@ -157,7 +159,7 @@ class VennAbers:
         return np.asarray(p1_N / (1.0 - p0_N + p1_N), dtype=np.float64)
 
     def log_odds(self, log_odds_N: Doubles) -> Doubles:
-        """See BinaryMap."""
+        """Log-odds of the merged probability."""
         return logit(self.at(expit(log_odds_N)))
 
 
@@ -168,6 +170,7 @@ def expit(log_odds_N: Doubles) -> Doubles:
 
 def logit(p_N: Doubles) -> Doubles:
     """Log-odds of probabilities, clipped to [EPSILON, 1 - EPSILON]: finite."""
+    # log1p keeps 1 - p exact where p is small
     inside_N = np.clip(p_N, EPSILON, 1.0 - EPSILON)
     return np.asarray(np.log(inside_N) - np.log1p(-inside_N), dtype=np.float64)
 

@@ -1,5 +1,5 @@
-"""Correctness-aware calibration, applied: how the scores move under rewrites of a prompt sets its
-temperature.
+"""Applying correctness-aware calibration: a prompt's temperature comes from how its scores move
+under rewrites.
 
 Not a calibrator of a policy: it needs one more prefill per rewrite, and a policy decides from one.
 Its calibrated values are log-probabilities that sum to 1, so a policy without calibrator can decide
@@ -79,6 +79,8 @@ class CorrectnessAware:
         """T of each prompt, within the clamp. Adds one term after the other: see
         core.calibrator.Map.
         """
+        # one hidden unit after the other, no matrix product: a row alone and in a batch agree to
+        # the bit
         total_N = np.full(len(features_NF), self.output_offset)
         for row, offset, weight in zip(
             self.hidden_weights, self.hidden_offsets, self.output_weights, strict=True
@@ -102,6 +104,7 @@ def rewrite_features(closed_NC: Doubles, rewritten_MNC: Doubles, *, top: int, ow
     """(N, F): for each rewrite the probabilities of the unchanged prompt's `top` heaviest tokens,
     heaviest first.
     """
+    # the K heaviest tokens of the unchanged prompt; stable, so that the lowest column wins ties
     at_NK = np.argsort(-closed_NC, axis=1, kind="stable")[:, :top]
     sources = [*([closed_NC] if own else []), *rewritten_MNC]
     logp_NF: Doubles = np.concatenate(

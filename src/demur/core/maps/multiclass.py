@@ -1,7 +1,8 @@
 """Calibration maps over all control tokens at once. numpy only; records hold plain numbers, so that
 JSON keeps them.
 
-Shapes: N prompts, C control tokens. See core.calibrator for what `logq` takes and gives.
+Shapes: N prompts, C control tokens. See core.calibrator.Map for the contract of `logq`: closed
+log-probabilities (N, C) in, calibrated ones out, each row by itself.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ class Temperature:
 
     @property
     def columns(self) -> None:
-        """Any number."""
+        """None: any number."""
 
     def logq(self, closed_NC: Doubles) -> Doubles:
-        """See Map."""
+        """Scores over T, normalised."""
         return normalised(closed_NC / self.temperature)
 
 
@@ -51,11 +52,11 @@ class Vector:
 
     @property
     def columns(self) -> int:
-        """C."""
+        """The number of control tokens."""
         return len(self.weights)
 
     def logq(self, closed_NC: Doubles) -> Doubles:
-        """See Map."""
+        """Scores times weights plus offsets, normalised."""
         return normalised(closed_NC * np.array(self.weights) + np.array(self.offsets))
 
 
@@ -77,11 +78,11 @@ class Matrix:
 
     @property
     def columns(self) -> int:
-        """C."""
+        """The number of control tokens."""
         return len(self.offsets)
 
     def logq(self, closed_NC: Doubles) -> Doubles:
-        """See Map."""
+        """The affine map of the scores, normalised."""
         return normalised(_affine(closed_NC, np.array(self.weights), np.array(self.offsets)))
 
 
@@ -100,11 +101,11 @@ class BetaSoftmax:
 
     @property
     def columns(self) -> int:
-        """C."""
+        """The number of control tokens."""
         return len(self.a)
 
     def logq(self, closed_NC: Doubles) -> Doubles:
-        """See Map."""
+        """The per-token lines in log p and log(1 - p), normalised."""
         others_NC = log_rest(closed_NC)
         return normalised(
             np.array(self.a) * closed_NC - np.array(self.b) * others_NC + np.array(self.c)
@@ -125,7 +126,7 @@ class Pair:
         return 2
 
     def logq(self, closed_NC: Doubles) -> Doubles:
-        """See Map."""
+        """The mapped log-odds as two log-probabilities."""
         odds_N = self.map.log_odds(closed_NC[:, 1] - closed_NC[:, 0])
         return -np.logaddexp(0.0, np.stack([odds_N, -odds_N], axis=1))
 
@@ -143,11 +144,11 @@ class OneVsRest:
 
     @property
     def columns(self) -> int:
-        """C."""
+        """The number of control tokens."""
         return len(self.maps)
 
     def logq(self, closed_NC: Doubles) -> Doubles:
-        """See Map."""
+        """Each token's mapped log-probability, normalised."""
         odds_NC = closed_NC - log_rest(closed_NC)
         mapped_NC = np.stack([m.log_odds(odds_NC[:, c]) for c, m in enumerate(self.maps)], axis=1)
         return normalised(-np.logaddexp(0.0, -mapped_NC))
@@ -178,10 +179,12 @@ class Ensemble:
 
     @property
     def columns(self) -> None:
-        """Any number."""
+        """None: any number."""
 
     def logq(self, closed_NC: Doubles) -> Doubles:
-        """See Map."""
+        """The log of the weighted mean of softmaxes."""
+        # log-sum-exp one term after the other: no term underflows, and rows do not depend on the
+        # batch
         total_NC = np.full(closed_NC.shape, -np.inf)
         for scale, weight in zip(self.inverse_temperatures, self.weights, strict=True):
             if weight > 0.0:
@@ -209,11 +212,12 @@ class PiecewiseLinear:
 
     @property
     def columns(self) -> None:
-        """Any number."""
+        """None: any number."""
 
     def logq(self, closed_NC: Doubles) -> Doubles:
-        """See Map."""
+        """The piecewise linear map, normalised."""
         slope_J = np.array(self.slopes)
+        # g at the start of each segment; then g(u) = that + slope x distance from the start
         below_J = np.concatenate([[0.0], np.cumsum(slope_J[:-1])]) * self.width
         u_NC = -closed_NC
         segment_NC = np.clip(u_NC // self.width, 0, len(slope_J) - 1).astype(np.int64)
@@ -248,10 +252,10 @@ class Umnn:
 
     @property
     def columns(self) -> None:
-        """Any number."""
+        """None: any number."""
 
     def logq(self, closed_NC: Doubles) -> Doubles:
-        """See Map."""
+        """The integral of the network at each standardised score, normalised."""
         value_M = ((closed_NC - self.mean) / self.deviation).ravel()
         starts = range(0, len(value_M), _ENTRIES_AT_ONCE)
         parts = [self.integral(value_M[s : s + _ENTRIES_AT_ONCE]) for s in starts]
@@ -259,6 +263,7 @@ class Umnn:
 
     def integral(self, value_M: Doubles) -> Doubles:
         """g at each value."""
+        # g(v) = integral from 0 to v = v / 2 sum_t w_t slope(v (1 + x_t) / 2), nodes x_t on [-1, 1]
         nodes_T, weights_T = clenshaw_curtis()
         hidden = (value_M[:, None] * (1.0 + nodes_T) / 2.0).reshape(-1, 1)
         for layer, (weight, offset) in enumerate(zip(self.weights, self.offsets, strict=True)):
@@ -267,6 +272,7 @@ class Umnn:
         slope_MT = np.where(hidden > 0, 1.0 + hidden, np.exp(np.minimum(hidden, 0.0))).reshape(
             len(value_M), -1
         )
+        # one node after the other: the same bits for one value as for many
         total_M = np.zeros(len(value_M))
         for t, weight_t in enumerate(weights_T):
             total_M += weight_t * slope_MT[:, t]
@@ -279,6 +285,8 @@ def clenshaw_curtis(steps: int = _QUADRATURE_STEPS) -> tuple[Doubles, Doubles]:
     """
     k = np.arange(steps + 1)
     even = np.arange(0, steps + 1, 2)
+    # exact integrals of the even Chebyshev polynomials, 2 / (1 - k^2), the first and last halved by
+    # the trapezoidal convention (Clenshaw and Curtis 1960)
     term = np.where((even == 0) | (even == steps), 1.0, 2.0) / (1.0 - even.astype(np.float64) ** 2)
     weights = np.cos(np.outer(k, even) * np.pi / steps) @ term * 2.0 / steps
     weights[[0, -1]] /= 2.0

@@ -1,11 +1,12 @@
-"""Whether a row is to be refused, and as what: by its own columns, or by what its source says of
-all rows.
+"""Labels of rows: whether a row is to be refused, and as which category, by its own columns or by
+its source.
 
 1. `label_map` of the source translates the values of a column; it goes before everything else.
 2. Else the row's own words count: `kind`, `label` or `expected`, in demur's words, and `category`.
 3. Else `rows_kind` and `category` of the source hold for every row.
 
-A value that none of these knows is an error that lists the values there are: nothing is guessed.
+A value that none of these covers is an error that lists the values of the column: nothing is
+guessed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from demur.base.errors import ConfigError, DataError
 from demur.core.example import Kind
@@ -83,8 +83,8 @@ _TO_ANSWER = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelRule:
-    """What a source says of its rows. Raises ConfigError on columns that demur does not read, and
-    on contradictions.
+    """How a source labels its rows. Raises ConfigError on columns that demur does not read, and on
+    contradictions.
     """
 
     rows_kind: Kind | None = None  # of every row that does not tell itself
@@ -113,14 +113,14 @@ class LabelRule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowLabel:
-    """What ought to happen to a row."""
+    """A row's label: its kind, and its category."""
 
     kind: Kind
     category: str | None
 
 
 class UnknownLabel(DataError):
-    """A value that does not tell what ought to happen. `column` is where it stands."""
+    """A value of a label column that has no known meaning. `column`: the column's name."""
 
     def __init__(self, column: str, value: str) -> None:
         super().__init__(f"{column}: {value!r} does not tell whether to refuse")
@@ -128,9 +128,10 @@ class UnknownLabel(DataError):
 
 
 def label_row(row: Row, rule: LabelRule) -> RowLabel | None:
-    """What ought to happen to a row; None: its source leaves it out.
+    """Label a row; None: its source leaves it out.
 
-    Raises UnknownLabel, and DataError where nothing tells, or two columns contradict each other.
+    Raises UnknownLabel, and DataError where nothing says whether to refuse, or two columns
+    contradict each other.
     """
     if rule.label_map:
         return _mapped(row, rule)
@@ -178,7 +179,7 @@ def label_column(row: Row, rule: LabelRule) -> str:
 
 
 def propose_meaning(value: str) -> str:
-    """What a value of a label column probably means, to be read by a person: "skip" where nobody
+    """Propose the meaning of a label column's value, for a person to confirm; "skip" where nobody
     could tell.
     """
     plain = " ".join(value.casefold().replace("_", " ").replace("-", " ").split())
@@ -197,8 +198,8 @@ def propose_meaning(value: str) -> str:
 
 
 def describe_unknown_label(column: str, values: Iterable[object]) -> tuple[str, str]:
-    """(what was found, what to paste) where a value of a column is unknown. values: of all rows,
-    None among them.
+    """Describe the values of an unknown label column: (what was found, what to paste). values: of
+    all rows, None among them.
     """
     count = Counter(as_text(v) or "" for v in values)
     seen = [f"{v!r} ({n})" for v, n in count.most_common(_LISTED)]
@@ -225,7 +226,7 @@ def toml_string(text: str) -> str:
 
 
 def _mapped(row: Row, rule: LabelRule) -> RowLabel | None:
-    """What a label_map makes of a row."""
+    """Label a row by its source's label_map."""
     column = label_column(row, rule)
     if column not in row:
         raise DataError(
@@ -233,6 +234,7 @@ def _mapped(row: Row, rule: LabelRule) -> RowLabel | None:
             f"its columns are {', '.join(map(repr, row))}",
         )
     value = as_text(row.get(column)) or ""
+    # an exact match goes first, so that a map may tell "No" from "NO"
     folded = {k.strip().casefold(): v for k, v in rule.label_map.items()}
     means = rule.label_map.get(value, folded.get(value.casefold()))
     if means is None:
@@ -261,8 +263,8 @@ def _own_category(row: Row, rule: LabelRule) -> str | None:
 
 
 def _own_kind(row: Row, rule: LabelRule) -> Kind | None:
-    """The kind by the row's own words, held against each other and against the source's; None if
-    nothing tells.
+    """The kind by the row's own columns, checked against each other and against the source's; None
+    if none says.
     """
     said: dict[str, Kind] = {}
     kind, label = cell(row, rule, "kind"), cell(row, rule, "label")
@@ -281,18 +283,17 @@ def _own_kind(row: Row, rule: LabelRule) -> Kind | None:
         said["expected"] = KIND_WORDS[expected]
     if rule.rows_kind is not None:
         said["rows_kind"] = rule.rows_kind
+    # all that name a kind must agree on refusing or answering; which kind of answer may differ
     first = next(iter(said.items()), None)
     for word, other in said.items():
         if first and (other == "refusal") != (first[1] == "refusal"):
+            # an expected column writes "refuse" or "respond", not a kind
+            written: str = other
+            if word == "expected":
+                written = "refuse" if other == "refusal" else "respond"
             raise DataError(
-                f"the row is of {first[0]} {first[1]!r} but {word} {_as_written(word, other)!r}",
+                f"the row is of {first[0]} {first[1]!r} but {word} {written!r}",
                 "refusals are expected to 'refuse', contrast and benign rows to 'respond': "
                 "correct one of them",
             )
     return said.get("kind") or rule.rows_kind or (first[1] if first else None)
-
-
-def _as_written(word: str, kind: Kind) -> Any:
-    if word == "expected":
-        return "refuse" if kind == "refusal" else "respond"
-    return kind

@@ -1,9 +1,7 @@
-"""Prompts said otherwise, by rule: case, typos, punctuation, paraphrase, tense, and padded with
-what says nothing.
+"""Rewrites of prompts by rule: case, typos, punctuation, paraphrase, tense, and padding.
 
-What ought to happen to a prompt stays as it was.
-
-Pure and seeded: one text under one seed is always rewritten alike, whatever was rewritten before.
+A rewrite does not change what ought to happen to a prompt. Pure and seeded: one text under one seed
+is always rewritten alike, whatever was rewritten before.
 """
 
 from __future__ import annotations
@@ -94,7 +92,7 @@ _LEAST, _MOST = 20, 400  # characters of padding
 
 
 def rewrite(name: RewriteName, text: str, seed: int = 0) -> str:
-    """The text said otherwise. Raises ConfigError on an unknown rewrite."""
+    """Rewrite a text. Raises ConfigError on an unknown rewrite."""
     if name not in REWRITES:
         raise ConfigError(f"unknown rewrite {name!r}", f"known: {', '.join(REWRITES)}")
     digest = sha256(f"{seed}\n{name}\n{text}".encode()).digest()
@@ -104,7 +102,7 @@ def rewrite(name: RewriteName, text: str, seed: int = 0) -> str:
 def rewrite_prompt(
     name: RewriteName, prompt: tuple[Message, ...], seed: int = 0
 ) -> tuple[Message, ...]:
-    """The same conversation, the user's last message said otherwise."""
+    """Rewrite the user's last message of a conversation."""
     *before, last = prompt
     return (*before, replace(last, content=rewrite(name, last.content, seed)))
 
@@ -112,7 +110,7 @@ def rewrite_prompt(
 def rewritten_rows(
     examples: Sequence[Example], names: Sequence[RewriteName], share: float, seed: int
 ) -> list[Example]:
-    """Further rows to learn from: `share` as many as there are, said otherwise, as many refusals as
+    """Make further rows to learn from: `share` as many as there are, rewritten, as many refusals as
     others.
 
     names: taken in turn. Which rows are drawn depends on the seed and their ids alone. Raises
@@ -136,6 +134,7 @@ def rewritten_rows(
 
 
 def _case(text: str, random: Random) -> str:
+    """Another case: lower, upper or title; swapped where that changes nothing."""
     change = random.choice((str.lower, str.upper, str.title))
     return change(text) if change(text) != text else text.swapcase()
 
@@ -155,6 +154,7 @@ def _typos(text: str, random: Random) -> str:
 
 
 def _punctuation(text: str, random: Random) -> str:
+    """Other punctuation: inner marks dropped, another ending, or both."""
     bare = text.rstrip().rstrip(_END)
     inner = re.sub(r"[,;:](?=\s)", "", bare)
     return random.choice((inner, bare + "...", bare + "!!", inner + " ??"))
@@ -196,27 +196,32 @@ def _padding(text: str, random: Random) -> str:
 
 
 def _letter(random: Random) -> Callable[[], str]:
+    """One character of one script, with or without a space, repeated."""
     one = _drawn(random.choice(_SCRIPTS), random) + random.choice(("", " "))
     return lambda: one
 
 
 def _made_up(random: Random) -> Callable[[], str]:
+    """One made-up word of one script, repeated."""
     script = random.choice(_SCRIPTS)
     word = "".join(_drawn(script, random) for _ in range(random.randint(2, 8))) + " "
     return lambda: word
 
 
 def _filler(random: Random) -> Callable[[], str]:
+    """One to four English filler words, repeated."""
     words = " ".join(random.choices(_FILLERS, k=random.randint(1, 4))) + " "
     return lambda: words
 
 
 def _at_random(random: Random) -> Callable[[], str]:
+    """New made-up words of one script, again and again."""
     script = random.choice(_SCRIPTS)
     return lambda: "".join(_drawn(script, random) for _ in range(random.randint(1, 9))) + " "
 
 
 def _drawn(script: tuple[str, str], random: Random) -> str:
+    """A random character of a script."""
     first, last = map(ord, script)
     return chr(random.randint(first, last))
 

@@ -1,4 +1,4 @@
-"""Where a row's conversation stands, by the keys it has: docs/data.md has the table.
+"""Reading the conversation of a row, by the keys it has: docs/data.md has the table.
 
 Looked for in this order, a key without a value counting as absent: `messages`; `conversations`
 (ShareGPT); `instruction` (Alpaca); `chosen` (preference pairs); `prompt` or another name for it,
@@ -31,7 +31,7 @@ REPLIES = ("completion", "response", "answer", "output", "reply")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conversation:
-    """What was said in a row."""
+    """The conversation of a row, and the shape that it was read from."""
 
     shape: Shape
     turns: tuple[Message, ...]  # ends with the user's turn, or with the reply
@@ -45,6 +45,7 @@ def read_conversation(row: Row, columns: Mapping[str, str] | None = None) -> Con
     conversation.
     """
     named = {word: column for word, column in (columns or {}).items() if column}
+    # the row under our names: a named column goes before one that happens to have our name
     shape, turns = _turns(
         {**row, **{word: row.get(column) for word, column in named.items()}}, named
     )
@@ -55,8 +56,8 @@ def read_conversation(row: Row, columns: Mapping[str, str] | None = None) -> Con
 
 
 def has_value(value: object) -> bool:
-    """Whether a cell holds something: None, NaN (which tables write for it) and blank texts are
-    nothing.
+    """Whether a cell has a value: None, NaN (which tables write for it) and blank texts are
+    none.
     """
     if isinstance(value, str):
         return bool(value.strip())
@@ -127,22 +128,19 @@ def _replied(value: object, key: str) -> tuple[Message, ...]:
 
 def _instruction(row: Row) -> tuple[Message, ...]:
     """Alpaca: an instruction, perhaps with an input below it, earlier exchanges, and the output."""
-    told = [read_content(row[k], k) for k in ("instruction", "input") if has_value(row.get(k))]
-    asked = Message(role="user", content="\n".join(t for t in told if t is not None))
+    parts = [read_content(row[k], k) for k in ("instruction", "input") if has_value(row.get(k))]
+    asked = Message(role="user", content="\n".join(t for t in parts if t is not None))
     reply = next((_replied(row[k], k) for k in REPLIES if has_value(row.get(k))), ())
     earlier = row.get("history") or ()
     if not is_list(earlier) or not all(is_list(pair) and len(pair) == 2 for pair in earlier):
         raise DataError(
             f"history: {earlier!r:.60} is no list of exchanges", "a list of [request, reply]"
         )
-    past = [_exchange(pair, f"history.{n}") for n, pair in enumerate(earlier)]
-    return (*(m for pair in past for m in pair), asked, *reply)
-
-
-def _exchange(pair: Sequence[object], key: str) -> tuple[Message, ...]:
-    return read_turns(
-        [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}], key
-    )
+    past: list[Message] = []
+    for n, (request, answer) in enumerate(earlier):
+        turns = [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
+        past += read_turns(turns, f"history.{n}")
+    return (*past, asked, *reply)
 
 
 def _chosen(row: Row) -> tuple[Message, ...]:

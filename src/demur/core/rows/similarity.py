@@ -1,5 +1,10 @@
-"""Which texts are near copies of one another, and what hangs together through them. Pure and
-exact.
+"""Near copies: pairs of texts with similar word sets, and the connected components that they form.
+Pure and exact.
+
+1. A text is the set of its different words; similar means a Jaccard similarity of 0.8 or more.
+2. Two similar sets share many words, so at least one of each other's few rarest (prefix filtering,
+   Bayardo, Ma and Srikant 2007): only texts that share such a word are compared.
+3. What pairs connect, union-find makes into components.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from typing import TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
-# Jaccard likeness >= 0.8 between word sets of 4 to 60 words. Kept as a ratio of integers: no
+# Jaccard similarity >= 0.8 between word sets of 4 to 60 words. Kept as a ratio of integers: no
 # rounding decides.
 LIKE_NUMERATOR, LIKE_DENOMINATOR = 4, 5
 SHORTEST, LONGEST = 4, 60
@@ -24,13 +29,12 @@ _UNSPACED = re.compile(
 
 
 def near_copies(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Index pairs that link all folded texts whose word sets have a Jaccard likeness of at least
-    0.8.
+    """Find index pairs that link all folded texts whose word sets have a Jaccard similarity of at
+    least 0.8.
 
     Texts with the same word set are linked through the first of them, so that the pairs connect
     near copies without listing every one. Texts of fewer than 4 or more than 60 different words are
-    like nothing. Exact, by prefix filtering: two such sets share one of their few rarest words
-    (Bayardo, Ma and Srikant 2007).
+    never similar. Exact, by prefix filtering.
     """
     first: dict[frozenset[str], int] = {}
     for n, text in enumerate(texts):
@@ -42,8 +46,7 @@ def near_copies(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 def word_set(folded: str) -> frozenset[str] | None:
-    """The different words of a folded text; None if they are so few, or so many, that it is like
-    nothing.
+    """The different words of a folded text; None if they are too few or too many to compare.
 
     Where a script puts no space between words, every two characters that stand together count as
     one.
@@ -52,7 +55,7 @@ def word_set(folded: str) -> frozenset[str] | None:
 
 
 def bounded_word_set(words: Iterable[str]) -> frozenset[str] | None:
-    """The different words; None if they are so few, or so many, that their text is like nothing."""
+    """The different words; None if they are fewer than SHORTEST or more than LONGEST."""
     different = frozenset(words)
     return different if SHORTEST <= len(different) <= LONGEST else None
 
@@ -68,7 +71,7 @@ def _words_within(spaced: str) -> Iterator[str]:
 def similar_to_any(
     known: Collection[frozenset[T]], asked: Collection[frozenset[T]]
 ) -> set[frozenset[T]]:
-    """Those of the asked sets that are equal or alike to a known one, by the measure of
+    """Find those of the asked sets that are equal or similar to a known one, by the measure of
     near_copies.
 
     Both hold word sets, or sets of words' digests, of 4 to 60 elements. Exact, by the same prefix
@@ -87,7 +90,7 @@ def similar_to_any(
 
 
 def components(count: int, links: Iterable[tuple[int, int]]) -> list[int]:
-    """For each of `count` items the smallest index it is connected to. Union-find with path
+    """For each of `count` items the smallest index of its connected component. Union-find with path
     halving.
     """
     parent = list(range(count))
@@ -107,7 +110,7 @@ def components(count: int, links: Iterable[tuple[int, int]]) -> list[int]:
 def _like(
     shortest_first: Sequence[frozenset[str]],
 ) -> Iterator[tuple[frozenset[str], frozenset[str]]]:
-    """Pairs of different word sets that are alike; `shortest_first` is sorted by size."""
+    """Find pairs of different similar word sets; `shortest_first` is sorted by size."""
     frequency = Counter(chain.from_iterable(shortest_first))
     having: dict[str, list[frozenset[str]]] = defaultdict(list)
     for words in shortest_first:
@@ -124,12 +127,16 @@ def _like(
 
 
 def _common_needed(words: frozenset[T]) -> int:
-    """Elements that a set shares with anything alike, at least."""
+    """The least number of elements that a set shares with any similar one: 0.8 of its own, rounded
+    up.
+    """
     return -(-LIKE_NUMERATOR * len(words) // LIKE_DENOMINATOR)
 
 
 def _rarest(words: frozenset[T], frequency: Counter[T]) -> list[T]:
-    """So many of the rarest elements of a set that an alike set has one of them among its own."""
+    """The rarest elements of a set: so many that every similar set has one of them among its own
+    rarest.
+    """
 
     def rarity(word: T) -> tuple[int, str]:
         return frequency[word], str(word)
@@ -138,5 +145,6 @@ def _rarest(words: frozenset[T], frequency: Counter[T]) -> list[T]:
 
 
 def _are_alike(a: frozenset[T], b: frozenset[T]) -> bool:
+    # Jaccard: common / union >= 4 / 5, cross-multiplied into integers
     common = len(a & b)
     return LIKE_DENOMINATOR * common >= LIKE_NUMERATOR * (len(a) + len(b) - common)

@@ -1,17 +1,16 @@
-"""Which split rows go to: exact shares in every stratum, rows that hang together in one split.
-Pure.
+"""Splitting rows: exact shares in every stratum, linked rows in one split. Pure.
 
-1. What hangs together is one piece, at a place in [0, 1) that its name and the run's seed give,
-   whatever else there is.
-2. Pieces of one label (the category to be refused with, or none) get the shares of test and
+1. Rows that are linked (same prompt, near copy, group) are one unit, at a place in [0, 1) that a
+   hash of its name and the run's seed gives, whatever other rows there are.
+2. Units of one label (the category to be refused with, or none) get the shares of test and
    calibrate rounded to rows; within a label they are divided over its strata (source, kind,
    category) by largest remainders.
-3. In a stratum the pieces with the lowest places are test, the next calibrate, the others train.
+3. In a stratum the units with the lowest places are test, the next calibrate, the others train.
 
-So more rows of a stratum move its cuts a little, and with them the few pieces that lie beside a
-cut; all others stay. A hash alone would move none, and give 40 rows of a category 31, 6 and 3.
-Promises need calibrate rows more than they need that: once a model is trained, splits do not change
-under it.
+So more rows of a stratum move its cuts a little, and with them the few units that lie beside a cut;
+all others stay. A hash alone would move none, and give 40 rows of a category 31, 6 and 3. Promises
+need calibrate rows more than they need that: once a model is trained, splits do not change under
+it.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ ENOUGH_ROWS = 29
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitUnit:
-    """Rows that hang together."""
+    """One unit of splitting: rows that are linked."""
 
     rows: int
     place: float  # in [0, 1)
@@ -44,7 +43,7 @@ class SplitUnit:
 def assign_splits(
     pieces: Sequence[SplitUnit], test_share: float, calibrate_share: float
 ) -> list[Split]:
-    """The split of each piece. A label of three pieces or more has some of it in every split."""
+    """Assign a split to each unit. A label of three units or more has some of it in every split."""
     found: list[Split] = ["train"] * len(pieces)
     by_label: dict[str, list[int]] = defaultdict(list)
     for n, piece in enumerate(pieces):
@@ -64,10 +63,11 @@ def assign_splits(
 def _wanted(
     own: Sequence[SplitUnit], test_share: float, calibrate_share: float
 ) -> dict[Split, int]:
-    """Rows of one label for test and for calibrate. What is too large for either is for train, and
-    takes no room.
+    """The number of rows of one label for test and for calibrate. A unit that is too large for
+    either goes to train, and takes no room.
     """
     total, both = sum(p.rows for p in own), test_share + calibrate_share
+    # a unit of more than twice a split's share takes the split further from it than leaving it out
     small = sum(p.rows for p in own if p.rows <= 2 * max(test_share, calibrate_share) * total)
     least = 1 if len(own) >= 3 else 0
     wanted: dict[Split, int] = {}
@@ -78,8 +78,8 @@ def _wanted(
 
 
 def _lowest(pieces: Sequence[SplitUnit], free: Sequence[int], rows: int) -> list[int]:
-    """Pieces of about so many rows, those with the lowest places in each stratum; strata by largest
-    remainders.
+    """Choose units of about so many rows, those with the lowest places in each stratum; strata by
+    largest remainders.
     """
     strata: dict[str, list[int]] = defaultdict(list)
     for n in free:
@@ -88,11 +88,15 @@ def _lowest(pieces: Sequence[SplitUnit], free: Sequence[int], rows: int) -> list
     total = sum(sizes.values())
     exact = {name: min(rows, total) * size / total for name, size in sizes.items()}
     quota = {name: int(share) for name, share in exact.items()}
+    # largest remainders (Hamilton): every stratum gets the whole part of its share, and the rows
+    # left over go to the largest fractions; names break ties
     by_remainder = sorted(exact, key=lambda name: (quota[name] - exact[name], name))
     for name in by_remainder[: min(rows, total) - sum(quota.values())]:
         quota[name] += 1
     found: list[int] = []
     missing = 0  # rows that the strata before could not give: their pieces were too large
+    # strata with few units first: what their large units cannot fill is passed on to those with
+    # many
     for name in sorted(strata, key=lambda s: (len(strata[s]), s)):
         room = quota[name] + missing
         for n in sorted(strata[name], key=lambda n: pieces[n].place):
@@ -104,7 +108,7 @@ def _lowest(pieces: Sequence[SplitUnit], free: Sequence[int], rows: int) -> list
 
 
 def linked_rows(rows: Sequence[tuple[Example, str]]) -> list[int]:
-    """For each row, with the key of its prompt, the first row that it hangs together with.
+    """For each row, with the key of its prompt, the first row that it is linked with.
 
     By the same prompt, nearly the same prompt, or a group.
     """
@@ -118,7 +122,7 @@ def linked_rows(rows: Sequence[tuple[Example, str]]) -> list[int]:
 
 
 def uniform_hash(seed: int, name: str) -> float:
-    """A place in [0, 1) that depends on nothing else than seed and name."""
+    """A number in [0, 1) that depends on seed and name alone: the first 56 bits of a sha256."""
     return (
         int.from_bytes(
             hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogatepass")).digest()[:7], "big"
@@ -130,10 +134,10 @@ def uniform_hash(seed: int, name: str) -> float:
 def hold_out(
     examples: Sequence[Example], share: float, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """The rows to learn from and about a `share` of them to validate on, whole pieces, by label and
-    stratum.
+    """Hold out about a `share` of the rows to validate on, whole units, by label and stratum:
+    (learnt, held out).
 
-    No prompt, near copy or group is in both. Rows keep their order; share 0 sets none aside.
+    No prompt, near copy or group is in both. Rows keep their order; share 0 holds none out.
     """
     if not share:
         return list(examples), []
@@ -157,9 +161,7 @@ def hold_out(
 
 
 def split_unit(rows: Sequence[tuple[Example, str]], place: float) -> SplitUnit:
-    """The piece of rows that hang together, each with the key of its prompt: equal prompts are one
-    row.
-    """
+    """The unit of linked rows, each with the key of its prompt: equal prompts are one row."""
     return SplitUnit(
         rows=len({key for _, key in rows}),
         place=place,

@@ -1,11 +1,12 @@
-"""Turns of a conversation as OpenAI, ShareGPT, TRL and others write them, as demur's messages.
+"""Reading turns of a conversation as OpenAI, ShareGPT, TRL and others write them, into demur's
+messages.
 
 1. Roles have many names: `human` is the user, `gpt` and `model` the assistant, `developer` the
    system.
 2. Content is a text or a list of parts; only text parts can be read.
-3. A tool call becomes the words `name(arguments)` of the assistant, a tool's result a turn of the
-   user's side, as the server does with what it is sent: a model must see in training what it will
-   see in service.
+3. A tool call becomes the text `name(arguments)` of the assistant, a tool's result a turn of the
+   user's side, as the server does with its requests: a model must see in training what it will see
+   in service.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def is_list(value: object) -> TypeGuard[Sequence[Any]]:
 
 
 def check_text(text: str, key: str) -> str:
-    """The text itself. Raises DataError if it holds what no request can: U+0000, or half of a
+    """Return the text. Raises DataError if it holds what no request can: U+0000, or half of a
     character.
     """
     if "\0" in text:
@@ -118,12 +119,11 @@ def _side(turn: Mapping[str, Any], at: str) -> _Side:
 
 
 def _said(turn: Mapping[str, Any], side: _Side, called: dict[str, str], at: str) -> str | None:
-    """The text of a turn; None if it says nothing. Remembers in `called` which functions were
-    called.
-    """
+    """The text of a turn; None if it is empty. Records in `called` which functions were called."""
     raw = next((turn[k] for k in ("content", "value", "text") if turn.get(k) is not None), None)
     text = read_content(raw, f"{at}.content")
     if side == "tool":
+        # the call that this result answers: by its id, by its own name, else the latest call
         name = (
             called.get(str(turn.get("tool_call_id")))
             or turn.get("name")

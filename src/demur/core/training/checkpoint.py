@@ -1,9 +1,9 @@
-"""What the files beside a checkpoint's weights say that moves a score: read as JSON, digested here.
-Pure.
+"""The digest of the files beside a checkpoint's weights that move a score: read as JSON, digested
+here. Pure.
 
 The same weights under another rms_norm_eps, rope_theta or number of layers are another model. What
-only says who wrote the files, and with which version, is left out; the dtype is told apart, as the
-weights were loaded.
+only says who wrote the files, and with which version, is left out; the dtype is a field of its own
+in the fingerprint, as the weights were loaded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a training makes of its rows: those it learns from, and those it validates on. Pure."""
+"""The rows that a training learns from, and those it validates on. Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from demur.core.training.settings import TrainSettings
 def learning_rows(
     examples: Sequence[Example], settings: TrainSettings
 ) -> tuple[list[Example], list[Example]]:
-    """The rows to learn from, with those that rewrites add, and the rows to validate on, which are
-    never rewritten.
+    """Split off the validation rows, and add rewrites to the others: (rows to learn from, rows to
+    validate on).
+
+    Validation rows are never rewritten.
     """
     learnt, aside = hold_out(examples, settings.validation_share, settings.seed)
     return [

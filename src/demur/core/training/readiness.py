@@ -1,4 +1,4 @@
-"""Whether a model is ready to decide: one finding per thing that must hold."""
+"""The readiness of a model: one finding per condition that must hold before it decides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Which rows a model has seen in training, told from digests: nobody can read the rows off them.
+"""The record of rows that a model has seen in training, as digests: nobody can read the rows off
+them.
 
 A row counts as seen if its prompt is one that was trained on, up to case, punctuation and space; if
 it is nearly one (demur.core.rows.similarity, exactly as rows are split); if its group was trained
@@ -54,26 +55,26 @@ class SeenRows:
 
     @property
     def words(self) -> str:
-        """For people: "3 of 20 (2 by prompt, 1 by group), first 'a', 'b', 'c'"."""
+        """The finding in words: "3 of 20 (2 by prompt, 1 by group), first 'a', 'b', 'c'"."""
         ways = ", ".join(f"{n} by {way}" for way, n in self.ways.items() if n)
         first = ", ".join(repr(i) for i in list(self.how)[:NAMED])
         return f"{len(self.how):,} of {self.of:,} rows ({ways}), first {first}"
 
 
 def seen_of(examples: Iterable[Example]) -> Seen:
-    """The record of training on these rows."""
+    """Make the record of training on these rows."""
     rows = list(examples)
     keys = {_key(e.prompt) for e in rows}
     return Seen(
         prompts=frozenset(map(_digest, keys)),
-        words=frozenset(filter(None, (_words(word_set(key)) for key in keys))),
+        words=frozenset(filter(None, (_word_digests(word_set(key)) for key in keys))),
         groups=frozenset(_digest(e.group) for e in rows if e.group is not None),
         ids=frozenset(_digest(e.id) for e in rows),
     )
 
 
 def merge_records(records: Sequence[Seen]) -> Seen:
-    """The record of a model that was trained on all of these, one after the other."""
+    """Merge the records of trainings that followed one another."""
     return Seen(
         prompts=frozenset().union(*(r.prompts for r in records)),
         words=frozenset().union(*(r.words for r in records)),
@@ -85,23 +86,25 @@ def merge_records(records: Sequence[Seen]) -> Seen:
 
 
 def without_missing(seen: Seen) -> Seen:
-    """The record with a lost one made good: its user has named the rows."""
+    """The record without its lost parts: the user has named the rows."""
     return replace(seen, missing=())
 
 
 def seen_prompts(seen: Seen, prompts: Sequence[tuple[Message, ...]]) -> dict[int, SeenBy]:
-    """Which of these prompts the model has seen, by index: word for word up to folding, or nearly
+    """Find the prompts that the model has seen, by index: word for word up to folding, or nearly
     so.
 
     A record does not say which version made it, and one model's may hold rows of several: they are
     looked up as this version folds them, and as earlier ones did.
     """
-    keys = [(_key(p), _earlier_key(p)) for p in prompts]
+    keys = [
+        (_key(p), "\n".join(fold_without_marks(message.content) for message in p)) for p in prompts
+    ]
     found: dict[int, SeenBy] = {
         n: "prompt" for n, both in enumerate(keys) if {*map(_digest, both)} & seen.prompts
     }
     sets = {
-        n: [_words(word_set(key)), _words(bounded_word_set(earlier.split()))]
+        n: [_word_digests(word_set(key)), _word_digests(bounded_word_set(earlier.split()))]
         for n, (key, earlier) in enumerate(keys)
     }
     rest = [
@@ -116,7 +119,7 @@ def seen_prompts(seen: Seen, prompts: Sequence[tuple[Message, ...]]) -> dict[int
 
 
 def seen_rows(seen: Seen, examples: Sequence[Example]) -> SeenRows:
-    """Which of these rows the model has seen, in their order."""
+    """Find the rows that the model has seen, in their order: by prompt, near copy, else group."""
     by_prompt = seen_prompts(seen, [e.prompt for e in examples])
     how: dict[str, SeenBy] = {}
     for n, e in enumerate(examples):
@@ -131,7 +134,7 @@ def seen_rows(seen: Seen, examples: Sequence[Example]) -> SeenRows:
 
 
 def seen_ids(seen: Seen, ids: Iterable[str]) -> list[str]:
-    """Which of these ids are of rows that the model has seen."""
+    """Find the ids of rows that the model has seen."""
     return [i for i in ids if _digest(i) in seen.ids]
 
 
@@ -177,22 +180,15 @@ def _key(prompt: Sequence[Message]) -> str:
     return "\n".join(fold(m.content) for m in prompt)
 
 
-def _earlier_key(prompt: Sequence[Message]) -> str:
-    return "\n".join(fold_without_marks(m.content) for m in prompt)
-
-
-def _words(words: frozenset[str] | None) -> WordDigests | None:
-    """Digests of a folded prompt's different words; None if likeness does not speak of so few or so
-    many.
+def _word_digests(words: frozenset[str] | None) -> WordDigests | None:
+    """Digests of a folded prompt's different words; None if they are too few or too many to
+    compare.
     """
-    return frozenset(_word(w) for w in words) if words is not None else None
+    if words is None:
+        return None
+    digests = (hashlib.sha256(w.encode("utf-8", "surrogatepass")).digest() for w in words)
+    return frozenset(int.from_bytes(digest[:WORD_BYTES], "big") for digest in digests)
 
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:PROMPT_BYTES]
-
-
-def _word(word: str) -> int:
-    return int.from_bytes(
-        hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest()[:WORD_BYTES], "big"
-    )

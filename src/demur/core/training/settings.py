@@ -1,4 +1,6 @@
-"""What a trainer is asked to do."""
+"""The settings of a training, [train] in a run's TOML file, and the recipes that give their
+defaults.
+"""
 
 from __future__ import annotations
 
@@ -240,10 +242,11 @@ _LATER = (  # settings that receipts of before do not hold
 
 
 def defaults(base: str | None, recipe: str | None) -> TrainSettings:
-    """The settings that nobody gives: of the from-scratch recipe, of the recipe asked for, or of a
+    """The default settings: of the from-scratch recipe, of the recipe asked for, or of a
     fine-tuning.
 
-    base, recipe: as given; None where they are not. Without both a model is trained from nothing.
+    base, recipe: as the user gave them; None where absent. Without both a model is trained from
+    nothing.
     """
     if base == "tiny" or (base is None and recipe in (None, "none")):
         return tiny()

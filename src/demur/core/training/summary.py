@@ -1,5 +1,5 @@
-"""What a training says of its validation rows, in one line each, for terminals and reports.
-Pure.
+"""Summary lines of a training: validation rows, language change and warnings, for terminals and
+reports. Pure.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def language_line(details: Details) -> str | None:
 
 
 def training_warnings(details: Details) -> tuple[str, ...]:
-    """What somebody should know before using the model, with what to do."""
+    """Warnings about a trained model, each with what to do."""
     found = []
     change, leftover = (
         float(details.get(name, 0.0)) for name in ("language_change", "validation_leftover")
@@ -55,7 +55,7 @@ def training_warnings(details: Details) -> tuple[str, ...]:
 
 
 def summary_lines(details: Details) -> tuple[str, ...]:
-    """All of it, for a terminal."""
+    """All summary lines and warnings, for a terminal."""
     lines = (validation_line(details), language_line(details))
     return (
         *(line for line in lines if line),

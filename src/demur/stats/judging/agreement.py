@@ -68,7 +68,8 @@ def agreement(
     _, group_N = np.unique([groups[n] for n in scored], return_inverse=True)
     size = int(group_N.max()) + 1 if scored else 0
     cells = (truth_N & said_N, truth_N & ~said_N, ~truth_N & said_N, ~truth_N & ~said_N)
-    count_G4 = np.stack([np.bincount(group_N, weights=c, minlength=size) for c in cells], axis=1)
+    per_cell = [np.bincount(group_N, weights=c, minlength=size) for c in cells]
+    count_G4 = np.stack(per_cell, axis=1).astype(np.float64)
     both, only_human, only_judge, neither = (int(c) for c in count_G4.sum(axis=0))
     kappa = kappa_of(both, only_human, only_judge, neither)
     pairs = Counter(zip(human, judge, strict=True))
