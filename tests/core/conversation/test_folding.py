@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from demur.core.example import Example, Message, fold, fold_without_marks
 from demur.core.rows.similarity import near_copies, word_set
-from demur.core.training.seen import Seen, _digest, _word, seen_of, seen_prompts
+from demur.core.training.seen import Seen, _digest, _word_digests, seen_of, seen_prompts
 
 
 def asked(text):
@@ -82,7 +82,8 @@ def test_words_with_spaces_are_words():
 )
 def test_a_record_of_an_earlier_version_is_still_read(text):
     key = fold_without_marks(text)
-    words = frozenset(map(_word, key.split()))
+    words = _word_digests(frozenset(key.split()))
+    assert words is not None
     before = Seen(prompts=frozenset({_digest(key)}))
     assert seen_prompts(before, [asked(text)]) == {0: "prompt"}
     assert seen_prompts(Seen(words=frozenset({words})), [asked(text)]) == (
