@@ -1,4 +1,6 @@
-"""Reading what people write: unknown keys, wrong types and broken syntax become one clear error."""
+"""Validation of files that people write: unknown keys, wrong types and broken syntax become one
+clear error.
+"""
 
 from __future__ import annotations
 
@@ -116,22 +118,20 @@ def _no_number(text: str) -> None:
 
 
 def _message(first: ErrorDetails, *, hide: bool) -> str:
+    """The fault in words, with the value unless it is to be hidden."""
     if first["type"] in _UNKNOWN_KEY:
         return "unknown key"
     if hide:
         return first["msg"]
-    shown = _shown(first["input"])
+    try:
+        shown = repr(first["input"])
+    except (RecursionError, ValueError):  # an integer of more than 4,300 digits has no decimal text
+        shown = f"a {type(first['input']).__name__} that is too deep or too long to show"
     return f"{first['msg']} (got {shown if len(shown) <= 80 else shown[:77] + '...'})"
 
 
-def _shown(value: object) -> str:
-    try:
-        return repr(value)
-    except (RecursionError, ValueError):  # an integer of more than 4,300 digits has no decimal text
-        return f"a {type(value).__name__} that is too deep or too long to show"
-
-
 def _hint(kind: type, first: ErrorDetails) -> str:
+    """The nearest known key for an unknown one, else that the value is wrong."""
     if first["type"] not in _UNKNOWN_KEY:
         return "correct the value"
     known = _keys_at(kind, first["loc"][:-1])
