@@ -42,8 +42,8 @@ def parse_selection(text: str) -> BenchmarkSelection:
     Raises ConfigError with a suggestion for an unknown name or part, and for a file without a part
     where the parts of the benchmark have labels of their own.
     """
-    asked, _, file = text.partition("=")
-    name, colon, part_name = asked.partition(":")
+    selected, _, file = text.partition("=")
+    name, colon, part_name = selected.partition(":")
     benchmark = BENCHMARKS.get(name)
     if benchmark is None:
         raise ConfigError(f"unknown benchmark {name!r}", suggest(name, list(BENCHMARKS)))
@@ -62,26 +62,26 @@ def parse_selection(text: str) -> BenchmarkSelection:
     return BenchmarkSelection(benchmark=benchmark, part=part, file=Path(file) if file else None)
 
 
-def load_benchmark(asked: BenchmarkSelection, fetch: Fetch) -> BenchSet:
+def load_benchmark(selection: BenchmarkSelection, fetch: Fetch) -> BenchSet:
     """Load the rows of a benchmark. fetch: reads the hub; not called where a file is named.
 
     Raises DataError when there is nothing to read or no row has a prompt column, ConfigError where
     a benchmark is not on the hub.
     """
-    benchmark = asked.benchmark
-    parts = (asked.part,) if asked.part else tuple(p for p in benchmark.parts if p.usual)
+    benchmark = selection.benchmark
+    parts = (selection.part,) if selection.part else tuple(p for p in benchmark.parts if p.usual)
     left_out: Counter[str] = Counter()
     rows: list[BenchRow] = []
     sources = []
     for part in parts:
-        source, raw = (
-            (str(asked.file), file_rows(asked.file))
-            if asked.file
-            else _from_hub(benchmark, part, fetch)
-        )
+        if selection.file:
+            source, raw = str(selection.file), file_rows(selection.file)
+        else:
+            source, raw = _from_hub(benchmark, part, fetch)
         sources.append(source)
-        rows += _usable(benchmark, part, source, raw, left_out)
-    named = asked.part is not None and len(benchmark.parts) > 1
+        rows += _measurable(benchmark, part, source, raw, left_out)
+    # A part is named only where there is a choice, so that a benchmark of one part has one name.
+    named = selection.part is not None and len(benchmark.parts) > 1
     return BenchSet(
         name=f"{benchmark.name}:{parts[0].name}" if named else benchmark.name,
         source=", ".join(sources),
@@ -120,7 +120,7 @@ def _from_hub(benchmark: Benchmark, part: BenchmarkPart, fetch: Fetch) -> tuple[
         ) from None
 
 
-def _usable(
+def _measurable(
     benchmark: Benchmark, part: BenchmarkPart, source: str, raw: list[Row], left_out: Counter[str]
 ) -> list[BenchRow]:
     """The rows that can be measured; the others are counted in `left_out`, by reason."""

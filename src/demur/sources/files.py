@@ -105,8 +105,8 @@ class FileSource:
         copies: Counter[str] = Counter()  # rows so far by the digest that names them
         for raw in raws:
             try:
-                ought = label_row(raw.value, rule)
-                example = self._example(raw, ought, rule, Path(name).stem) if ought else None
+                label = label_row(raw.value, rule)
+                example = self._example(raw, label, rule, Path(name).stem) if label else None
             except UnknownLabel as e:
                 seen, paste = describe_unknown_label(
                     e.column, (r.value.get(e.column) for r in raws)
@@ -132,7 +132,7 @@ class FileSource:
             places[example.id] = raw.where
             yield example
 
-    def _example(self, raw: RawRow, ought: RowLabel, rule: LabelRule, stem: str) -> Example:
+    def _example(self, raw: RawRow, label: RowLabel, rule: LabelRule, stem: str) -> Example:
         """A row as an example; stem: of the file's name. Raises DataError without a prompt."""
         turns = read_conversation(raw.value, self.columns).turns
         text = "\n".join(f"{m.role}\t{m.content}" for m in turns)
@@ -141,8 +141,8 @@ class FileSource:
             id=cell(raw.value, rule, "id") or f"{stem}:{digest}",
             source=cell(raw.value, rule, "source") or stem,
             messages=turns,
-            kind=ought.kind,
-            category=ought.category,
+            kind=label.kind,
+            category=label.category,
             subcategory=cell(raw.value, rule, "subcategory"),
             group=cell(raw.value, rule, "group"),
             split=self._split(raw, rule),

@@ -21,7 +21,14 @@ from pathlib import Path
 from demur.base.errors import DataError
 from demur.base.rows import read_rows
 from demur.core.example import Example, Kind
-from demur.core.rows.labels import REFUSE, SKIP, LabelRule, label_row, propose_meaning
+from demur.core.rows.labels import (
+    REFUSE,
+    SKIP,
+    LabelRule,
+    RowLabel,
+    label_row,
+    propose_meaning,
+)
 from demur.core.rows.shapes import Row, as_text, read_conversation
 
 MOST_VALUES = 30  # different values of a column that may be a label
@@ -68,9 +75,8 @@ def guess_file(folder: Path, name: str) -> FileGuess:
 
 def guess_rows(rows: Sequence[Row], name: str) -> FileGuess:
     """Guess the columns and labels of rows. name: of their file, the last resort for a label."""
-    stem = Path(name).stem.casefold()
     columns, notes = _columns(rows)
-    rule, more = _rule(rows, columns, stem)
+    rule, more = _rule(rows, columns, Path(name).stem.casefold())
     counts: Counter[tuple[Kind, str | None]] = Counter()
     shapes: Counter[str] = Counter()
     faults: list[str] = []
@@ -78,28 +84,19 @@ def guess_rows(rows: Sequence[Row], name: str) -> FileGuess:
     # The guess is tried on every row, as a run would read it.
     for number, row in enumerate(rows, start=1):
         try:
-            ought, turns = label_row(row, rule), read_conversation(row, columns)
-            if ought is None:
-                skipped += 1
-                continue
-            # The record's own checks find further faults, such as a missing user's turn.
-            Example(
-                id=str(number),
-                source=stem,
-                messages=turns.turns,
-                kind=ought.kind,
-                category=ought.category,
-            )
+            found = _read_row(row, rule)
         except DataError as e:
             faults.append(f"row {number}: {e.message}; {e.hint}")
             continue
-        counts[ought.kind, ought.category] += 1
-        shapes[turns.shape] += 1
-    fault = (
-        f"{len(faults)} of {len(rows)} rows cannot be used, the first: {faults[0]}"
-        if faults
-        else ""
-    )
+        if found is None:
+            skipped += 1
+            continue
+        label, shape = found
+        counts[label.kind, label.category] += 1
+        shapes[shape] += 1
+    fault = "" if counts else "no row is left: every value is mapped to skip"
+    if faults:
+        fault = f"{len(faults)} of {len(rows)} rows cannot be used, the first: {faults[0]}"
     return FileGuess(
         name=name,
         rows=len(rows),
@@ -108,8 +105,24 @@ def guess_rows(rows: Sequence[Row], name: str) -> FileGuess:
         counts=dict(counts),
         skipped=skipped,
         notes=(*notes, *more),
-        fault=fault or ("" if counts else "no row is left: every value is mapped to skip"),
+        fault=fault,
     )
+
+
+def _read_row(row: Row, rule: LabelRule) -> tuple[RowLabel, str] | None:
+    """The label and the shape of a row; None where the rule skips it. Raises DataError."""
+    label, conversation = label_row(row, rule), read_conversation(row, rule.columns)
+    if label is None:
+        return None
+    # An example's own checks find further faults, such as a missing user's turn.
+    Example(
+        id="row",
+        source="file",
+        messages=conversation.turns,
+        kind=label.kind,
+        category=label.category,
+    )
+    return label, conversation.shape
 
 
 def _columns(rows: Sequence[Row]) -> tuple[dict[str, str], list[str]]:

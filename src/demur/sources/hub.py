@@ -72,6 +72,7 @@ class HubSource:
         prefix = ":".join(part for part in (self.name, self.config, self.split) if part)
         adapt = _ADAPTERS[self.adapter]
         rows = load_rows(self.name, self.config, self.split, self.revision)
+        # select() makes a view: no more rows are read than the limit
         some = rows if self.limit is None else rows.select(range(min(self.limit, len(rows))))
         for number, row in enumerate(some):
             where = f"{prefix}:{number}"
@@ -206,15 +207,15 @@ def _by_label_rule(row: Row, where: str, source: HubSource, rule: LabelRule) -> 
     whole = replace(
         rule, rows_kind=kind, category=source.category, label_map=source.label_map, columns=columns
     )
-    ought = label_row(row, whole)
-    if ought is None:
+    label = label_row(row, whole)
+    if label is None:
         return None
     return Example(
         id=where,
         source=source.name,
         messages=read_conversation(row).turns,
-        kind=ought.kind,
-        category=source.categories.get(ought.category, ought.category) if ought.category else None,
+        kind=label.kind,
+        category=source.categories.get(label.category, label.category) if label.category else None,
         subcategory=cell(row, LabelRule(), "subcategory"),
         group=cell(row, LabelRule(), "group"),
     )

@@ -92,26 +92,28 @@ def fetch_news(api: NewsApi, progress: Progress = no_progress) -> list[dict[str,
 
 def _pages(api: NewsApi, http: httpx.Client) -> Iterator[list[Any]]:
     """Yield the articles of each page, up to an empty page, a missing link or a repeated one."""
+    # addresses that were read: an API may name an earlier page, or the page itself, as the next
     seen: set[str] = set()
     url = httpx.URL(api.url)
     for number in range(1, api.most_pages + 1):
-        asked = url.copy_merge_params({api.page: str(number)}) if api.page else url
-        seen.add(str(asked))
-        answer = _get(http, asked)
+        page_url = url.copy_merge_params({api.page: str(number)}) if api.page else url
+        seen.add(str(page_url))
+        answer = _get(http, page_url)
         articles = _at(answer, api.items)
         if not isinstance(articles, list):
             raise EngineError(
-                f"{asked.copy_with(query=None)} holds no list at {api.items!r}", "see `items`"
+                f"{page_url.copy_with(query=None)} holds no list at {api.items!r}", "see `items`"
             )
         yield articles
         following = _at(answer, api.next) if api.next else None
         if isinstance(following, str) and following:
-            url = asked.join(following)
-            if url.host != asked.host:  # the key must not be sent to another host
+            url = page_url.join(following)
+            if url.host != page_url.host:  # the key must not be sent to another host
                 raise EngineError(
-                    f"the next page is at {url.host}, the first at {asked.host}",
+                    f"the next page is at {url.host}, the first at {page_url.host}",
                     "ask that API itself",
                 )
+        # The last page is empty where pages are counted, has no link where they are linked.
         if not articles or (api.page is None and not following) or (api.next and str(url) in seen):
             return
 

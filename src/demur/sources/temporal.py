@@ -134,8 +134,8 @@ class QuestionBuilder:
         """
         rejected: Counter[str] = Counter()
         total = 2 * len(articles)
-        asker = CachedChat(chat=self.chat, replies=self.replies)
-        written = asker.ask(
+        chat = CachedChat(chat=self.chat, replies=self.replies)
+        written = chat.ask(
             [_writing_request(a) for a in articles], lambda done: progress(done, total)
         )
         # by folded text, so that questions that differ in case or spacing count as duplicates
@@ -148,22 +148,22 @@ class QuestionBuilder:
                 rejected["question: a duplicate"] += 1
             else:
                 questions[key] = question
-        asked = [*questions.values()]
+        candidates = list(questions.values())
         # articles without a question count as labelled, so that progress reaches the total
-        skipped = total - len(articles) - len(asked)
-        labels = asker.ask(
-            [_labelling_request(q, self.cutoff) for q in asked],
+        skipped = total - len(articles) - len(candidates)
+        labels = chat.ask(
+            [_labelling_request(q, self.cutoff) for q in candidates],
             lambda done: progress(len(articles) + skipped + done, total),
         )
         kept: list[Question] = []
-        for question, reply in zip(asked, labels, strict=True):
+        for question, reply in zip(candidates, labels, strict=True):
             fault = _no_reply(reply) or _disagreement(question, reply)
             if fault:
                 rejected[f"label: {fault}"] += 1
             else:
                 kept.append(question)
         progress(total, total)
-        return QuestionSet(questions=tuple(kept), rejected=rejected, model=asker.model)
+        return QuestionSet(questions=tuple(kept), rejected=rejected, model=chat.model)
 
 
 def _request(

@@ -101,15 +101,15 @@ def asked_thrice(monkeypatch, after, decide_s=30.0):
     monkeypatch.setattr(upstream.asyncio, "sleep", sleep)
 
     async def run():
-        wire = UpstreamClient(
+        client = UpstreamClient(
             UpstreamOptions(url="http://x/v1", tries=3, backoff_s=0.1, decide_s=decide_s)
         )
         headers = {"retry-after": after} if after else {}
         transport = httpx.MockTransport(lambda _: reply(503, headers=headers))
-        wire._client = httpx.AsyncClient(transport=transport, base_url="http://x/v1/")
+        client._client = httpx.AsyncClient(transport=transport, base_url="http://x/v1/")
         with pytest.raises(BackendDown):
-            await wire.ask(CHAT, dict(ASKED.body), bytes)
-        await wire.close()
+            await client.post(CHAT, dict(ASKED.body), bytes)
+        await client.close()
 
     asyncio.run(run())
     return waits

@@ -96,17 +96,20 @@ async def read_events(
             rest.clear()
             continue
         for line in lines:
-            data = bytes(line.removeprefix(b"data:").strip()) if line.startswith(b"data:") else b""
+            if not line.startswith(b"data:"):  # a comment, a field of no use here, or a blank line
+                continue
+            data = bytes(line.removeprefix(b"data:").strip())
             if data == _DONE:  # read on to the end of the body: the connection is used again
                 done, most = True, total
                 break
-            left_events -= bool(data)
+            if not data:
+                continue
+            left_events -= 1
             if left_events < 0:
                 raise ResponseTooLarge(
                     f"a stream of more than {bounds.events + 4 * most_tokens:,} events"
                 )
-            if data:
-                yield data
+            yield data
     if not done:
         raise StreamCutOff
 

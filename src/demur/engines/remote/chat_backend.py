@@ -133,7 +133,7 @@ class OpenAiBackend:
                 # Checked again: all first requests waited for the lock, and one check is enough.
                 if self._answers_as is None:
                     await self._check_upstream()
-        listed, prompt_tokens = await self._listed(self._rendered(ask.messages))
+        listed, prompt_tokens = await self._first_token(self._render(ask.messages))
         decision, logp_C = decide_partial(ask.policy, listed, self.declared.tokens)
         parts: AsyncIterator[AnswerPart] = no_parts()
         if not generates_nothing(ask, decision):
@@ -161,7 +161,7 @@ class OpenAiBackend:
         """Close the connections: open replies end with BackendDown."""
         await self._client.close()
 
-    def _rendered(self, messages: Prompt) -> list[dict[str, Any]]:
+    def _render(self, messages: Prompt) -> list[dict[str, Any]]:
         """Messages whose texts hold no control token but ours."""
         # Past answers open with the respond token where training had it so.
         answered = self.declared.tokens[0] if self.keep_history else ""
@@ -176,30 +176,30 @@ class OpenAiBackend:
             rendered.append({"role": message.role, "content": opening + text})
         return rendered
 
-    async def _listed(self, messages: list[dict[str, Any]]) -> tuple[dict[str, float], int]:
+    async def _first_token(self, messages: list[dict[str, Any]]) -> tuple[dict[str, float], int]:
         """Log-probabilities of the most probable first tokens, and the prompt's token count."""
         body = {"messages": messages, "logprobs": True, "top_logprobs": TOP, "max_tokens": 1}
         # Temperature 1: some servers report log-probabilities after processing.
         asked = {"model": self.model, "temperature": 1.0, **body}
-        chat = await self._client.ask("chat/completions", asked, read_completion)
+        chat = await self._client.post("chat/completions", asked, read_completion)
         require_same_model(chat, self._answers_as or chat.model)
         return first_token_logprobs(chat), chat.prompt_tokens or 0
 
     async def _answer(self, ask: ServeRequest, decision: Decision, mode: Mode) -> PartStream:
         """Begin the text after the control token. Neither a schema nor functions bind a refusal."""
-        write = partial(self._go_on, ask, decision.column)
+        write = partial(self._continue, ask, decision.column)
         if decision.refuses:
             return await write(ask.messages, None)
         if mode == "none":
             return await write(ask.messages, ask.json_schema)
         return await text_or_call(ask, mode, partial(write, with_tools(ask)))
 
-    async def _go_on(
+    async def _continue(
         self, ask: ServeRequest, column: int, messages: Prompt, schema: Schema | None
     ) -> AnswerStream:
         """Begin to write after the control token of a score column."""
         body = {
-            **self._after(self._rendered(messages), column),
+            **self._continuation_body(self._render(messages), column),
             **sampling_fields(ask),
             "stream": True,
         }
@@ -212,7 +212,7 @@ class OpenAiBackend:
             self._client.stream("chat/completions", body), read, rules, wait=wanted is not None
         )
 
-    def _after(self, messages: list[dict[str, Any]], column: int) -> dict[str, Any]:
+    def _continuation_body(self, messages: list[dict[str, Any]], column: int) -> dict[str, Any]:
         """The request that continues after a control token, with all control tokens banned."""
         opened = [*messages, {"role": "assistant", "content": self.declared.tokens[column]}]
         banned = {str(i): _BAN for i in self.declared.token_ids}
@@ -227,9 +227,11 @@ class OpenAiBackend:
         """
         messages = [{"role": "user", "content": "Hello."}]
         asked = {"model": self.model, "messages": messages, "max_tokens": 1}
-        plain = await self._client.ask("chat/completions", asked, read_completion)
-        opened = await self._client.ask(
-            "chat/completions", {**self._after(messages, 0), "max_tokens": 1}, read_completion
+        plain = await self._client.post("chat/completions", asked, read_completion)
+        opened = await self._client.post(
+            "chat/completions",
+            {**self._continuation_body(messages, 0), "max_tokens": 1},
+            read_completion,
         )
         counted = [c.prompt_tokens for c in (plain, opened)]
         if None in counted or counted[1] != counted[0] + 1:  # type: ignore[operator]

@@ -29,9 +29,9 @@ class _Models(BaseModel):
     data: list[_Card]
 
 
-async def require_served(wire: UpstreamClient, model: str) -> None:
+async def require_served(client: UpstreamClient, model: str) -> None:
     """Raise BackendDown unless the server lists a model of this name."""
-    served = await wire.get("models", _Models)
+    served = await client.get("models", _Models)
     if all(m.id != model for m in served.data):
         LOG.error(
             "upstream serves %s, not %r",

@@ -134,7 +134,7 @@ class PreAnswerBackend:
         BackendDown, -Timeout or -Busy.
         """
         ask.policy.require_model(self._fingerprint)
-        logp_C = await self._scored(ask.messages)
+        logp_C = await self._score(ask.messages)
         decision = decide_or_doubt(ask.policy, logp_C)
         parts: AsyncIterator[AnswerPart] = no_parts()
         if not generates_nothing(ask, decision):
@@ -143,7 +143,7 @@ class PreAnswerBackend:
 
     async def ready(self) -> None:
         """Score a prompt and check that the endpoint serves the model. Raises BackendDown."""
-        await self._scored(_PROBE)
+        await self._score(_PROBE)
         async with self._checking:
             await self._check_upstream()
 
@@ -152,7 +152,7 @@ class PreAnswerBackend:
         self._batches.close()
         await self._client.close()
 
-    async def _scored(self, messages: Prompt) -> Floats:
+    async def _score(self, messages: Prompt) -> Floats:
         """The score of a prompt, (C,), within the time limit. Raises as `open`."""
         # Predictors read users' messages only: "all" passes every message as a user's.
         read = messages

@@ -1,7 +1,7 @@
 """The client of an upstream server that speaks OpenAI's protocol: one answer or one event stream at
 a time, every failure a typed error.
 
-1. `UpstreamClient.ask` retries transient failures: the call decides nothing yet.
+1. `UpstreamClient.post` retries transient failures: the call decides nothing yet.
 2. `UpstreamClient.stream` opens an `EventStream`; after a decision it is never retried, since the
    upstream may have begun to write.
 3. Errors hold only what a caller may learn; the log says more. The upstream's own words stand in
@@ -118,9 +118,9 @@ class UpstreamClient:
         """Fetch a small document and validate it as `kind`."""
         with _typed_errors(self._options.decide_s):
             async with asyncio.timeout(self._options.decide_s):
-                return parse_body(await self._whole(EndpointRequest(path=path)), kind)
+                return parse_body(await self._send_and_read(EndpointRequest(path=path)), kind)
 
-    async def ask(self, path: str, body: dict[str, Any], read: Callable[[bytes], T]) -> T:
+    async def post(self, path: str, body: dict[str, Any], read: Callable[[bytes], T]) -> T:
         """Send a request that changes nothing upstream; transient failures are retried.
 
         read: parses the body. Raises FilteredDecline where the server's filter declines the
@@ -129,7 +129,9 @@ class UpstreamClient:
         with _typed_errors(self._options.decide_s):
             async with asyncio.timeout(self._options.decide_s):
                 return read(
-                    await self._again(partial(self._whole, EndpointRequest(path=path, body=body)))
+                    await self._retry(
+                        partial(self._send_and_read, EndpointRequest(path=path, body=body))
+                    )
                 )
 
     async def stream(
@@ -140,10 +142,10 @@ class UpstreamClient:
         undecided: nothing was decided yet, so transient failures are retried; else they never are.
         Raises FilteredDecline where the server's filter declines the request.
         """
-        begin = partial(self._sent, EndpointRequest(path=path, body=body))
+        begin = partial(self._send, EndpointRequest(path=path, body=body))
         with _typed_errors(self._options.first_token_s):
             async with asyncio.timeout(self._options.first_token_s):
-                response = await (self._again(begin) if undecided else begin())
+                response = await (self._retry(begin) if undecided else begin())
         data = read_events(response, self._bounds, int(body.get(LIMIT, 0)))
         events = EventStream(response, data, self._options, self._streams)
         self._streams.add(events)
@@ -156,7 +158,7 @@ class UpstreamClient:
             await events.aclose()
         await self._client.aclose()
 
-    async def _again(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Await an attempt, again after transient failures, with a pause that grows linearly."""
         for tried in range(1, self._options.tries):
             try:
@@ -168,15 +170,15 @@ class UpstreamClient:
                 await asyncio.sleep(max(self._options.backoff_s * tried, e.retry_after_s))
         return await attempt()
 
-    async def _whole(self, request: EndpointRequest) -> bytes:
-        response = await self._sent(request)
+    async def _send_and_read(self, request: EndpointRequest) -> bytes:
+        response = await self._send(request)
         try:
             with _typed_errors(self._options.decide_s):
                 return await read_bounded(response, self._bounds.body)
         finally:
             await response.aclose()
 
-    async def _sent(self, request: EndpointRequest) -> httpx.Response:
+    async def _send(self, request: EndpointRequest) -> httpx.Response:
         """The response to a request, its body unread, in the first dialect that the server takes.
 
         Raises the errors of `_rejection_error`.

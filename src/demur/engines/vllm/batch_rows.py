@@ -45,7 +45,7 @@ def force_decisions(
         index_F = torch.tensor(rows, device=logits_RV.device)
         read_FV = logits_RV if rows == list(range(len(logits_RV))) else logits_RV[index_F]
         chosen_F = torch.as_tensor(
-            _chosen(read_FV, due, control_ids.tolist()), device=logits_RV.device
+            _chosen_ids(read_FV, due, control_ids.tolist()), device=logits_RV.device
         )
     if mask_R is None:
         logits_RV.index_fill_(1, control_ids, -torch.inf)
@@ -58,7 +58,7 @@ def force_decisions(
         logits_RV[index_F, chosen_F] = 0.0
 
 
-def _chosen(logits_FV: torch.Tensor, due: Due, control_ids: Sequence[int]) -> Ints:
+def _chosen_ids(logits_FV: torch.Tensor, due: Due, control_ids: Sequence[int]) -> Ints:
     """The control id that each due row must emit, (F,): one call of decide_many per policy."""
     logp_FC = control_scores(logits_FV, control_ids)
     # id(policy) -> (policy, places in `due`); equal policies are one object: policies.decode_policy

@@ -52,31 +52,31 @@ class PluginBackend(TwoCallBackend):
         if ask.json_schema is not None or ask.tools:
             return await TwoCallBackend.open(self, ask)
         ask.policy.require_model(self.declared)
-        seen = await self._checked()
+        served = await self._served_model()
         ids = await self._encode(ask.messages)
-        body = self._body(ask, ids, seen)
+        body = self._body(ask, ids, served)
         events: EventStream | None = None
         try:
             events = await self._client.stream("completions", body, undecided=True)
-            logp_C, decision, first = await self._decided(events, ask.policy, seen)
+            logp_C, decision, first = await self._read_decision(events, ask.policy, served)
         except BaseException as e:  # also when the caller is cancelled: the stream must be closed
             if events is not None:
                 await events.aclose()
             # The server refused the request itself: most likely it lacks this policy version.
             if isinstance(e, EngineError) and not isinstance(e, BackendError | ScoreDoubt):
-                return await self._decide_here(ask)
+                return await self._decide_in_two_calls(ask)
             raise
         parts: AsyncIterator[AnswerPart] = no_parts()
         if generates_nothing(ask, decision):
             await events.aclose()
         else:
-            read = partial(read_part, model=seen.answers_as, banned=self._encoder.token_ids)
+            read = partial(read_part, model=served.answers_as, banned=self._encoder.token_ids)
             parts = AnswerStream(
                 events, read, AnswerRules(most_tokens=ask.sampling.max_tokens), first
             )
         return ServeReply(decision=decision, logp_C=logp_C, prompt_tokens=len(ids), parts=parts)
 
-    async def _decide_here(self, ask: ServeRequest) -> ServeReply:
+    async def _decide_in_two_calls(self, ask: ServeRequest) -> ServeReply:
         """Decide in two calls, under a policy that the plug-in refuses.
 
         Errors of the caller were checked before.
@@ -90,9 +90,9 @@ class PluginBackend(TwoCallBackend):
         )
         return await TwoCallBackend.open(self, ask)
 
-    def _body(self, ask: ServeRequest, ids: list[int], seen: ServedModel) -> dict[str, Any]:
+    def _body(self, ask: ServeRequest, ids: list[int], served: ServedModel) -> dict[str, Any]:
         """The request for control token and answer in one stream. ids: of the prompt."""
-        room = self._room(ids, seen)
+        room = self._tokens_left(ids, served)
         wanted = ask.sampling.max_tokens + 1  # the control token
         # The answer ends at once after the token of a category whose refusal is the policy's text.
         refusals = zip(self._encoder.token_ids[1:], ask.policy.categories, strict=True)
@@ -109,8 +109,8 @@ class PluginBackend(TwoCallBackend):
             "vllm_xargs": policy_args(ask),
         }
 
-    async def _decided(
-        self, events: EventStream, policy: Policy, seen: ServedModel
+    async def _read_decision(
+        self, events: EventStream, policy: Policy, served: ServedModel
     ) -> tuple[Floats, Decision, AnswerPart]:
         """Score (C,), decision and first part, from the stream's first event with a token.
 
@@ -118,7 +118,7 @@ class PluginBackend(TwoCallBackend):
         """
         choice: CompletionChoice | None = None
         async for data in events:
-            choice = single_choice(parse_body(data, Completion), seen.answers_as)
+            choice = single_choice(parse_body(data, Completion), served.answers_as)
             if choice is not None and choice.token_ids:
                 break
         logp_C = self._checked_score(choice)
@@ -151,7 +151,7 @@ class PluginBackend(TwoCallBackend):
         # The plug-in refuses an unknown policy; a server without it ignores the name and answers.
         try:
             asked = {**body, "vllm_xargs": {POLICY: _NO_POLICY}}
-            await self._client.ask("completions", asked, partial(parse_body, kind=Completion))
+            await self._client.post("completions", asked, partial(parse_body, kind=Completion))
         except BackendError:
             raise
         except EngineError:

@@ -105,7 +105,7 @@ class TwoCallBackend:
     tolerance: float = 0.02  # |probability| by which it may differ: half precision, other batches
 
     _client: UpstreamClient = field(init=False, repr=False)
-    _seen: ServedModel | None = field(default=None, init=False, repr=False)
+    _served: ServedModel | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._encoder, self._end_of_turn = encoder_of(
@@ -141,10 +141,10 @@ class TwoCallBackend:
         """
         ask.policy.require_model(self.declared)
         mode = mode_of(ask)
-        seen = await self._checked()
+        served = await self._served_model()
         ids = await self._encode(ask.messages)
-        self._room(ids, seen)
-        logp_C, _ = await self._score(ids, seen)
+        self._tokens_left(ids, served)
+        logp_C, _ = await self._score(ids, served)
         decision = decide_or_doubt(ask.policy, logp_C)
         parts: AsyncIterator[AnswerPart] = no_parts()
         if not generates_nothing(ask, decision):
@@ -158,46 +158,46 @@ class TwoCallBackend:
         missing or is not the one of the first time.
         """
         async with self._checking:
-            self._seen = await self._check_upstream(self._seen)
+            self._served = await self._check_upstream(self._served)
 
     async def close(self) -> None:
         """Close the connections: open replies end with BackendDown."""
         await self._client.close()
 
-    async def _checked(self) -> ServedModel:
+    async def _served_model(self) -> ServedModel:
         """The served model, checked before the first request is answered."""
-        if self._seen is None:
+        if self._served is None:
             async with self._checking:
                 # Checked again: all first requests waited for the lock, and one check is enough.
-                if self._seen is None:
-                    self._seen = await self._check_upstream(None)
-        return self._seen
+                if self._served is None:
+                    self._served = await self._check_upstream(None)
+        return self._served
 
     async def _encode(self, messages: Prompt) -> list[int]:
         """Token ids of a prompt, encoded in a thread so that the event loop goes on."""
         async with self._encoding:
             return await asyncio.to_thread(self._encoder.prompt, messages)
 
-    def _room(self, ids: Sequence[int], seen: ServedModel) -> int | None:
+    def _tokens_left(self, ids: Sequence[int], served: ServedModel) -> int | None:
         """Tokens left for an answer after its control token; None: no limit is known.
 
         Raises PromptTooLong where none are left.
         """
-        room = None if seen.context is None else seen.context - len(ids) - 1
+        room = None if served.context is None else served.context - len(ids) - 1
         if room is not None and room < 1:
             raise PromptTooLong(
-                f"the prompt has {len(ids)} tokens, the model reads {seen.context}",
+                f"the prompt has {len(ids)} tokens, the model reads {served.context}",
                 "shorten the conversation",
             )
         return room
 
-    async def _score(self, ids: Sequence[int], seen: ServedModel | None) -> tuple[Floats, str]:
+    async def _score(self, ids: Sequence[int], served: ServedModel | None) -> tuple[Floats, str]:
         """The score of a prompt, (C,), and the name that the server answers as."""
         body = {"model": self.model, **decision_body(self._encoder, ids)}
-        completion = await self._client.ask(
+        completion = await self._client.post(
             "completions", body, partial(parse_body, kind=Completion)
         )
-        name = seen.answers_as if seen else completion.model
+        name = served.answers_as if served else completion.model
         return self._checked_score(single_choice(completion, name)), name
 
     def _checked_score(self, choice: CompletionChoice | None) -> Floats:
@@ -218,20 +218,20 @@ class TwoCallBackend:
     ) -> PartStream:
         """Begin the text after the control token. Neither a schema nor functions bind a refusal."""
         if decision.refuses:
-            return await self._go_on(ask, ids, decision.column, None)
+            return await self._continue(ask, ids, decision.column, None)
         if mode == "none":
-            return await self._go_on(ask, ids, decision.column, ask.json_schema)
+            return await self._continue(ask, ids, decision.column, ask.json_schema)
         # The decision was made on the prompt without the tools' description; the answer needs it.
         with_tools_ids = await self._encode(with_tools(ask))
-        write = partial(self._go_on, ask, with_tools_ids, decision.column)
+        write = partial(self._continue, ask, with_tools_ids, decision.column)
         return await text_or_call(ask, mode, write)
 
-    async def _go_on(
+    async def _continue(
         self, ask: ServeRequest, ids: list[int], column: int, schema: Schema | None
     ) -> AnswerStream:
         """Begin to write after the control token of a score column."""
-        seen = await self._checked()
-        room = self._room(ids, seen)
+        served = await self._served_model()
+        room = self._tokens_left(ids, served)
         token_ids = self._encoder.token_ids
         body = {
             "model": self.model,
@@ -245,7 +245,7 @@ class TwoCallBackend:
         }
         if (wanted := response_format(schema)) is not None:
             body["response_format"] = wanted
-        read = partial(read_part, model=seen.answers_as, banned=token_ids)
+        read = partial(read_part, model=served.answers_as, banned=token_ids)
         rules = AnswerRules(most_tokens=ask.sampling.max_tokens)
         # vLLM accepts any schema at first and reports its errors in the stream.
         return await open_answer_stream(
@@ -264,12 +264,12 @@ class TwoCallBackend:
 
         Raises BackendDown where they differ, ScoreDoubt where a score is missing or invalid.
         """
-        served = await self._client.get("models", ModelList)
-        card = next((m for m in served.data if m.id == self.model), None)
+        models = await self._client.get("models", ModelList)
+        card = next((m for m in models.data if m.id == self.model), None)
         if card is None:
             LOG.error(
                 "upstream serves %s, not %r",
-                ", ".join(printable_name(m.id) for m in served.data[:20]),
+                ", ".join(printable_name(m.id) for m in models.data[:20]),
                 self.model,
             )
             raise BackendDown(
@@ -279,12 +279,14 @@ class TwoCallBackend:
         now = ServedModel(answers_as=name, context=card.max_model_len, probe_C=probe_C)
         if before is None:
             for prompt, logp_C in self.reference:
-                self._same(prompt, logp_C, (await self._score(await self._encode(prompt), now))[0])
+                self._require_same_score(
+                    prompt, logp_C, (await self._score(await self._encode(prompt), now))[0]
+                )
             return now
-        self._same(_PROBE, before.probe_C, probe_C)
+        self._require_same_score(_PROBE, before.probe_C, probe_C)
         return before
 
-    def _same(self, prompt: Prompt, expected_C: Floats, found_C: Floats) -> None:
+    def _require_same_score(self, prompt: Prompt, expected_C: Floats, found_C: Floats) -> None:
         """Raise BackendDown unless two scores are the same but for rounding."""
         # The control tokens' shares among each other too: before training all of them are
         # improbable, and their probabilities then never differ by much.
