@@ -624,7 +624,7 @@ def test_a_call_that_cannot_be_forced_is_refused_and_one_that_is_no_json_is_an_e
         gateway(upstream, engine),
         ask(PROMPTS[0], forcing(engine, None), tools=TOOLS, tool_choice="required"),
         BackendDown,
-        "grammar",
+        "does not follow its schema",
     )
 
 
