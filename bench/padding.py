@@ -13,12 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-
-from demur.core.decision import decide_many
-from demur.core.example import Message
-from demur.engines.hf.engine import HfEngine
-from demur.store.policies.policy_file import read_policy
+import demur
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 
@@ -42,25 +37,22 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--prompts", type=int, default=40)
     told = parser.parse_args()
-    folder = RunFolder(told.run)
-    policy = read_policy(folder.policy)
-    engine = HfEngine(model=folder.model, tokens=policy.taxonomy.tokens)
-    harmful = [
-        e for e in read_examples(folder.split("test")) if e.label == "safety" and len(e.prompt) == 1
+    run = demur.open_run(told.run)
+    rows = [
+        e
+        for e in read_examples(RunFolder(run.path).split("test"))
+        if e.label == "safety" and len(e.prompt) == 1
     ]
-    refuses_N = decide_many(policy, engine.logp([e.prompt for e in harmful])).refuses_N
-    refused = [e.text for e, refuses in zip(harmful, refuses_N, strict=True) if refuses][
-        : told.prompts
-    ]
+    decided = demur.decide(run.policy, demur.score(run, [e.text for e in rows])).decisions
+    refused = [e.text for e, refuses in zip(rows, decided.refuses_N, strict=True) if refuses]
+    refused = refused[: told.prompts]
     print(f"{'padding':<26}{'answered':>9}{'of':>5}{'doubt':>7}{'leftover':>10}")
     for name, padding in PADDINGS.items():
-        asked = [(Message(role="user", content=f"{padding}\n{text}".strip()),) for text in refused]
-        logp_NC = engine.logp(asked)
-        found = decide_many(policy, logp_NC)
-        left = float((1 - np.exp(logp_NC).sum(axis=1)).mean())
-        print(
-            f"{name:<26}{int((~found.refuses_N).sum()):>9}{len(asked):>5}{int(found.doubt_N.sum()):>7}{left:>10.4f}"
-        )
+        scores = demur.score(run, [f"{padding}\n{text}".strip() for text in refused])
+        found = demur.decide(run.policy, scores).decisions
+        answered, doubt = int((~found.refuses_N).sum()), int(found.doubt_N.sum())
+        left = float(scores.table.leftover_N.mean())
+        print(f"{name:<26}{answered:>9}{len(refused):>5}{doubt:>7}{left:>10.4f}")
 
 
 if __name__ == "__main__":
