@@ -21,7 +21,7 @@ from demur.base.errors import (
 from demur.core.decision import decide_many
 from demur.core.taxonomy import coconot
 from demur.stages import calibrate
-from demur.stages.evaluate.comparison import read_comparison
+from demur.stages.evaluate.chosen_policies import read_comparison
 from demur.store.policies.policy_file import read_policy, write_policy
 from demur.store.rows import read_examples
 from demur.store.scores.tables import read_scores, write_scores

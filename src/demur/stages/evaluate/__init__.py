@@ -18,7 +18,8 @@ from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Generator, Judge, Progress, no_progress
 from demur.core.settings import EvaluateSettings
 from demur.stages.evaluate import consistency, measures
-from demur.stages.evaluate.comparison import Comparison, read_comparison
+from demur.stages.evaluate.chosen_policies import read_comparison
+from demur.stages.evaluate.comparison import Comparison
 from demur.stages.evaluate.everyday import evaluate_everyday
 from demur.stages.evaluate.table import (
     CORRECTED_HEADER,

@@ -1,43 +1,16 @@
-"""The policies to compare, and the rows to compare them on.
-
-Thresholds for comparison are chosen on the calibrate split and measured on the test split, never
-the other way round.
-"""
+"""The compared policies, with the rows that they are compared on."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from demur.base.arrays import Ints
-from demur.base.errors import ArtifactError, DataError, GoalInfeasible
-from demur.base.files import digest_file, digest_json
-from demur.core.calibrator import IDENTITY
-from demur.core.decision import decide_many
 from demur.core.example import Example
-from demur.core.fingerprint import Fingerprint
-from demur.core.goals.goal import Goal
-from demur.core.goals.kinds import Natural
-from demur.core.goals.parse import parse_goals
 from demur.core.policy import Policy
-from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores, label_scores
-from demur.stats.sample import evenly_spaced, split_by_group
-from demur.stats.thresholds.certify import CertifyOptions
-from demur.stats.thresholds.losses import STEERABLE
-from demur.stats.thresholds.solve import solve
-from demur.store.policies.choice_file import CalibratorChoice, read_choice
-from demur.store.policies.policy_file import bind_promises, read_policy
+from demur.stats.sample import evenly_spaced
+from demur.store.policies.choice_file import CalibratorChoice
 from demur.store.results.metrics_file import UnmetGoal
-from demur.store.rows import read_policy_rows
-from demur.store.run import RunFolder
-from demur.store.scores.rewritten import decided_scores
-from demur.store.scores.tables import read_scores
-
-CONFIDENCE = 0.95  # of a promised rate among the goals for comparison
-NO_HAND = "the rows' labels are a judge's, and only demur calibrate corrects them by those of hands"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -75,123 +48,3 @@ class Comparison:
         )
         compared = tuple(replace(c, choice_N=c.choice_N[at]) for c in self.compared)
         return replace(self, examples=examples, rows=rows, raw=raw, compared=compared)
-
-
-def read_comparison(
-    folder: RunFolder, model: Fingerprint, also: Sequence[str], limit: int | None
-) -> Comparison:
-    """Read rows, scores and policy, and choose the other policies on the calibrate split.
-
-    Raises PolicyError if the policy was made for another model than `model`, ArtifactError if the
-    scores were, or if no record names the rows that the calibrator was fitted on.
-    """
-    policy = read_policy(folder.policy)
-    # A policy on mapped scores (rewrites, a cascade) has a fingerprint of their own convention.
-    seen = replace(model, logprobs=policy.fingerprint.logprobs) if policy.fingerprint else model
-    policy.require_model(seen)
-    examples = evenly_spaced(read_policy_rows(folder, "test"), limit)
-    rows = _scored(folder, "test", examples, policy, seen)
-    choice = read_choice(folder.calibrator)
-    if choice is None and policy.calibrator != IDENTITY:
-        raise ArtifactError(
-            f"{folder.policy} carries a calibrator, and no {folder.calibrator.name} says which "
-            "rows it was fitted on",
-            f"calibrate again: demur calibrate {folder.root}",
-        )
-    calibrate = _scored(folder, "calibrate", _unseen(folder, choice), policy, seen)
-    goal = str(folder.require("calibrate").settings.get("goal", policy.name))
-    calibrated = (goal, str(folder.policy.relative_to(folder.root)), policy)
-    others, unmet = _others(folder, policy, calibrate, ("natural", *also))
-    # Natural, calibrated, the others. The natural policy needs no data, so that it is always there.
-    in_order = [others[0], calibrated, *others[1:]]
-    compared = [
-        ComparedPolicy(
-            goal=g, file=f, policy=p, choice_N=decide_many(p, rows.table.logp_NC).choice_N
-        )
-        for g, f, p in in_order
-    ]
-    return Comparison(
-        examples=tuple(examples),
-        rows=rows,
-        raw=rows
-        if seen == model
-        else label_scores(examples, policy.taxonomy, read_scores(folder.scores("test"))[0]),
-        calibrate=calibrate,
-        policy=policy,
-        choice=choice,
-        compared=tuple(compared),
-        unmet=unmet,
-    )
-
-
-def _unseen(folder: RunFolder, choice: CalibratorChoice | None) -> list[Example]:
-    """The calibrate rows that the calibrator was not fitted on: only on these does a promise about
-    thresholds hold.
-    """
-    examples = read_policy_rows(folder, "calibrate")
-    return split_by_group(examples, choice.share, choice.seed)[1] if choice else examples
-
-
-def _scored(
-    folder: RunFolder,
-    split: Literal["calibrate", "test"],
-    examples: Sequence[Example],
-    policy: Policy,
-    model: Fingerprint,
-) -> LabelledScores:
-    path = decided_scores(folder, split, policy.fingerprint)
-    table, made_by = read_scores(path)
-    if differing := made_by.differences(model):
-        raise ArtifactError(
-            f"{path} was made by another model: {', '.join(differing)} differ",
-            "score again with this model: demur score",
-        )
-    return label_scores(examples, policy.taxonomy, table)
-
-
-def _others(
-    folder: RunFolder, policy: Policy, calibrate: LabelledScores, goals: Sequence[str]
-) -> tuple[list[tuple[str, str, Policy]], tuple[UnmetGoal, ...]]:
-    """Choose a policy per goal: (goal, file, policy) of each, and the goals that no threshold meets
-    on the calibrate split.
-
-    Raises GoalError on a goal that cannot be read, or that does not fit the rule.
-    """
-    digest = digest_json(
-        [digest_file(folder.split("calibrate")), digest_file(folder.scores("calibrate"))]
-    )
-    judged = bool(folder.require("calibrate").settings.get("human_labels"))
-    found, unmet = [], []
-    for asked in map(parse_goals, goals):
-        text = "; ".join(goal.text for goal in asked)
-        before = _template(policy, asked[0], text)
-        if judged and any(goal.promised for goal in asked):
-            unmet.append(UnmetGoal(goal=text, reason=NO_HAND))
-            continue
-        try:
-            how = CertifyOptions(confidence=CONFIDENCE)
-            chosen = solve(asked, before, calibrate, how, data_digest=digest)
-        except (GoalInfeasible, DataError) as e:
-            unmet.append(UnmetGoal(goal=text, reason=e.message))
-            continue
-        # "false_refusal <= 0.02" -> policies/false-refusal-0.02.json
-        slug = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
-        file = folder.stage("evaluate").relative_to(folder.root) / "policies" / f"{slug}.json"
-        found.append((text, str(file), bind_promises(chosen)))
-    return found, tuple(unmet)
-
-
-def _template(policy: Policy, goal: Goal, name: str) -> Policy:
-    """The calibrated policy without thresholds, overrides, limits and promises.
-
-    For the natural goal also without a calibrator: that policy is the model left to itself.
-    """
-    # The solver cannot set thresholds of every rule: those it cannot get the default rule.
-    calibrator = IDENTITY if isinstance(goal, Natural) else policy.calibrator
-    rule = policy.rule if policy.rule in STEERABLE else "heaviest"
-    free = tuple(
-        replace(c, threshold=NEVER, override=None, limits=None, curve=()) for c in policy.categories
-    )
-    return replace(
-        policy, name=name, rule=rule, categories=free, calibrator=calibrator, promises=()
-    )
