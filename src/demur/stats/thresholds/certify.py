@@ -38,7 +38,7 @@ from demur.stats.thresholds.procedures.judged import certify_judged
 from demur.stats.thresholds.procedures.search import split_rows, uneven
 from demur.stats.thresholds.procedures.sequences import certify_even, certify_path, certify_vectors
 from demur.stats.thresholds.procedures.shared import certify_shared
-from demur.stats.thresholds.procedures.task import Answer, CertifyTask, NotCertified
+from demur.stats.thresholds.procedures.task import CertifyTask, Finding, NotCertified
 from demur.stats.thresholds.results import Certified, Failure, Infeasible, Uncertified
 from demur.stats.thresholds.target_rates import rates_of_categories
 
@@ -49,7 +49,7 @@ ENOUGH_ERRORS = 20
 # delta is divided over procedures where each may still err so often, as a share of the whole
 WORTH_DIVIDING = 0.75
 
-_METHODS: Mapping[str, Callable[[CertifyTask], Answer]] = {
+_METHODS: Mapping[str, Callable[[CertifyTask], Finding]] = {
     "shared": certify_shared,
     "even": certify_even,
     "path": certify_path,

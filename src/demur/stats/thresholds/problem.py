@@ -29,7 +29,7 @@ NO_GROUP = -1  # no threshold refuses this row
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class GroupedScores:
-    """N rows, and the threshold that decides each."""
+    """N scored rows, and the threshold that decides each of them."""
 
     rows: LabelledScores
     names: tuple[str, ...]  # of all categories, in the taxonomy's order
@@ -44,13 +44,17 @@ class GroupedScores:
 
     @property
     def always_N(self) -> Bools:
-        """Which rows are refused whatever the thresholds: doubtful ones."""
+        """Rows that are refused whatever the thresholds: doubtful ones, shape (N,)."""
         return np.asarray(self.logq_N == np.inf, dtype=bool)
 
     def compared_with(self, g: int) -> Doubles:
-        """What a group's threshold is compared with, (N,): -inf in rows that it does not reach."""
+        """Log-probabilities that the threshold of group g is compared with, shape (N,).
+
+        -inf in rows that this threshold does not reach.
+        """
         if g in self.locked:
-            # A doubtful row is counted once, with the group of its heaviest category.
+            # A locked threshold reaches every row. A doubtful row is refused once, with the group
+            # of its heaviest category: in every other group it would be counted twice.
             return np.where(
                 self.always_N, np.where(self.group_N == g, np.inf, -np.inf), self.locked[g]
             )
@@ -64,9 +68,9 @@ class GroupedScores:
         return tuple(found.get(n, t) for n, t in zip(self.names, self.standing, strict=True))
 
     def refused(self, by_group: Sequence[float]) -> Bools:
-        """Which rows these thresholds refuse."""
-        with np.errstate(divide="ignore"):
-            # the last: NO_GROUP
+        """Whether each row is refused at these thresholds, one per group; shape (N,)."""
+        with np.errstate(divide="ignore"):  # log 0 = -inf: "always" refuses every row of its group
+            # NO_GROUP is -1 and so indexes the last entry, a threshold that nothing finite meets.
             log_threshold_G = np.append(np.log(np.array(by_group, dtype=np.float64)), np.inf)
         refused_N = self.logq_N >= log_threshold_G[self.group_N]
         for g, logq_N in self.locked.items():
@@ -76,43 +80,45 @@ class GroupedScores:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Loss:
-    """A promised goal: among which rows, and which of them err when refused, or when answered."""
+    """A promised goal on N rows: its denominator, and the rows that err if refused, or if
+    answered.
+    """
 
     goal: PromisedGoal
     among_N: Bools  # the denominator
-    could_err_N: Bools  # a part of it
+    could_err_N: Bools  # the rows of it that err if they are refused, or answered: see `when`
     # categories whose thresholds it depends on, whatever the rows at hand
     deciders: tuple[str, ...]
     traits: Traits | None = None  # of all rows
 
     @property
     def level(self) -> float:
-        """What its rate shall not exceed."""
+        """The bound that the goal's rate shall not exceed, in (0, 1)."""
         return self.goal.level
 
     @property
     def when(self) -> Literal["refused", "answered"]:
-        """What makes a row that could err an error."""
+        """The decision that makes a row of could_err_N an error."""
         return self.goal.errs_when
 
     def errors(self, refused_N: Bools) -> Bools:
-        """Which rows err where these are refused."""
+        """The rows that err when the rows of refused_N are refused and all others answered."""
         return self.could_err_N & (refused_N if self.when == "refused" else ~refused_N)
 
     def of(self, part_N: Bools) -> int:
-        """Rows of a part that the goal speaks of."""
+        """The number of rows of part_N in the goal's denominator."""
         return int((self.among_N & part_N).sum())
 
     def groups(self, grouped: GroupedScores) -> list[int]:
-        """The thresholds it depends on."""
+        """The groups whose thresholds can change the goal's rate."""
         return [g for g, names in enumerate(grouped.groups) if set(names) & set(self.deciders)]
 
     def rate(self, refused_N: Bools, part_N: Bools) -> Rate:
-        """The goal's rate on a part of the rows."""
+        """The goal's rate on the rows of part_N."""
         return Rate(hits=int((self.errors(refused_N) & part_N).sum()), of=self.of(part_N))
 
     def mix(self, refused_N: Bools, part_N: Bools) -> tuple[Slice, ...]:
-        """The same rate by kind, category and source. Empty where the rows do not say them."""
+        """The goal's rate by kind, category and source. Empty where the rows carry no traits."""
         if self.traits is None:
             return ()
         return self.traits.mix(self.errors(refused_N), self.among_N & part_N)
@@ -120,14 +126,17 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Objective:
-    """The worth of refusing each row; or F-beta of refusing what ought to be refused."""
+    """The figure to maximise: the summed worth of the refused rows, or F-beta of refusing.
+
+    F-beta is no sum over rows, so it keeps its own counts: rows caught and rows refused.
+    """
 
     worth_N: Doubles  # for F-beta: 1 for rows to be refused, 0 for others
-    should_N: Bools
+    should_N: Bools  # to be refused
     beta2: float | None = None  # F-beta: beta squared
 
     def value(self, refused_N: Bools) -> float:
-        """How good it is to refuse these rows."""
+        """The objective's value when exactly these rows are refused."""
         if self.beta2 is None:
             return float(self.worth_N[refused_N].sum())
         return float(
@@ -135,8 +144,9 @@ class Objective:
         )
 
     def best_step(self, first_N: Ints, first: int, last: int) -> int:
-        """The best number of steps from `first` to `last`, when each row is refused after
-        `first_N`. The fewest win.
+        """The number of steps, from `first` to `last`, of greatest value; the fewest of several.
+
+        first_N: per row the number of steps after which it is refused.
         """
         if self.beta2 is None:
             value_S = _cumulative(first_N, last, self.worth_N)
@@ -144,16 +154,20 @@ class Objective:
             caught_S = _cumulative(first_N, last, self.should_N.astype(np.float64))
             value_S = self._f(caught_S, _cumulative(first_N, last, np.ones(len(first_N))))
         value_S = value_S[first:]
+        # The first step within rounding of the maximum: sums of worths in another order differ in
+        # their last bits, and the fewest refusals should win a tie.
         return first + int(np.argmax(value_S > value_S.max() - 1e-9 * max(1.0, abs(value_S.max()))))
 
     def is_vacuous(self, refused_N: Bools) -> bool:
-        """Whether nothing worthwhile is refused though there is something: a promise kept by doing
-        nothing.
+        """Whether no row of positive worth is refused although there are some.
+
+        A promise that such thresholds keep is kept by doing nothing.
         """
         worthwhile_N = self.worth_N > 0
         return bool(worthwhile_N.any() and not (worthwhile_N & refused_N).any())
 
     def _f(self, caught: Doubles, refused: Doubles) -> Doubles:
+        # (1 + b2) TP / (b2 P + TP + FP), with TP + FP = refused; 1 avoids 0 / 0 where all is empty.
         b2 = self.beta2 or 0.0
         f = (1 + b2) * caught / np.maximum(b2 * self.should_N.sum() + refused, 1.0)
         return np.asarray(f, dtype=np.float64)
@@ -161,28 +175,29 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LearnTestSplit:
-    """Rows to learn an order on, and rows to test promises on. Rows made from one another stay
-    together.
-    """
+    """The rows to learn an order of thresholds on, and the rows to test promises on."""
 
     learn_N: Bools
     test_N: Bools
 
 
 def one_per_group(group_N: Ints | None, among_N: Bools, seed: int) -> Bools:
-    """Marks one random row of each group among these; every row if there are no groups.
+    """Mark one random row of each group of rows among these; every row if there are no groups.
 
-    Rows made from one another err together: counted each, they would promise more than they show.
+    Rows made from one another err together. Counted one by one they would count as more evidence
+    than they are, and an exact binomial bound would not hold.
     """
     if group_N is None:
         return np.ones(len(among_N), dtype=bool)
     order = np.random.default_rng([seed, _OF_GROUPS]).permutation(np.flatnonzero(among_N))
     marked_N = np.zeros(len(among_N), dtype=bool)
+    # In random order, the first row of each group is a uniform draw from it.
     marked_N[order[np.unique(group_N[order], return_index=True)[1]]] = True
     return marked_N
 
 
 def _cumulative(first_N: Ints, last: int, value_N: Doubles) -> Doubles:
-    """Total value refused after 0, 1, ..., `last` steps."""
+    """Summed value of the rows refused after 0, 1, ..., `last` steps, shape (last + 1,)."""
+    # Rows that no step up to `last` refuses fall into one bin beyond it, which is cut off.
     sums = np.bincount(np.minimum(first_N, last + 1), weights=value_N, minlength=last + 2)
     return np.asarray(np.cumsum(sums)[: last + 1], dtype=np.float64)

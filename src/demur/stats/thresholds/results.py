@@ -44,16 +44,6 @@ class Certified:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CertifiedRange:
-    """Every threshold t of one score with lowest <= t <= highest keeps every goal, jointly."""
-
-    lowest: float
-    highest: float
-    evidence: tuple[Evidence, ...]  # at lowest for false refusals, at highest for missed ones
-    method: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Uncertified:
     """Not certified on these rows, though nothing shows that the goals cannot be met."""
 
@@ -82,8 +72,6 @@ class Infeasible:
     # the first goal, in order of priority, that cannot be met beside those before it
     blocking: PromisedGoal
     reachable: tuple[Reach, ...]  # the trade-off: one per goal
-    # whether this holds of all traffic with the confidence asked for, not only of these rows
-    proven: bool = False
 
 
 Failure = Uncertified | Infeasible

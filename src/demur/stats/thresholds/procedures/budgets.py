@@ -15,8 +15,8 @@ from demur.stats.thresholds.closed_form import lowest_keeping, too_few
 from demur.stats.thresholds.objective import best_within
 from demur.stats.thresholds.problem import Loss
 from demur.stats.thresholds.procedures.task import (
-    Answer,
     CertifyTask,
+    Finding,
     NotCertified,
     Shares,
     certified,
@@ -24,7 +24,7 @@ from demur.stats.thresholds.procedures.task import (
 from demur.stats.thresholds.results import Uncertified
 
 
-def certify_budgets(task: CertifyTask) -> Answer:
+def certify_budgets(task: CertifyTask) -> Finding:
     """P2: level and delta split over the categories, the closed form for each, on all rows.
 
     For goals that only refusals can break. Also promises each category its share. Conservative.
@@ -36,7 +36,7 @@ def certify_budgets(task: CertifyTask) -> Answer:
     return _chains(task, own_share, "budgets per category, closed form (arXiv 2110.01052)")
 
 
-def certify_graphical(task: CertifyTask) -> Answer:
+def certify_graphical(task: CertifyTask) -> Finding:
     """P5: budgets, where a category certified down to its last row hands its delta on to the
     others.
 
@@ -65,7 +65,7 @@ class _Chain:
 
 def _chains(
     task: CertifyTask, delta_of: Callable[[list[_Chain]], list[float]], method: str
-) -> Answer:
+) -> Finding:
     if task.fixed:
         raise GoalError(
             "a target rate of one category cannot be set beside budgets", "use the method 'path'"

@@ -19,13 +19,13 @@ from demur.stats.thresholds.procedures.search import (
     lenient_path,
     split_rows,
 )
-from demur.stats.thresholds.procedures.task import Answer, CertifyTask, NotCertified, certified
+from demur.stats.thresholds.procedures.task import CertifyTask, Finding, NotCertified, certified
 from demur.stats.thresholds.results import Uncertified
 
 ORDER = "fixed-sequence testing of exact binomial p-values (arXiv 2110.01052)"
 
 
-def certify_path(task: CertifyTask) -> Answer:
+def certify_path(task: CertifyTask) -> Finding:
     """P1: a strict-to-lenient path of vectors learnt on one part of the rows, tested along on the
     other.
 
@@ -39,7 +39,7 @@ def certify_path(task: CertifyTask) -> Answer:
     return _along(task, split, _path(task, split.learn_N), "learned path")
 
 
-def certify_even(task: CertifyTask) -> Answer:
+def certify_even(task: CertifyTask) -> Finding:
     """A path that catches the same share of each category, learnt on rows that no goal speaks of,
     tested on all others.
 
@@ -54,7 +54,7 @@ def certify_even(task: CertifyTask) -> Answer:
     return _along(task, split, even_path(task.grouped, split.learn_N, task.fixed), "even path")
 
 
-def _along(task: CertifyTask, split: LearnTestSplit, path: Path, name: str) -> Answer:
+def _along(task: CertifyTask, split: LearnTestSplit, path: Path, name: str) -> Finding:
     """Test along a path, on the rows that it was not learnt on, and take the certified step that
     serves the aim.
     """
@@ -80,7 +80,7 @@ def _along(task: CertifyTask, split: LearnTestSplit, path: Path, name: str) -> A
     return certified(task, by_group, split, f"{name}, {ORDER}", delta=delta)
 
 
-def certify_vectors(task: CertifyTask) -> Answer:
+def certify_vectors(task: CertifyTask) -> Finding:
     """P4: single vectors chosen on one part of the rows, safest first, tested in that order on the
     other.
 

@@ -8,13 +8,13 @@ from demur.core.rates import most_errors, rows_needed
 from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.thresholds.closed_form import highest_keeping, lowest_keeping, too_few
 from demur.stats.thresholds.objective import best_within
-from demur.stats.thresholds.procedures.task import Answer, CertifyTask, NotCertified, certified
+from demur.stats.thresholds.procedures.task import CertifyTask, Finding, NotCertified, certified
 from demur.stats.thresholds.results import Uncertified
 
 _NONE = -1.0  # below every threshold: none keeps the goal
 
 
-def certify_shared(task: CertifyTask) -> Answer:
+def certify_shared(task: CertifyTask) -> Finding:
     """P3 and the closed form: the best single threshold between the limits that all rows
     certify.
     """

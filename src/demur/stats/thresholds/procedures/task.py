@@ -1,4 +1,4 @@
-"""The task of a certification procedure, and its answers.
+"""The task of a certification procedure, and what a procedure finds.
 
 A procedure returns Certified thresholds; or Uncertified, where counts of rows alone rule a promise
 out; or NotCertified, which demur.stats.thresholds.explain turns into words.
@@ -20,12 +20,12 @@ Shares = Mapping[str, float]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CertifyTask:
-    """What to certify, on which rows, how surely."""
+    """Goals to certify together, the rows to certify them on, and the confidence."""
 
     grouped: GroupedScores
     losses: tuple[Loss, ...]  # all promised together
     objective: Objective  # what to prefer among certified vectors
-    delta: float
+    delta: float  # 1 - confidence of this procedure
     fixed: Mapping[int, float]  # thresholds of groups that are set otherwise
     seed: int = 0
     learn_share: float = 0.4  # of the rows, to learn an order on; path, vectors and judged only
@@ -36,7 +36,7 @@ class CertifyTask:
 
     @property
     def everyone(self) -> Bools:
-        """All rows, as a part."""
+        """All rows, as a part of them: shape (N,)."""
         return np.ones(len(self.grouped.logq_N), dtype=bool)
 
     @property
@@ -47,7 +47,10 @@ class CertifyTask:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class NotCertified:
-    """A procedure certified nothing of use; demur.stats.thresholds.explain says why."""
+    """A test that stopped before it certified anything of use.
+
+    demur.stats.thresholds.explain works out why.
+    """
 
     split: LearnTestSplit  # the rows that it learned from and tested on
     delta: float  # at which each side was tested
@@ -55,7 +58,7 @@ class NotCertified:
     vacuous: bool = False
 
 
-Answer = Certified | Uncertified | NotCertified
+Finding = Certified | Uncertified | NotCertified
 
 
 def certified(
@@ -66,9 +69,10 @@ def certified(
     *,
     delta: float | None = None,
 ) -> Certified | NotCertified:
-    """The answer for thresholds, one per group, that keep every goal; a vacuous promise is none.
+    """Certified thresholds with their evidence; NotCertified where they refuse nothing worthwhile.
 
-    delta: at which each side was tested; None: at the task's.
+    by_group: a threshold per group, at which every goal has passed its test on split.test_N.
+    delta: at which each direction of error was tested; None: at the task's.
     """
     refused_N = task.grouped.refused(by_group)
     if task.objective.is_vacuous(refused_N):
@@ -84,7 +88,7 @@ def certified(
 def evidence_of(
     losses: Sequence[Loss], refused_N: Bools, part_N: Bools, delta: float
 ) -> tuple[Evidence, ...]:
-    """Counts, exact p-values and upper bounds of every goal on a part of the rows."""
+    """Error counts, exact p-values and upper bounds of all goals on the rows of part_N."""
     found = []
     for loss in losses:
         seen = evidence(loss.goal, loss.rate(refused_N, part_N), delta)
