@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"assembly", "server", "stages", "store", "core", "base"},
     "__main__": {"cli"},
 }
+CHAIN_MAX = 14  # files: whoever reads the last one may have to read all of them
 # vLLM builds our plug-in itself, so nobody of ours can hand it what it reads: docs/decisions/0008.
 EXCEPTIONS = {("engines/vllm/policies.py", "store")}
 ENGINES_ONLY = {
@@ -187,16 +188,43 @@ def test_a_verb_never_imports_a_verb() -> None:
     assert not wrong
 
 
-def test_modules_import_each_other_in_no_loop() -> None:
-    graph = {
+def graph() -> dict[str, set[str]]:
+    """Module -> modules of ours that it imports anywhere, in functions and for types too."""
+    return {
         module_name(p): {m for _, d in imports_of(p) if (m := as_module(d))} - {module_name(p)}
         for p in FILES
     }
-    left = dict(graph)
+
+
+def longest_chain(imports: dict[str, set[str]]) -> tuple[str, ...]:
+    """The longest run of modules each of which imports the one before; imports without a loop."""
+    chains: dict[str, tuple[str, ...]] = {}
+    left = dict(imports)
+    # modules in the order in which they could be loaded: all that one imports come before it
+    while left:
+        free = [m for m, needs in left.items() if not needs & set(left)]
+        for module in free:
+            longest = max((chains[m] for m in sorted(left.pop(module))), key=len, default=())
+            chains[module] = (*longest, module)
+    return max(chains.values(), key=len)
+
+
+def test_modules_import_each_other_in_no_loop() -> None:
+    left = graph()
     while free := [m for m, needs in left.items() if not needs & set(left)]:
         for module in free:
             del left[module]
     assert not left, f"these import each other: {sorted(left)}"
+
+
+def test_no_chain_of_imports_is_longer_than_14_files() -> None:
+    chain = longest_chain(graph())
+    assert len(chain) <= CHAIN_MAX, " <- ".join(chain)
+
+
+def test_a_chain_counts_every_module_on_the_longest_way() -> None:
+    imports = {"a": set(), "b": {"a"}, "c": {"a", "b"}, "d": {"a", "c"}, "e": {"a"}}
+    assert longest_chain(imports) == ("a", "b", "c", "d")
 
 
 def test_torch_and_its_kin_are_named_only_in_engines() -> None:

@@ -3,6 +3,7 @@
 import ast
 import io
 import tokenize
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ TREES = {p: ast.parse(text) for p, text in TEXTS.items()}
 
 FUNCTION_P90, FUNCTION_MAX = 30, 60
 FILE_P90, FILE_MAX = 300, 450
+FOLDER_MAX = 16  # files, __init__.py too
 PARAMETERS_MAX = 5
 FLAGS_MAX = 8  # a verb of the command line: its keyword parameters are its flags
 DOCSTRING_DENSITY = (20, 45)  # docstring lines per 100 lines of code
@@ -135,6 +137,11 @@ def test_nine_files_in_ten_fit_300_lines_and_none_exceeds_450() -> None:
     measures = measured_files()
     assert not longer_than(FILE_MAX, measures)
     assert p90(measures) <= FILE_P90, longer_than(FILE_P90, measures)
+
+
+def test_no_folder_holds_more_than_16_files() -> None:
+    count = Counter(str(p.parent.relative_to(PACKAGE)) for p in FILES)
+    assert not {folder: n for folder, n in count.items() if n > FOLDER_MAX}
 
 
 def test_no_function_takes_more_than_five_parameters_and_no_verb_more_than_eight_flags() -> None:

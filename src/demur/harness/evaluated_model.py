@@ -1,6 +1,6 @@
 """The model of a run under a policy, as both harnesses evaluate it.
 
-1. `open_model` opens the run by the front door (demur.assembly.api) and loads its network.
+1. `open_model` opens the run by the front door (demur.assembly.opened_run) and loads its network.
 2. `EvaluatedModel.backend` puts the in-process serving backend around that network, so that a
    harness measures the answers that `demur serve` would give.
 3. `answer_request` collects one answer of that backend as a text.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from demur.assembly.api import Run, open_run
+from demur.assembly.opened_run import Run, open_run
 from demur.assembly.wiring import BACKENDS, import_by_name
 from demur.base.errors import ConfigError
 from demur.core.conversation.languages import refusal_text

@@ -65,7 +65,10 @@ class Service:
                 "give --tenants FILE (keys: demur keys NAME), or bind to 127.0.0.1",
             )
         metrics = Metrics()
-        registry = AccessRegistry(access, metrics, default_policy=settings.default_policy)
+        registry = AccessRegistry(
+            access, metrics.record_reload, default_policy=settings.default_policy
+        )
+        metrics.set_policies(access.policies)
         for held in access.policies.policies.values():
             held.policy.require_model(backend.fingerprint)
         _require_known(settings.declared_categories, access)

@@ -22,13 +22,16 @@ from contextlib import contextmanager
 from functools import partial
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, TCP_NODELAY, create_server, socket
 from types import FrameType
+from typing import Protocol
 
 import uvicorn
+from fastapi import FastAPI
 
 from demur.server.admission.budgets import AddressBudgets
 from demur.server.admission.connection import IDLE_S, Connection
-from demur.server.app import Service
 from demur.server.monitoring.log import log_event
+from demur.server.reloader import PolicyReloader
+from demur.server.state import ServerState
 
 HEAD_BYTES = 16 * 1024  # of a request's line and headers
 BACKLOG = 2048  # connections that wait to be accepted
@@ -39,7 +42,16 @@ CUT_OFF_S = 5.0  # for streams that were cut off to send their last event
 OVERDUE_S = 10.0  # after the last limit of an orderly shutdown, until the process is ended anyhow
 
 
-def run_server(service: Service, started: Callable[[str], None]) -> None:
+class RunningService(Protocol):
+    """The service that a process runs: demur.server.app.Service."""
+
+    app: FastAPI
+    state: ServerState
+    reloader: PolicyReloader
+    draining: bool  # whether the process is about to end: /readyz then answers 503
+
+
+def run_server(service: RunningService, started: Callable[[str], None]) -> None:
     """Serve until a signal to end. Raises OSError if the address cannot be bound.
 
     started: called with the server's address once it accepts connections.
@@ -57,7 +69,7 @@ def run_server(service: Service, started: Callable[[str], None]) -> None:
 class ServerProcess(uvicorn.Server):
     """uvicorn's server for a service. started: called with the address once it listens."""
 
-    def __init__(self, service: Service, started: Callable[[str], None]) -> None:
+    def __init__(self, service: RunningService, started: Callable[[str], None]) -> None:
         settings = service.state.settings
         self.budgets = AddressBudgets()
         super().__init__(

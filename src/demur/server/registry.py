@@ -11,19 +11,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from demur.base.errors import ConfigError
 from demur.server.monitoring.log import log_event
-from demur.server.monitoring.metrics import Metrics
 from demur.store.policies.folder import Change, PolicySet, reload
 from demur.store.policies.keys import Tenants
 from demur.store.policies.tenants_file import Reread, has_end, read_tenants_text, reread_tenants
 
 # until a tenants file that would close keys is read again: an editor may be writing it
 SETTLES_S = 0.2
+
+
+# (policies in force, changes, fault of the tenants file as it stands)
+OnReload = Callable[[PolicySet, Sequence[Change], str | None], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,13 +41,13 @@ class Access:
 class AccessRegistry:
     """Holds and reloads the Access in force.
 
-    default_policy: for callers without a tenants file; the first by name if None. The constructor
-    raises PolicyError for an invalid policy, and ConfigError for a policy that a tenant or the
-    default names and that does not exist.
+    on_reload: called after each reload. default_policy: for callers without a tenants file; the
+    first by name if None. The constructor raises PolicyError for an invalid policy, and ConfigError
+    for a policy that a tenant or the default names and that does not exist.
     """
 
     def __init__(
-        self, access: Access, metrics: Metrics, *, default_policy: str | None = None
+        self, access: Access, on_reload: OnReload, *, default_policy: str | None = None
     ) -> None:
         access.policies.require_sound()
         names = access.policies.policies
@@ -56,7 +59,7 @@ class AccessRegistry:
                 f"there are: {', '.join(names)}",
             )
         self._default = default_policy or sorted(names)[0]
-        self._metrics = metrics
+        self._on_reload = on_reload
         self._lock = threading.Lock()  # of `reload`: a signal and the timer may both ask for one
         self._fault: str | None = None  # of the tenants file as it stands
         self._tenants_text = ""  # of the tenants file that is in force
@@ -69,7 +72,6 @@ class AccessRegistry:
                 )
                 log_event(logging.WARNING, "tenants without an end", reason=why)
         self._current = access
-        metrics.set_policies(access.policies)
         _log_unproven(access.policies, names)
 
     @property
@@ -107,7 +109,7 @@ class AccessRegistry:
         _log_unproven(
             policies, [c.name for c in changes if c.kind in ("added", "changed") and c.name]
         )
-        self._metrics.record_reload(policies, changes, self._fault)
+        self._on_reload(policies, changes, self._fault)
 
     def _reread_tenants(self) -> Reread | None:
         """Read the tenants file again, twice if a fault would close keys; None if there is none."""

@@ -24,7 +24,7 @@ from demur.store.policies.tenants_file import read_tenants
 from demur.store.run import RunFolder, run_of
 
 if TYPE_CHECKING:
-    from demur.assembly.api import Run
+    from demur.assembly.opened_run import Run
     from demur.server.app import Service
 
 TABLES = ("server", "limits", "files", "backend")

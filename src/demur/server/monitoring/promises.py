@@ -21,11 +21,10 @@ from time import monotonic
 from demur.base.arrays import Floats
 from demur.base.errors import DemurError, ScoreError
 from demur.core.policy import Policy
-from demur.server.monitoring.alarms import log_new_alarms
 from demur.server.monitoring.log import log_crash, log_event
 from demur.server.monitoring.metrics import Metrics
 from demur.server.responses import Promises
-from demur.stages.watch import (
+from demur.stages.watch.live import (
     LiveWatch,
     ScoredRequest,
     begin_watching,
@@ -262,7 +261,7 @@ class PromiseMonitors:
         for digest, watch in self._watches.items():
             before = old.get(digest)
             if watch is not before:
-                log_new_alarms(before, watch)
+                _log_new_alarms(before, watch)
             if gone or watch is not before:
                 self._publish(digest)
 
@@ -343,7 +342,7 @@ class PromiseMonitors:
         del pending.rows[: len(batch)]
         pending.since_s = monotonic() if pending.rows else None
         self._schedule_count(digest, pending)
-        log_new_alarms(before, after)
+        _log_new_alarms(before, after)
         self._watches[digest] = after
         self._publish(digest)
 
@@ -430,3 +429,11 @@ def _policies_to_watch(policies: PolicySet) -> dict[str, Policy]:
         if any(p.status == CERTIFIED for p in live.policy.promises):
             found[live.digest] = live.policy
     return found
+
+
+def _log_new_alarms(before: LiveWatch | None, after: LiveWatch) -> None:
+    """Log alarms and drift that the state before did not have."""
+    known = before.alarms() if before else {}
+    for key, fields in after.alarms().items():
+        if key not in known:
+            log_event(logging.WARNING, key[0], policy=after.policy.name, **fields)

@@ -90,6 +90,19 @@ class LiveWatch:
             for at, promise in enumerate(self.policy.promises)
         )
 
+    def alarms(self) -> dict[tuple[str, str, str], dict[str, str]]:
+        """The log fields of all alarms and drift, by event, tenant and risk or test."""
+        found: dict[tuple[str, str, str], dict[str, str]] = {}
+        for tenant in sorted({*self.monitors, ""}):
+            for state in self.watched(tenant):
+                risk = state.promise.risk
+                for a in state.alarms:
+                    fields = {"risk": risk, "reason": a.text, "tenant": tenant}
+                    found["promise no longer supported", tenant, risk] = fields
+                for a in state.drift:
+                    found["drift seen", tenant, a.about] = {"reason": a.text, "tenant": tenant}
+        return found
+
     @property
     def steps(self) -> int:
         """The number of live scores counted, of all tenants."""
