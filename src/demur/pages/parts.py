@@ -10,8 +10,8 @@ Spec = dict[str, Any]
 
 
 class WithInterval(Protocol):
-    """A figure with its 95 % interval; None where it is not defined. What templates read of a rate:
-    they find `hits` and `of` on one, too.
+    """A figure with its 95 % interval; None where it is not defined. A rate has
+    `hits` and `of` as well, which templates show.
     """
 
     @property

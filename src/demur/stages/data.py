@@ -87,7 +87,7 @@ def run(
     """Read, split, mix and write the rows. Does nothing if they are there, from the same rows with
     the same settings.
 
-    sources: by a name that tells their groups apart. The receipt is written last, so a killed run
+    sources: by name, which keeps their groups apart. The receipt is written last, so a killed run
     starts over. Progress counts steps: one per source, then splitting, then writing. Raises
     DataError on rows that cannot be used and when a split ends up empty or one-sided, and, naming
     rows, when the run holds a model and its splits would change (resplit does it all the same).

@@ -48,7 +48,7 @@ from demur.store.run import RunFolder
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """What the front is held to. Raises ConfigError on a bound outside (0, 0.5)."""
+    """The bound on the front's errors. Raises ConfigError on a bound outside (0, 0.5)."""
 
     bound: float = FRONT_BOUND  # on how often the model decides otherwise where the front is sure
     seed: int = 0  # which rows are held out

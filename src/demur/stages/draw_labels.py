@@ -1,9 +1,9 @@
 """draw-labels: an evaluated run -> texts for people to label, drawn where labels reduce the
 intervals most, and a key with their weights.
 
-Strata: whether the calibrated policy sends the text, whether the judge says that it declines, and
-whether the request was near its threshold. The file for people has none of that, nor the control
-token: labellers must not know what they are expected to find.
+Strata: whether the calibrated policy sends the text, whether it declines by the judge's verdict,
+and whether the request was near its threshold. The file for people has none of that, nor the
+control token: labellers must not know what they are expected to find.
 """
 
 from __future__ import annotations

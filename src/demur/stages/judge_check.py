@@ -42,7 +42,7 @@ __all__ = [
     "run",
 ]
 
-RARE_LABELS = 100  # hand labels below which the intervals are wide enough to say so
+RARE_LABELS = 100  # with fewer hand labels, a note warns that the intervals are wide
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

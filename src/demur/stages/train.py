@@ -127,7 +127,7 @@ def add_seen(paths: Sequence[Path], folder: RunFolder) -> Seen:
 
 
 def is_trained(settings: Config, taxonomy: Taxonomy, folder: RunFolder) -> bool:
-    """Whether the run's model was trained with these settings, from whatever rows."""
+    """Whether the run's model was trained with these settings, from any rows."""
     receipt = folder.receipt("train")
     return receipt is not None and digest_json(receipt.settings) == digest_json(
         _plain(settings, taxonomy)

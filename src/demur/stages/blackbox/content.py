@@ -244,7 +244,7 @@ def _bars(terms: Sequence[Term], colour: str) -> Spec:
 def _promise(m: BlackboxRun, run_name: str) -> Section:
     """The chapter on the policy; without one for this predictor, the commands that make one."""
     key, title = "promise", "Promise and measurement"
-    # The page may be written before calibrate; it then says how to go on.
+    # Before calibrate there is no policy: the page names the commands that make one.
     if m.policy is None or m.errors is None:
         why = (
             "The policy there was made for an earlier predictor."

@@ -51,12 +51,12 @@ def run(
     A partial answer counts as declined. Raises DataError, with both counts, if too few were
     declined or answered; all files are written before, so that more prompts may be added.
     """
-    # No category: nobody knows yet what ought to happen to these prompts.
+    # No category: whether these prompts ought to be refused is what the judge decides.
     asked = [TextRow(id=p.id, prompt=p.messages, category=None) for p in collected.asked]
     outcomes = reply_outcomes(config.judge, asked, collected.replies, progress)
     write_answers(folder.answers, collected.asked, [r.text for r in collected.replies], outcomes)
     category = config.taxonomy.names[0]
-    # An unscored answer has no label, so that nobody knows what ought to happen to its prompt.
+    # Without an outcome a prompt has no label, and cannot be a row.
     rows = [
         _example(p, category if declines(o.verdict, "lenient") else None)
         for p, o in zip(collected.asked, outcomes, strict=True)

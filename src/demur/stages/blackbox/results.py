@@ -36,7 +36,7 @@ from demur.store.scores.tables import read_scores
 
 BOOTSTRAP = Resampling(seed=0)
 BINS = 10
-OFTEN = 5  # train prompts: an n-gram in fewer says more about them than about the model
+OFTEN = 5  # least train prompts of an n-gram on the page: a coefficient of fewer rests on chance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,8 +1,8 @@
-"""calibrate: scores of the calibrate split and a goal -> a policy, with what it promises. No model
-is called.
+"""calibrate: scores of the calibrate split and a goal -> a policy with its promises. No model is
+called.
 
 1. `inputs` checks the settings against each other and digests every file.
-2. `fitted` splits off the calibrator's own rows and fits it, if one is asked for.
+2. `calibrator` sets the calibrator's own rows apart and fits it, if one is named.
 3. `thresholds` solves for the goals on the rows that are left.
 4. `run` adds the ranges within which callers may override thresholds, counts the evidence of each
    promise, and writes the policy.
@@ -40,7 +40,7 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     """Choose a policy on the calibrate split and write <run>/calibrate/policy.json.
 
     With a calibrator, also calibrate/calibrator.json: it is fitted first, on rows of its own, so
-    that what is promised of the thresholds holds for it as it stands. Raises DataError, naming
+    that promises about the thresholds hold for it as it stands. Raises DataError, naming
     rows, if the model has seen rows of the calibrate split in training or a calibrator cannot be
     fitted on it, ConfigError on a calibrator for the natural policy, GoalInfeasible if no threshold
     meets the goal and on_failure says stop, and what demur.stats.thresholds.solve raises.

@@ -54,7 +54,7 @@ class FittedCalibrator:
     table: ScoreTable  # scores of all rows, mapped by `aware` if that is given
     fingerprint: Fingerprint  # of these scores
     calibrator: Calibrator = IDENTITY
-    record: CalibratorChoice | None = None  # None if no calibrator was asked for
+    record: CalibratorChoice | None = None  # None without a calibrator
     # the map that the scores went through; `calibrator` is then the identity
     aware: CorrectnessAware | None = None
     rewrites: tuple[RewriteName, ...] = ()
@@ -104,7 +104,7 @@ def fit(
     )
     if aware is None:
         return made
-    # Scores seen through the rewrites are other scores: the fingerprint says so.
+    # Mapped scores are other scores: the fingerprint gets a convention of their own.
     logprobs = correctness.convention(digest_json(asdict(aware)))
     table = correctness_scores(aware, folder, "calibrate", inputs.rewrites)
     return replace(

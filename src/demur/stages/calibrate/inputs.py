@@ -111,7 +111,7 @@ def _digests(
 
 def _goals(config: CalibrateSettings) -> tuple[Goal, ...]:
     """Read the goals. Raises ConfigError on settings that contradict them or each other."""
-    # Beside "natural", parse_goals refuses every other goal: the first one tells.
+    # parse_goals refuses every goal beside "natural": it is the first or absent.
     goals = parse_goals(config.goal)
     if isinstance(goals[0], Natural) and config.calibrator != NONE:
         raise ConfigError(

@@ -124,7 +124,7 @@ def _how(
     """The settings of the solver.
 
     method = "auto" means one shared threshold for a single goal that is not about rows to be
-    answered, whatever on_failure says; the solver chooses otherwise.
+    answered, with any on_failure; for other goals the solver chooses.
     """
     alone = config.method == "auto" and len(goals) == 1 and not goals[0].of_answerable
     method: Method = "shared" if alone else config.method

@@ -72,26 +72,16 @@ def run(
 
     Writes evaluate/branches.parquet, evaluate/policies/*.json and evaluate/metrics.json. Texts made
     before by this model for these prompts are not generated again; another judge reads them again,
-    and what could not be scored is judged again even where nothing else changed. Raises PolicyError
-    if the policy was made for another model, ArtifactError if the scores were, or if an earlier
-    stage has not finished or is out of date, DataError, naming rows, if the model was trained on
-    rows that it would be measured on.
+    and texts that could not be scored are judged again even where nothing else changed. Raises
+    PolicyError if the policy was made for another model, ArtifactError if the scores were, or if an
+    earlier stage has not finished or is out of date, DataError, naming rows, if the model was
+    trained on rows that it would be measured on.
     """
     made_from = _inputs(folder, generator.fingerprint)
     require_unseen_splits(folder, ("calibrate", "test"))
     if config.labels:
         made_from["labels"] = labels_digest(config.labels)
-    settings: dict[str, object] = {
-        **asdict(config),
-        "also": list(config.also),
-        "judge": judge.version,
-    }
-    del settings["judge_settings"]  # the judge's version says what of it matters
-    del settings["everyday"]  # asked beside the evaluation: see everyday.ask
-    # No key without a limit on texts, so that runs evaluated before there was one stay finished.
-    if config.texts is None:
-        del settings["texts"]
-    settings["labels"] = str(config.labels) if config.labels else None
+    settings = _settings(config, judge)
     # A current evaluation is done, unless texts of it could not be scored: another try may.
     found = (
         read_metrics(folder.metrics) if folder.is_current("evaluate", settings, made_from) else None
@@ -135,7 +125,7 @@ def contradictions(folder: RunFolder) -> tuple[Contradiction, ...]:
 def current_evaluation(
     folder: RunFolder, model: Fingerprint
 ) -> tuple[Evaluation, dict[str, object]] | None:
-    """The finished evaluation and its settings, whatever these are.
+    """The finished evaluation, with any settings, and these settings.
 
     None without one, or if its inputs have changed since. Hand labels are not read again: their
     counts are in it. Raises ArtifactError if an earlier stage has not finished.
@@ -149,6 +139,22 @@ def current_evaluation(
     if not folder.is_current("evaluate", receipt.settings, made_from):
         return None
     return read_metrics(folder.metrics), receipt.settings
+
+
+def _settings(config: Config, judge: Judge) -> dict[str, object]:
+    """The settings for the receipt, as JSON has them."""
+    settings: dict[str, object] = {
+        **asdict(config),
+        "also": list(config.also),
+        "judge": judge.version,
+        "labels": str(config.labels) if config.labels else None,
+    }
+    del settings["judge_settings"]  # the judge's version covers those that may change a verdict
+    del settings["everyday"]  # a file of their own: see evaluate_everyday
+    # No key without a limit on texts, so that runs evaluated before there was one stay finished.
+    if config.texts is None:
+        del settings["texts"]
+    return settings
 
 
 def _inputs(folder: RunFolder, model: Fingerprint) -> dict[str, str]:

@@ -33,7 +33,7 @@ class Comparison:
     # rows that thresholds are chosen on, without those that the calibrator was fitted on
     calibrate: LabelledScores
     policy: Policy  # the calibrated one
-    choice: CalibratorChoice | None  # None if no calibrator was asked for
+    choice: CalibratorChoice | None  # None without a calibrator
     compared: tuple[ComparedPolicy, ...]  # natural, calibrated, then the goals for comparison
     unmet: tuple[UnmetGoal, ...]
 

@@ -39,7 +39,7 @@ def needed(comparison: Comparison, which: Which) -> list[list[int]]:
     """The columns of the control tokens whose text is needed, for each row.
 
     which: "reachable" are the texts after respond, after each prompt's heaviest refusal token and
-    after whatever a compared policy emits; "all" are those after every control token.
+    after each token that a compared policy emits; "all" are those after every control token.
     """
     logp_NC = comparison.rows.table.logp_NC
     if which == "all":

@@ -1,4 +1,4 @@
-"""Plots of the errors within reach of the scores, whatever the threshold.
+"""Plots of the errors within reach of the scores, at any threshold.
 
 All are drawn on test rows. Except for reliability they need rows of both kinds, to be refused and
 to be answered: where there is only one, the function returns None and the page goes without.

@@ -80,7 +80,8 @@ def require_finished(folder: RunFolder) -> None:
     for stage in ("data", "score", "calibrate", "evaluate"):
         folder.require(stage)
     promised = any(p.status == "certified" for p in read_policy(folder.policy).promises)
-    # Without a train stage nobody knows what the model has seen: tolerated unless it promises.
+    # Without a train stage there is no record of seen rows: tolerated unless a promise is
+    # certified.
     if folder.receipt("train") is not None or promised:
         require_unseen_splits(folder, ("calibrate", "test"))
 

@@ -374,9 +374,7 @@ def _estimate(found: CorrectedRate) -> Cell:
 
 
 def data(m: FinishedRun) -> Table:
-    """Numbers of rows by split, kind and category, of whole splits, whatever was evaluated of
-    them.
-    """
+    """Numbers of rows by split, kind and category, of whole splits, evaluated or not."""
     # In reverse, refusals come first, then contrast, then benign.
     groups = sorted({(kind, category) for _, kind, category in m.counts}, reverse=True)
     rows: list[tuple[Cell, ...]] = [

@@ -85,7 +85,7 @@ class Config:
     # JSONL of FeedbackRow (demur.store.results.monitor_file): labels of a random sample of them
     feedback: Path | None = None
     state: Path | None = None  # None: demur.stages.watch.live.state_path
-    # rows are in the order in which requests came, though the file does not say so
+    # rows are in the order of the requests, though the file has no mark of it
     in_order: bool = False
     alpha: float = 0.05  # P(any false alarm) over the monitor's whole life
     # of the uniform numbers that break ties, and of the order of rows that have none in time
@@ -112,7 +112,7 @@ class WatchResult:
 
     @property
     def supported(self) -> bool:
-        """Whether no promise is lost. It does not say that the promises hold."""
+        """Whether no promise is lost. True is no proof that the promises hold."""
         return not any(w.alarms or w.promise.status == "not certified" for w in self.watched)
 
     @property
