@@ -133,7 +133,7 @@ def run(config: Config, judges: Mapping[str, Judge], progress: Progress = no_pro
         before = [(c.judge, said[c.judge]) for c in checked]
         checked.append(_checked(name, config, rows, outcomes, before))
     if strata:
-        # The judged share is that of the draw, not of the texts: no judge's rate can be corrected.
+        # The judged share is that of the draw, not of all texts: every judge gets the rate by hand.
         weighted = _weighted(config, rows, strata)
         checked = [replace(c, corrected=weighted, rogan_gladen=DRAWN) for c in checked]
     return Check(

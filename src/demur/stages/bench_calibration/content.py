@@ -55,7 +55,7 @@ def sentence(answer: AnswerRow) -> str:
     """A question and its answer, with the figure behind it and the range of that figure's parts."""
     if answer.figure is None:
         return f"{answer.question} Not known: {answer.why}."
-    # The figure is a mean over parts, such as models: the lowest and the highest are named.
+    # The figure summarises the details (a median, mean or minimum): name the two ends of these.
     spread = ""
     known = sorted((value, name) for name, value in answer.details.items() if value is not None)
     if len(known) > 1:

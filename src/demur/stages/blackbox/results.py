@@ -120,7 +120,7 @@ def read_blackbox_run(folder: RunFolder, taxonomy: Taxonomy) -> BlackboxRun:
 
 def _quality(should_N: Bools, log_odds_N: Doubles, groups: Sequence[str | None]) -> Quality:
     """Measure log-odds of declining. groups: of the rows; bootstrap draws whole groups."""
-    # exp must not overflow; beyond 50 a probability is 0 or 1 in double precision.
+    # exp must not overflow; a probability below e**-50 might as well be 0.
     p_N = 1.0 / (1.0 + np.exp(-np.clip(log_odds_N, -50.0, 50.0)))
     seen = binary_view("declined", p_N, should_N)
     binned = cells(seen, "mass", BINS)

@@ -194,7 +194,7 @@ def reliability(m: FinishedRun) -> Figure:
         seen = {"before calibration": raw_N, "after calibration": m.score_N}
     marks = {}
     for label, score_N in seen.items():
-        # Log-odds beyond 50 are probabilities 0 and 1 in double precision; exp must not overflow.
+        # exp must not overflow; a probability below e**-50 might as well be 0.
         bins = reliability_bins(m.should_N, 1.0 / (1.0 + np.exp(-np.clip(score_N, -50.0, 50.0))))
         marks[label] = [
             BinMark(low=b.low, high=b.high, mean=b.mean, rate=MeasuredRate.from_core(b.observed))

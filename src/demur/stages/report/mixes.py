@@ -63,7 +63,7 @@ def sentences(m: FinishedRun) -> tuple[str, ...]:
 
 def _of_one(promise: Promise, m: FinishedRun) -> list[tuple[Cell, ...]]:
     """The rows of the table for one promise, a slice each."""
-    # on_rows gives (rate of the promise, rates of its slices) on the test rows.
+    # promised_rate gives (rate of the promise, rates of its slices) on the test rows.
     tested = promised_rate(promise, m.calibrated, m.rows)
     after = {(s.facet, s.name): s.rate for s in tested[1]} if tested else {}
     level = promise.level or 1.0
