@@ -58,7 +58,8 @@ class Stratum:
 
 def run(config: Config, folder: RunFolder) -> tuple[Stratum, ...]:
     """Draw texts and write them with their key. Raises ArtifactError before evaluate has finished,
-    DataError if the file is there already. The same seed draws the same texts."""
+    DataError if the file is there already. The same seed draws the same texts.
+    """
     folder.require("evaluate")
     evaluation = read_metrics(folder.metrics)
     examples = {e.id: e for e in evenly_spaced(read_policy_rows(folder, "test"), evaluation.limit)}

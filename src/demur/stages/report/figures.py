@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from demur.base.arrays import Doubles
 from demur.core.operating_point import operating_point
 from demur.core.policy import CategoryPolicy
 from demur.core.rates import Rate
@@ -108,16 +109,7 @@ def histograms(m: FinishedRun) -> Figure:
         score_M = np.clip(m.score_N[kind_N == kind], -WIDEST_ODDS, WIDEST_ODDS)
         if not len(score_M):
             continue
-        # Bars stand at the middle of their bin; heights are shares of this kind's rows.
-        bars = {
-            "type": "bar",
-            "x": ((edges[1:] + edges[:-1]) / 2).round(4).tolist(),
-            "y": (np.histogram(score_M, edges)[0] / len(score_M)).round(5).tolist(),
-            "marker": {"color": colour},
-            "hovertemplate": "%{y:.1%}<extra></extra>",
-        }
-        spec = small_plot([bars], log_odds_axis("probability of refusing"), {"tickformat": ".0%"})
-        panels.append(Panel(label=f"{kind} ({words})", spec=spec))
+        panels.append(Panel(label=f"{kind} ({words})", spec=_histogram(score_M, edges, colour)))
         # Quantiles are taken in log-odds, then shown as probabilities: the map is monotone.
         quantiles = (1.0 / (1.0 + np.exp(-np.quantile(score_M, [0.1, 0.5, 0.9])))).tolist()
         rows.append((kind, str(len(score_M)), *(f"{q:.3f}" for q in quantiles)))
@@ -138,6 +130,18 @@ def histograms(m: FinishedRun) -> Figure:
             rows=tuple(rows),
         ),
     )
+
+
+def _histogram(score_M: Doubles, edges: Doubles, colour: str) -> Spec:
+    """Bars at the middle of their bins; heights are shares of these scores."""
+    bars = {
+        "type": "bar",
+        "x": ((edges[1:] + edges[:-1]) / 2).round(4).tolist(),
+        "y": (np.histogram(score_M, edges)[0] / len(score_M)).round(5).tolist(),
+        "marker": {"color": colour},
+        "hovertemplate": "%{y:.1%}<extra></extra>",
+    }
+    return small_plot([bars], log_odds_axis("probability of refusing"), {"tickformat": ".0%"})
 
 
 def confusion(m: FinishedRun) -> Figure:
