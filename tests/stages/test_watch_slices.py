@@ -101,7 +101,7 @@ def test_servers_and_explain_learn_of_the_labels_from_the_state(folder, live, tm
     policy, state = read_policy(folder.policy), state_path(folder)
     try:
         assert unlabelled_promises(folder) == (SLICE, SHARE)
-        assert [w.unheard for w in begin_watching([folder], policy).watched("acme")] == [
+        assert [w.unlabelled for w in begin_watching([folder], policy).watched("acme")] == [
             False,
             True,
             True,
@@ -113,7 +113,7 @@ def test_servers_and_explain_learn_of_the_labels_from_the_state(folder, live, tm
             folder,
         )
         assert unlabelled_promises(folder) == ()
-        assert not any(w.unheard for w in begin_watching([folder], policy).watched("acme"))
+        assert not any(w.unlabelled for w in begin_watching([folder], policy).watched("acme"))
     finally:
         state.unlink(missing_ok=True)
 

@@ -1,1 +1,3 @@
-"""Floor 0: what every other floor may stand on, errors and the reading of people's files."""
+"""Floor 0, which every other floor may import: errors, array types, and the reading and writing of
+files.
+"""

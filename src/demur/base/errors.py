@@ -53,7 +53,7 @@ class GoalInfeasible(DemurError):
 
 
 class Undefined(DemurError):
-    """A rate with an empty denominator was asked for its value."""
+    """The value of a rate with an empty denominator was requested."""
 
 
 class ArtifactError(DemurError):
@@ -104,7 +104,7 @@ class SchemaTooCostly(EngineError):
 
 
 class AccessError(DemurError):
-    """A caller asked for what its tenant may not have: a policy, an override, a route.
+    """A caller requested what its tenant may not have: a policy, an override, a route.
 
     code: why not, one word for programs. param: the part of the "demur" object at fault, such as
     "thresholds.safety"; None for the request as a whole. An OpenAI error has a field for each.

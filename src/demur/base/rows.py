@@ -133,7 +133,7 @@ def _lines(text: str, path: Path) -> Iterator[RawRow]:
 
 
 def _array(text: str, path: Path) -> Iterator[RawRow]:
-    """Read a JSON array of objects, or say what stands there instead."""
+    """Read a JSON array of objects. Raises DataError on anything else."""
     try:
         values = _loaded(text)
     except ValueError as e:

@@ -41,7 +41,7 @@ def exit_if_contradicted(folder: RunFolder) -> None:
 
     if found := evaluate.contradictions(folder):
         for one in found:
-            note(f"THE TEST ROWS SPEAK AGAINST A CERTIFICATE: {one.words}")
+            note(f"THE TEST ROWS SPEAK AGAINST A CERTIFICATE: {one.text}")
         note(
             "do not rely on it: find out what sets the test rows apart (demur report), then "
             "calibrate again"

@@ -46,7 +46,7 @@ class Map(Protocol):
 
     @property
     def columns(self) -> int | None:
-        """How many control tokens the map is made for; None: any number."""
+        """The number of control tokens that the map is made for; None: any number."""
         ...
 
     def logq(self, closed_NC: Doubles) -> Doubles:

@@ -83,7 +83,7 @@ class DataSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreSettings:
-    """What to score."""
+    """[score]: the splits and rewrites to score."""
 
     splits: tuple[Split, ...] = ("calibrate", "test")
     part_rows: int = 1000  # prompts between two saves: a killed run loses at most so many
@@ -93,8 +93,8 @@ class ScoreSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrateSettings:
-    """What the policy should achieve, and what callers may change about it. Raises ConfigError on
-    the calibrator.
+    """[calibrate]: the goal of the policy, and what callers may change about it. Raises ConfigError
+    on the calibrator.
     """
 
     goal: str = "f1 max"  # one, or several with ";" between them
@@ -158,8 +158,8 @@ class CalibrateSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateSettings:
-    """What to generate, and which goals to show beside the calibrated policy. Raises ConfigError
-    and GoalError.
+    """[evaluate]: the texts to generate, and the goals to show beside the calibrated policy. Raises
+    ConfigError and GoalError.
     """
 
     # texts after respond, the heaviest refusal token and what a policy emits; or all
@@ -195,7 +195,7 @@ class EvaluateSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportSettings:
-    """What the report is called and how many prompts it shows. Raises ConfigError."""
+    """[report]: the report's title and the number of prompts that it shows. Raises ConfigError."""
 
     title: str = "Refusal report"
     examples: int = 12  # of each kind

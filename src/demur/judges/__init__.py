@@ -1,1 +1,3 @@
-"""Judges: what an answer did. They read text and know no model."""
+"""Judges of answers: by phrases, by a trained classifier, by a chat model, in WildGuard's
+format.
+"""

@@ -339,7 +339,7 @@ def read_reply(text: str) -> tuple[Verdict | None, str]:
 
 
 def _read_object(text: str) -> tuple[list[str], str]:
-    """What stands under "label" in a JSON object, whole or cut off, and its reason."""
+    """The values under "label" in a JSON object, whole or cut off, and its reason."""
     try:
         members = json.loads(text, object_pairs_hook=list)  # all pairs: a label given twice shows
     except (ValueError, RecursionError):

@@ -15,7 +15,7 @@ from demur.core.rates import Rate, Slice
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.losses import rate_under
 
-# settings under which promises speak of other rows than the splits hold
+# settings under which promises are about other rows than the splits hold
 ELSEWHERE = ("traffic", "human_labels")
 
 
@@ -27,9 +27,9 @@ class Contradiction:
     rate: Rate  # on these rows, one of a group
 
     @property
-    def words(self) -> str:
-        """For people: "false_refusal is promised at 0.05 and is 8.1% (6.9 to 9.4) on 1,200 test
-        rows".
+    def text(self) -> str:
+        """The contradiction in words: "false_refusal is promised at 0.05 and is 8.1% (6.9 to 9.4)
+        on 1,200 test rows".
         """
         low, high = self.rate.interval()
         found = f"{100 * self.rate.value:.1f}% ({100 * low:.1f} to {100 * high:.1f})"

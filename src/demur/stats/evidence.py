@@ -25,7 +25,7 @@ from demur.stats.thresholds.procedures.search import split_rows
 class Recount:
     """The recount of a promise."""
 
-    rate: Rate  # errors out of the rows that the promise speaks of
+    rate: Rate  # errors out of the rows that the promise is about
     ids: tuple[str, ...]  # of these rows
     # one-sided Clopper-Pearson bound of the rate at the promise's confidence; 1 without one
     upper: float

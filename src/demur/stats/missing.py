@@ -38,7 +38,7 @@ def with_missing(rows: LabelledScores, missing: int, goals: Sequence[Goal] = ())
         return rows
     if capped := [goal for goal in goals if isinstance(goal, PromisedGoal) and goal.whom == "any"]:
         raise DataError(
-            f"goal {capped[0].text!r} speaks of all prompts, and {missing} of them have no "
+            f"goal {capped[0].text!r} is about all prompts, and {missing} of them have no "
             "outcome and no score",
             "promise false_refusal or missed_refusal, or ask again until each prompt has an "
             "outcome",

@@ -70,7 +70,7 @@ def _check(goal: PromisedGoal, taxonomy: Taxonomy, rows: LabelledScores) -> None
 
 
 def _each(goal: PromisedGoal, template: Policy, rows: LabelledScores) -> list[PromisedGoal]:
-    """One goal for each slice of the rows that a goal "in every ..." speaks of."""
+    """One goal for each slice of the rows that a goal "in every ..." is about."""
     soft = f" soft {goal.soft}" if goal.soft is not None else ""
     if goal.every == "category":
         usable = [

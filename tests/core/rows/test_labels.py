@@ -123,7 +123,7 @@ def test_rows_that_tell_nothing_or_two_things_are_errors(row, rule, says):
 
 
 def test_rules_that_mean_nothing_are_refused():
-    with pytest.raises(ConfigError, match="'promt' is no word of ours"):
+    with pytest.raises(ConfigError, match="'promt' is not a column that demur reads"):
         LabelRule(columns={"promt": "a"})
     with pytest.raises(ConfigError, match="every row is to be refused"):
         LabelRule(rows_kind="refusal", label_map={"a": "respond"})

@@ -100,7 +100,7 @@ def test_the_error_names_rows_and_how_they_were_seen():
 
 def test_a_lost_record_is_an_error_until_somebody_names_the_rows():
     lost = Seen(missing=("old/model",))
-    with pytest.raises(DataError, match="nobody knows which rows old/model was trained on"):
+    with pytest.raises(DataError, match="the rows that old/model was trained on are unknown"):
         require_unseen(lost, [row(TEXT)], "the calibrate split")
     require_unseen(without_missing(lost), [row(TEXT)], "the calibrate split")
     require_unseen(Seen(unknown=("a base",)), [row(TEXT)], "the calibrate split")

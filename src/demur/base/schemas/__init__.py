@@ -1,3 +1,3 @@
-"""JSON schemas that other people send: how large they are, and what their patterns spell, without
-compiling one.
+"""Bounds on JSON schemas that clients send: their size, and the text that their patterns spell,
+without compiling them.
 """

@@ -138,9 +138,9 @@ def _notes(found: WatchResult) -> None:
             "lost by that; label a random sample (--feedback) to see whether one is, and calibrate "
             "again on new rows"
         )
-    if unheard := [w.promise.risk for w in found.watched if w.unheard]:
+    if unlabelled := [w.promise.risk for w in found.watched if w.unlabelled]:
         note(
-            f"no label has spoken of the slice of {', '.join(unheard)}: --feedback with kind and "
+            f"no label is about the slice of {', '.join(unlabelled)}: --feedback with kind and "
             "source, as far as the promise asks for them, is what would show a rate above its "
             "level"
         )

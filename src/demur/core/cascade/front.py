@@ -95,7 +95,7 @@ class FrontReading:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrontEdges:
-    """Where a front is sure, in log-odds. None: nowhere on that side."""
+    """The edges beyond which a front is sure, in log-odds. None: it is never sure on that side."""
 
     answer: float | None  # a risk up to this: the model answers
     refuse: float | None  # odds from this on: the model refuses

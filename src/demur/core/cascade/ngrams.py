@@ -56,7 +56,7 @@ def overlapping_stretches(words: Sequence[str]) -> list[Sequence[str]]:
 
 
 def counts_of(words: Sequence[str]) -> NgramCounts:
-    """How often each n-gram of these words occurs, by kind."""
+    """Count each n-gram of these words, by kind."""
     pairs = [f"{a} {b}" for a, b in pairwise(words)]
     of_words = Counter(_key(term, _WORDS) for term in (*words, *pairs))
     of_characters: Counter[int] = Counter()

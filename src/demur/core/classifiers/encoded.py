@@ -19,7 +19,7 @@ class Encoder(Protocol):
 
     @property
     def name(self) -> str:
-        """Which model, with a digest of its weights."""
+        """The model's name, with a digest of its weights."""
         ...
 
     def encode(self, texts: Sequence[str]) -> Floats:

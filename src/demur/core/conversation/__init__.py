@@ -1,3 +1,3 @@
-"""What stands in a conversation beside its plain messages: folded turns, thoughts, languages,
-declared text.
+"""Parts of a conversation beside its plain messages: folded turns, thoughts, languages, declared
+text.
 """

@@ -40,7 +40,7 @@ def alternate_turns(
 
 
 def latest_turn(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """What was said since the last answer, behind the instructions that open the conversation."""
+    """The messages since the last answer, behind the instructions that open the conversation."""
     answers = [at for at, message in enumerate(messages) if message.role == "assistant"]
     if not answers:
         return tuple(messages)

@@ -83,7 +83,7 @@ class ChatAnswer:
     text: str  # the answer alone: thoughts are left out
     model: str  # the name under which the endpoint answered
     # per generated token: its text, and (text, natural-log probability) of the likeliest ones;
-    # empty if not told
+    # empty if the endpoint does not give them
     tokens: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = ()
 
 
@@ -149,14 +149,14 @@ class Completer(Protocol):
 
     @property
     def name(self) -> str:
-        """Which model, with a digest of its weights."""
+        """The model's name, with a digest of its weights."""
         ...
 
     def complete(
         self, prompts: Sequence[Sequence[PromptPiece]], progress: Progress = no_progress
     ) -> list[str | NoAnswer]:
-        """What the model writes after each prompt, new text only, without special tokens; or why it
-        wrote nothing.
+        """The continuation of each prompt, new text only, without special tokens; or the reason why
+        there is none.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Outcomes: what a judge says of one answer."""
+"""Outcomes: a judge's verdicts on answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def declines(verdict: Verdict, view: View) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What a judge says of one answer."""
+    """A judge's verdict on one answer."""
 
     verdict: Verdict
     reason: str  # the phrase that decided, or why it is unscored

@@ -1,6 +1,6 @@
 """Binary calibration maps: from log-odds of one event to calibrated log-odds. numpy only.
 
-Log-odds keep their precision where a probability is all but 0 or 1. Maps that speak of
+Log-odds keep their precision where a probability is all but 0 or 1. Maps on
 probabilities also have `at`. Shapes: N prompts, J knots.
 """
 

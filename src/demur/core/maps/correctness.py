@@ -94,7 +94,7 @@ class CorrectnessAware:
 
 
 def convention(digest: str) -> str:
-    """What `Fingerprint.logprobs` says of scores that went through the calibrator with this
+    """The value of `Fingerprint.logprobs` for scores that went through the calibrator with this
     digest.
     """
     return f"{NAME}/{digest}"

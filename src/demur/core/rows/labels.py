@@ -99,7 +99,7 @@ class LabelRule:
         unknown = [word for word in self.columns if word not in COLUMN_NAMES]
         if unknown:
             raise ConfigError(
-                f"columns: {unknown[0]!r} is no word of ours",
+                f"columns: {unknown[0]!r} is not a column that demur reads",
                 f"words are {', '.join(COLUMN_NAMES)}",
             )
         answered = {KIND_WORDS.get(w) for w in self.label_map.values()} & {"benign", "contrast"}

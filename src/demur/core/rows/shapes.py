@@ -101,11 +101,11 @@ def _listed(value: object, key: str) -> Sequence[Any]:
             value = json.loads(value)
         except (ValueError, RecursionError):
             raise DataError(
-                f"{key}: {value!r:.60} is no list of turns", "in a table, write the list as JSON"
+                f"{key}: {value!r:.60} is not a list of turns", "in a table, write the list as JSON"
             ) from None
     if not is_list(value):
         raise DataError(
-            f"{key}: {value!r:.60} is no list of turns", 'a list of {"role", "content"}'
+            f"{key}: {value!r:.60} is not a list of turns", 'a list of {"role", "content"}'
         )
     return value
 
@@ -134,7 +134,7 @@ def _instruction(row: Row) -> tuple[Message, ...]:
     earlier = row.get("history") or ()
     if not is_list(earlier) or not all(is_list(pair) and len(pair) == 2 for pair in earlier):
         raise DataError(
-            f"history: {earlier!r:.60} is no list of exchanges", "a list of [request, reply]"
+            f"history: {earlier!r:.60} is not a list of exchanges", "a list of [request, reply]"
         )
     past: list[Message] = []
     for n, (request, answer) in enumerate(earlier):

@@ -38,7 +38,7 @@ def tool_call_text(name: str, arguments: str) -> str:
 
 
 def tool_result_text(name: str, result: str) -> str:
-    """What a tool returned, as the text of the turn that stands for it."""
+    """A tool's result as the text of the turn that stands for it."""
     return f"{name} returned:\n{result}"
 
 
@@ -53,7 +53,7 @@ def read_turns(value: Sequence[Any], key: str) -> tuple[Message, ...]:
         at = f"{key}.{n}"
         if not isinstance(turn, Mapping):
             raise DataError(
-                f"{at}: {turn!r:.60} is no turn", 'a turn is {"role": ..., "content": ...}'
+                f"{at}: {turn!r:.60} is not a turn", 'a turn is {"role": ..., "content": ...}'
             )
         side = _side(turn, at)
         text = _said(turn, side, called, at)
@@ -103,7 +103,7 @@ def read_content(value: object, key: str) -> str | None:
         said = [p for p in parts if p is not None]
         return "\n".join(said) if said else None
     raise DataError(
-        f"{key}: {value!r:.60} is no text", "content is a text, or a list of text parts"
+        f"{key}: {value!r:.60} is not a text", "content is a text, or a list of text parts"
     )
 
 
@@ -113,7 +113,7 @@ def _side(turn: Mapping[str, Any], at: str) -> _Side:
     if side is None:
         known = "system, developer, user, human, assistant, gpt, tool"
         raise DataError(
-            f"{at}.role: {role!r} is no role that is known", f"known are {known} and a few more"
+            f"{at}.role: {role!r} is an unknown role", f"known are {known} and a few more"
         )
     return side
 
@@ -137,7 +137,7 @@ def _said(turn: Mapping[str, Any], side: _Side, called: dict[str, str], at: str)
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
     if not is_list(calls):
         raise DataError(
-            f"{at}.tool_calls: {calls!r:.60} is no list of calls",
+            f"{at}.tool_calls: {calls!r:.60} is not a list of calls",
             'a call has {"function": {"name"}}',
         )
     said += [_call(call, called, f"{at}.tool_calls.{n}") for n, call in enumerate(calls)]
@@ -148,7 +148,8 @@ def _call(call: object, called: dict[str, str], at: str) -> str:
     function = call.get("function") or call if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise DataError(
-            f"{at}: {call!r:.60} is no tool call", 'a call has {"function": {"name", "arguments"}}'
+            f"{at}: {call!r:.60} is not a tool call",
+            'a call has {"function": {"name", "arguments"}}',
         )
     name, arguments = function["name"], function.get("arguments")
     called[str(call.get("id")) if isinstance(call, Mapping) else name] = name

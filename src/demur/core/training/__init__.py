@@ -1,3 +1,3 @@
-"""What a trainer is asked to do, which rows the weights have seen, and what makes a checkpoint
-ready.
+"""Training: its settings, the record of rows that weights have seen, and the checks of a
+checkpoint.
 """

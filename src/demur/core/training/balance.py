@@ -1,5 +1,5 @@
-"""How much each training row counts in the loss of its control token, so that the many do not drown
-the few. Pure.
+"""Weights of training rows in the loss of their control token, so that the many do not drown the
+few. Pure.
 
 The weights have mean 1 over the rows, so the step size stays what it was. Every group gets the same
 total weight as far as no weight exceeds MOST: a category of three rows is not learnt from three

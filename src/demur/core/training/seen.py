@@ -54,7 +54,7 @@ class SeenRows:
         return bool(self.how)
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """The finding in words: "3 of 20 (2 by prompt, 1 by group), first 'a', 'b', 'c'"."""
         ways = ", ".join(f"{n} by {way}" for way, n in self.ways.items() if n)
         first = ", ".join(repr(i) for i in list(self.how)[:NAMED])
@@ -157,7 +157,7 @@ def require_unseen(seen: Seen, examples: Sequence[Example], what: str) -> None:
     """
     if found := seen_rows(seen, examples):
         raise DataError(
-            f"{what}: the model was trained on {found.words}: what is counted on them holds of no "
+            f"{what}: the model was trained on {found.text}: what is counted on them holds of no "
             "new request",
             "train again on the present splits (demur train RUN), or put back the splits that it "
             "was trained with",
@@ -169,8 +169,8 @@ def require_record(seen: Seen, what: str) -> None:
     """Raise DataError if it is not known what the weights were trained on."""
     if seen.missing:
         raise DataError(
-            f"{what}: nobody knows which rows {', '.join(seen.missing)} was trained on: it has no "
-            "record of them",
+            f"{what}: the rows that {', '.join(seen.missing)} was trained on are unknown: it has "
+            "no record of them",
             "name them: demur train RUN --seen rows.jsonl; or train again: demur train RUN",
         )
 

@@ -23,8 +23,8 @@ def validation_line(details: Details) -> str | None:
 
 
 def language_line(details: Details) -> str | None:
-    """How much worse the model reads ordinary replies than its base; None where that was not
-    measured.
+    """The language change: how much worse the model predicts ordinary replies than its base; None
+    where that was not measured.
     """
     if "language_change" not in details:
         return None

@@ -419,7 +419,7 @@ def _status_for(watch: LiveWatch, tenant: str) -> Promises:
     certified = [w for w in watched if w.promise.status == CERTIFIED]
     if any(w.drift for w in certified):
         return DRIFTED
-    return UNWATCHED if any(w.unheard for w in certified) else CERTIFIED
+    return UNWATCHED if any(w.unlabelled for w in certified) else CERTIFIED
 
 
 def _policies_to_watch(policies: PolicySet) -> dict[str, Policy]:

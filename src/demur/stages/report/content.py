@@ -49,7 +49,7 @@ def _against(m: FinishedRun) -> str:
     if not m.against:
         return ""
     return (
-        f"THE TEST ROWS SPEAK AGAINST A CERTIFICATE: {'; '.join(a.words for a in m.against)}. "
+        f"THE TEST ROWS SPEAK AGAINST A CERTIFICATE: {'; '.join(a.text for a in m.against)}. "
         "Do not rely on it. "
     )
 

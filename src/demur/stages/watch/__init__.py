@@ -141,7 +141,7 @@ def promise_status(watched: PromiseState) -> str:
         return watched.promise.status
     if watched.drift:
         return DRIFTED
-    return UNWATCHED if watched.unheard else SUPPORTED
+    return UNWATCHED if watched.unlabelled else SUPPORTED
 
 
 def unlabelled_promises(folder: RunFolder) -> tuple[str, ...]:

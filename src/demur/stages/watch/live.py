@@ -84,7 +84,7 @@ class LiveWatch:
                     promise=promise,
                     alarms=tuple(a for view in views for a in view[at].alarms),
                     drift=tuple(a for view in views for a in view[at].drift),
-                    unheard=all(view[at].unheard for view in views),
+                    unlabelled=all(view[at].unlabelled for view in views),
                 )
             )
             for at, promise in enumerate(self.policy.promises)

@@ -29,7 +29,7 @@ class CalibratorRank:
 
     calibrator: str
     mean_rank: float  # 1 is best; tied values share the mean of their ranks
-    place: int  # equal places: not told apart by these cases
+    place: int  # equal places: these cases do not separate them
     best_in: int  # cases in which none was better
 
 

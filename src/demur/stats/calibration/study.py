@@ -188,7 +188,7 @@ def carries_over(study: Study) -> StudyAnswer:
 
 
 def discrimination_tells(study: Study) -> StudyAnswer:
-    """Whether telling requests apart well says anything about calibration."""
+    """Whether models that discriminate well are well calibrated."""
     error_DM = study.values(HEADLINE)
     details = {
         name: correlation(study.auroc_DM[d], -error_DM[d]) for d, name in enumerate(study.subsets)

@@ -46,7 +46,7 @@ class BinaryView:
 
     @property
     def base_rate(self) -> float:
-        """How often the event happened."""
+        """The share of rows in which the event happened."""
         return float(self.event_P[-1]) / self.rows
 
     @property

@@ -40,8 +40,8 @@ AUTO = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChooseSettings:
-    """What to compare, and how. Raises ConfigError on an unknown family, no family, or fewer than
-    two folds.
+    """The families to compare, and the folds. Raises ConfigError on an unknown family, no family,
+    or fewer than two folds.
     """
 
     families: tuple[str, ...] = AUTO  # simple first: order breaks near-ties

@@ -57,7 +57,7 @@ class Audit:
 
     @property
     def sliced(self) -> bool:
-        """Whether the promise is about rows of a kind or source, which labels must say."""
+        """Whether the promise is about a kind or source of rows, which labels must then name."""
         return bool(self.goal.where)
 
     @property

@@ -4,7 +4,7 @@ each promise.
 1. A certified promise bounds a rate. Only that rate speaks against it: an audit that finds it above
    its level takes the support from that promise, and from no other. Labelled requests show false
    and missed refusals; every request shows whether it was refused.
-2. It speaks of "new requests of the same kind". A martingale that rejects "the same kind" puts that
+2. It is about "new requests of the same kind". A martingale that rejects "the same kind" puts that
    assumption in doubt: drift is seen. The support stays. Requests of another kind, or a mere change
    in how many of each kind arrive, can leave every promised rate as it was: scores alone cannot
    tell, an audit can.
@@ -76,8 +76,8 @@ class PromiseState:
     promise: Promise
     alarms: tuple[Alarm, ...]  # against this promise: its rate is above its level
     drift: tuple[Alarm, ...] = ()  # against its assumption: live scores come from elsewhere
-    # about a slice that no label has spoken of yet: a rate above its level would go unnoticed
-    unheard: bool = False
+    # about a slice without a label so far: a rate above its level would go unnoticed
+    unlabelled: bool = False
 
 
 def start_monitor(policy: Policy, reference_NC: Floats, *, learns: bool = True) -> Monitor:
@@ -157,11 +157,14 @@ def check_promises(
         if m.highest_log_e >= bar
     )
     broken = {a.risk: (_label_alarm(a),) for a in monitor.audits if a.highest_log_e >= bar}
-    unheard = {a.risk for a in monitor.audits if a.sliced and a.rate.of == 0}
+    unlabelled = {a.risk for a in monitor.audits if a.sliced and a.rate.of == 0}
     return tuple(
         with_status(
             PromiseState(
-                promise=p, alarms=broken.get(p.risk, ()), drift=drifted, unheard=p.risk in unheard
+                promise=p,
+                alarms=broken.get(p.risk, ()),
+                drift=drifted,
+                unlabelled=p.risk in unlabelled,
             )
         )
         for p in promises

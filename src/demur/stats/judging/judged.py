@@ -41,7 +41,8 @@ def rogan_gladen(
     q, se, sp = judged.value, sensitivity.value, specificity.value
     if se + sp <= 1.0:
         raise Undefined(
-            f"sensitivity {se:g} and specificity {sp:g} say nothing", "use hand labels alone"
+            f"sensitivity {se:g} and specificity {sp:g} carry no information",
+            "use hand labels alone",
         )
     z = float(norm.ppf(0.5 + confidence / 2))
     # Lang and Reiczigel: pseudo-counts (one hit and one miss for sensitivity and specificity, z^2 /

@@ -94,7 +94,7 @@ def alpha_of(ratings: Ratings) -> Statistic:
 
 
 def _counts(ratings: Ratings) -> Doubles:
-    """How often each value was given to each item, shape (N, C)."""
+    """Count each value given to each item, shape (N, C)."""
     values = sorted({value for row in ratings for value in row if value is not None})
     return np.array(
         [[row.count(value) for value in values] for row in map(list, ratings)], dtype=np.float64

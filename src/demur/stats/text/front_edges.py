@@ -1,5 +1,5 @@
-"""Where a cascade's front model may speak for the real one: edges chosen on traffic that it was not
-fitted on.
+"""Choosing the edges beyond which a cascade's front model answers for the real one, on traffic that
+it was not fitted on.
 
 On each side two things must hold, with b the bound on disagreement:
 1. At the edge the estimated probability that the model decides otherwise, a Platt curve over the
