@@ -43,7 +43,7 @@ def require_same_splits(
         return
     found = seen_rows(seen_by_run(folder), held_out)
     moved = (
-        f"the model was trained on {found.words} of the new calibrate and test splits; "
+        f"the model was trained on {found.text} of the new calibrate and test splits; "
         if found
         else ""
     )

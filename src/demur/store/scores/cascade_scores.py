@@ -44,7 +44,7 @@ def require_unseen_by_front(folder: RunFolder, split: Split) -> None:
     seen = read_seen(front_seen(folder), digest_file(front_file(folder)))
     if found := seen_rows(seen, read_examples(folder.split(split))):
         raise DataError(
-            f"the {split} split: the front of the cascade was made from {found.words}: what is "
+            f"the {split} split: the front of the cascade was made from {found.text}: what is "
             "counted on them holds of no new request",
             "make the front again, which leaves them out: demur distil RUN --traffic FILE",
         )
