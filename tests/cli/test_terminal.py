@@ -1,12 +1,12 @@
 """What is said of progress where there is no terminal."""
 
-from demur.cli import terminal as show
+from demur.cli import terminal
 
 
 def test_the_doing_is_said_once_and_other_units_begin_a_new_count(monkeypatch, capsys):
     clock = iter([0.0, 1.0, 21.0, 41.0, 42.0, 62.0])
-    monkeypatch.setattr(show.time, "monotonic", lambda: next(clock))
-    tell = show._lines("train", "teaching a model")
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    tell = terminal._lines("train", "teaching a model")
     tell(100, 500)  # rows
     tell(300, 500)
     tell(500, 500)

@@ -1,7 +1,10 @@
-"""Locks between processes, and rows that outlive the process that wrote them.
+"""Locks between processes, and journals: rows that outlive the process that wrote them.
 
-A lock file is never removed: another process may be waiting for it. A journal is removed by whoever
-has counted it.
+1. A lock is an empty file beside the file that it is for. It is never removed: another process may
+   be waiting for it.
+2. A process appends rows to a journal of its own, and holds it locked as long as it lives.
+3. A journal that nobody holds locked was left by a killed process. The process that counts its rows
+   removes it.
 """
 
 from __future__ import annotations
@@ -22,10 +25,9 @@ from demur.base.errors import ArtifactError
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock that goes with a file, waiting for it; other processes and threads wait
-    meanwhile.
+    """Hold the lock of a file within the block; wait for it if another process or thread has it.
 
-    Raises ArtifactError if there can be no lock file, as on a full disk.
+    Raises ArtifactError if the lock file cannot be made, as on a full disk.
     """
     name = path.with_name(f"{path.name}.lock")
     try:
@@ -65,7 +67,8 @@ class Journal:
         fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def append(self, row: Any) -> None:
-        """Hand one row to the system."""
+        """Append one row. It is written when this returns, not flushed to the disk."""
+        # one write call: the rows of two threads cannot run into each other
         data = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         try:
             written = os.write(self._handle, data)
@@ -85,7 +88,7 @@ class Journal:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Abandoned:
-    """What a process left in its journal when it was killed."""
+    """The journal of a process that was killed."""
 
     name: str
     path: Path
@@ -93,9 +96,11 @@ class Abandoned:
 
 
 def abandoned_journals(beside: Path) -> list[Abandoned]:
-    """The journals of a file whose writers live no more. The caller holds the file's lock, and
-    removes them after.
+    """Find the journals of a file whose writers are dead. The caller holds the file's lock, and
+    removes them afterwards.
     """
+    # The lock on a journal goes with its writer, however that ends: a lock that can be had at once
+    # means that nobody writes there any more.
     found = []
     for path in sorted(beside.parent.glob(f"{beside.name}.*.journal")):
         try:
@@ -114,10 +119,12 @@ def abandoned_journals(beside: Path) -> list[Abandoned]:
 
 
 def _whole_rows(path: Path) -> list[Any]:
+    # What follows the last line break is a row that was being written when the process was killed.
     rows = []
     for line in path.read_bytes().split(b"\n")[:-1]:
         try:
             rows.append(json_value(line))
-        except ValueError:  # no row of ours after it can be told from what damaged it
+        # After one damaged row none can be trusted.
+        except ValueError:
             break
     return rows

@@ -29,7 +29,7 @@ class PromptRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompts:
-    """What the files hold."""
+    """The prompts of some files, and how many rows held none of their own."""
 
     rows: tuple[PromptRow, ...]  # each prompt once
     duplicates: int  # further rows with the same prompt
@@ -37,11 +37,11 @@ class Prompts:
 
 
 def read_prompts(files: Sequence[Path]) -> Prompts:
-    """The prompts of some files, in order, each once: the same text up to case, punctuation and
-    space is one prompt.
+    """Read the prompts of some files, in order, each once: the same text up to case, punctuation
+    and space is one prompt.
 
-    A row that holds no prompt is counted and named. Raises DataError on what is no row, on an id
-    that names two prompts, and if there is no prompt at all.
+    A row that holds no prompt is counted and named. Raises DataError on a line that is no row, on
+    an id that names two prompts, and if there is no prompt at all.
     """
     found: dict[str, PromptRow] = {}
     ids: dict[str, str] = {}
@@ -55,6 +55,7 @@ def read_prompts(files: Sequence[Path]) -> Prompts:
             except DataError as e:
                 without[raw.where] = e.message
                 continue
+            # Ids are compared for repeated prompts too: an id must never mean two rows.
             _require_new(row, raw, ids)
             found.setdefault("\n".join(fold(m.content) for m in row.messages), row)
     if not found:
@@ -72,8 +73,8 @@ def read_prompts(files: Sequence[Path]) -> Prompts:
 
 
 def read_each_prompt(path: Path) -> list[PromptRow]:
-    """Every prompt of a file, repeated ones too. Raises DataError on the first row that holds
-    none.
+    """Read every prompt of a file, repeated ones too. Raises DataError on the first row without
+    one.
     """
     ids: dict[str, str] = {}
     rows = []
@@ -102,6 +103,7 @@ def prompt_in(
         name, group = (text_cell(row, word) for word in ("id", "group"))
     except DataError as e:
         raise DataError(f"{where}: {e.message}", e.hint) from None
+    # replies at the end are left out: the last turn is to be the user's
     while turns and turns[-1].role == "assistant":
         turns = turns[:-1]
     if not turns or turns[-1].role != "user":

@@ -1,4 +1,4 @@
-"""Splits that are to change under a model that was trained on them."""
+"""Guards around new splits of a run whose model was trained on the old ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from demur.store.run import RunFolder
 
 
 def ensure_seen_record(folder: RunFolder) -> None:
-    """Write the record of an old run's model while the split that vouches for it is there."""
+    """Write seen.npz of an older run's model before the train split, its source, changes."""
     if folder.receipt("train") is not None and not (folder.model / SEEN).exists():
         # a damaged model needs none: it is trained again before anybody scores
         with suppress(ArtifactError):
@@ -27,10 +27,11 @@ def require_same_splits(
     folder: RunFolder, files: Mapping[Path, bytes], held_out: Sequence[Example]
 ) -> None:
     """Raise DataError, naming rows, if the run holds a model that was trained here and a split
-    would change under it.
+    would change.
 
-    files: the splits as they would be. held_out: the rows of the new calibrate and test splits.
+    files: the bytes of the new splits. held_out: the rows of the new calibrate and test splits.
     """
+    # An adopted model was trained elsewhere: the splits of this run taught it nothing.
     trained = folder.receipt("train")
     if trained is None or "adopted" in trained.settings:
         return

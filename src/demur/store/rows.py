@@ -18,11 +18,14 @@ from demur.store.run import RunFolder
 
 
 def _id_text(value: object) -> object:
-    """A whole number as its digits: many programs number their rows. Raises ValueError on half of a
-    character.
+    """An id as text: whole numbers become their digits, since many programs number their rows.
+    Raises ValueError on half of a character.
     """
+    # A lone surrogate has no UTF-8, so no file of ours could hold the id. The error of `encode` is
+    # a ValueError, which pydantic makes a fault of the row.
     if isinstance(value, str):
-        value.encode("utf-8")  # its error is a ValueError
+        value.encode("utf-8")
+    # True is an int to Python, and no id
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -84,13 +87,14 @@ def read_examples(path: Path) -> list[Example]:
 def read_policy_rows(
     folder: RunFolder, split: Split, sources: Sequence[str] | None = None
 ) -> list[Example]:
-    """The rows of a split that are of these sources, all where none is named. None: as the run's
-    policy was made.
+    """Read the rows of a split that are of these sources; of all sources where none is named.
 
-    Raises DataError on a source that has no row there.
+    sources: None: those that the run's policy was calibrated on. Raises DataError on a source
+    without a row there.
     """
     examples = read_examples(folder.split(split))
     if sources is None:
+        # receipts of before there was this setting lack it: all sources
         made: Any = folder.require("calibrate").settings.get("sources", ())
         sources = made
     known = sorted({e.source for e in examples})

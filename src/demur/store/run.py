@@ -1,4 +1,14 @@
-"""The run folder: where each stage keeps its artifact, and what it was made from."""
+"""The run folder: where each stage keeps its artifact, and what it was made from.
+
+1. A stage writes its files, then its receipt `made.json`: the digests of its inputs and of its
+   files. A stage without a receipt is not finished.
+2. `is_current` compares a receipt with settings, inputs and files: a finished stage is not done
+   again.
+3. `require` is how a stage reads another: it names a file that changed, and an input that is
+   another by now.
+4. Calibrate, evaluate and report exist once per policy. The run's own lies in the stage's folder,
+   others in a folder of their name below it; `named` gives a RunFolder that sees one of these.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +53,10 @@ class RunFolder:
     policy_name: str | None = None
 
     def named(self, name: str) -> RunFolder:
-        """The same run as one of its other policies sees it: calibrate/NAME, evaluate/NAME,
+        """The same run with the paths of another of its policies: calibrate/NAME, evaluate/NAME,
         report/NAME.
 
-        Raises ConfigError on a name that is no plain word or means something else there.
+        Raises ConfigError on a name that is not a plain word or is taken.
         """
         # some file systems know no capitals
         if not _POLICY_NAME.fullmatch(name) or name.lower() in _TAKEN:
@@ -128,12 +138,13 @@ class RunFolder:
     def is_current(
         self, stage: Stage | Beside, settings: dict[str, object], made_from: Mapping[str, str]
     ) -> bool:
-        """Whether the stage is finished, with these settings, from these inputs, and its files are
-        as it left them.
+        """Whether a stage is finished, with these settings and inputs, and its files are
+        unchanged.
         """
         receipt = self.receipt(stage)
         if receipt is None or receipt.made_from != dict(made_from):
             return False
+        # A receipt has been through JSON, where tuples are lists: digests compare what both write.
         if digest_json(receipt.settings) != digest_json(settings):
             return False
         return all(
@@ -142,11 +153,10 @@ class RunFolder:
         )
 
     def require(self, stage: Stage | Beside, *names: str) -> Receipt:
-        """The receipt of a stage that must have finished, from what is still there.
+        """The receipt of a stage that must be finished and up to date.
 
-        names: look at these of its files only, relative to the run folder; none named: at all.
-        Raises ArtifactError, naming it, for a file that changed since, and for what the stage was
-        made from that is another by now.
+        names: compare only these of its files, relative to the run folder; without names: all.
+        Raises ArtifactError naming a file that changed since, or an input that is another by now.
         """
         receipt = self.receipt(stage)
         if receipt is None:
@@ -160,20 +170,18 @@ class RunFolder:
         return receipt
 
     def require_fresh(self, stage: Stage) -> None:
-        """Raise ArtifactError as `require` does if a finished stage was made from what is another
-        by now.
+        """Raise ArtifactError, as `require` does, if an input of a finished stage is another now.
 
-        Its own files may have been edited, and the stage may never have run: what reads them judges
-        that.
+        Edited files of the stage, and a stage that never ran, are left to the code that reads them.
         """
         if (receipt := self.receipt(stage)) is not None:
             self._require_inputs(receipt)
 
     def changed_inputs(self, receipt: Receipt) -> list[str]:
-        """Artifacts of this run that a stage was made from and that are others by now, or gone.
+        """The inputs of a stage, within this run, that are others by now or gone.
 
-        Not what came from outside the run, and not the rows that a model was trained on: the model
-        folder keeps a record of those, which stays true whatever becomes of the split.
+        Inputs from outside the run are not compared, nor are the rows that a model was trained on:
+        the model folder keeps a record of those, which stays true when the split changes.
         """
         if receipt.stage in ("blackbox", "data", "train"):
             return []
@@ -192,11 +200,11 @@ class RunFolder:
             )
 
     def _digest_now(self, name: str, unknown: str) -> str | None:
-        """The digest of an input as receipts name it; None if it is gone, `unknown` for what is not
-        of this run.
+        """The digest of an input by its name in receipts; None if it is gone, `unknown` if it is
+        not of this run.
 
-        Where its whole stage is gone, the run was cleared on purpose: nothing there is another by
-        now.
+        Where its whole stage is gone, the run was cleared on purpose, and the input counts as
+        unchanged.
         """
         stage: str
         if name == "model":
@@ -205,9 +213,12 @@ class RunFolder:
         stage, slash, rest = name.partition("/")
         if not slash or stage not in (*STAGES, "distil"):
             return unknown
+        # Receipts name splits and scores without a suffix: "data/train", "score/test".
         suffix = "" if "." in rest else {"data": ".jsonl", "score": ".parquet"}.get(stage, "")
         # "score/case" is a rewrite of the calibrate rows: score/calibrate-case.parquet
         paths = [self.root / stage / f"{before}{rest}{suffix}" for before in ("", "calibrate-")]
+        # calibrate/NAME/policy.json belongs to the receipt in calibrate/NAME; files of a model lie
+        # deeper than the receipt of their stage
         finished = self.root / stage if stage == "train" else paths[0].parent
         gone = None if (finished / "made.json").exists() else unknown
         return next((digest_file(path) for path in paths if path.exists()), gone)
@@ -215,6 +226,7 @@ class RunFolder:
 
 def run_of(policy: Path) -> RunFolder | None:
     """The run, as that policy sees it, in which a policy file lies; None for a file elsewhere."""
+    # <run>/calibrate/policy.json, or <run>/calibrate/NAME/policy.json
     own = RunFolder(policy.parent.parent)
     beside = RunFolder(own.root.parent, policy.parent.name)
     return next((folder for folder in (own, beside) if folder.policy == policy), None)

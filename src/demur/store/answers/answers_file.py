@@ -1,4 +1,4 @@
-"""Answers to judge, and what judges said of them.
+"""Files of answers to judge, and files of verdicts on them.
 
 In: {"id", "request" or "prompt", "answer" or "response", "category", "label", "labels"}, or a
 conversation of any shape of docs/data.md whose last turn is the answer; other keys are left alone.
@@ -26,7 +26,7 @@ from demur.core.rows.shapes import LISTS, REPLIES, read_conversation
 from demur.core.rows.turns import check_text
 from demur.store.rows import RowId
 
-# Keys that say that a row is no plain request and answer.
+# Keys that only rows of another shape have than a plain request and answer.
 _SHAPES = (
     {key for key, _ in LISTS} | {"instruction", "chosen"} | set(REPLIES) - {"answer", "response"}
 )
@@ -61,7 +61,7 @@ class _Line(Strict):
 
 
 class VerdictRow(Strict):
-    """One line of a file of verdicts."""
+    """One line of a file of verdicts: an Outcome with the answer's id, side by side."""
 
     id: str
     verdict: Verdict
@@ -71,10 +71,9 @@ class VerdictRow(Strict):
 
 
 def read_answers(path: Path, by: str | None = None, category: str | None = None) -> list[AnswerRow]:
-    """All lines. Raises DataError naming file and line.
+    """Read all answers of a file. Raises DataError naming file and line.
 
-    by: a key of the lines whose value is the stratum. category: what answers without one are held
-    to.
+    by: a key of the lines whose value is the stratum. category: for answers without one.
     """
     rows: list[AnswerRow] = []
     seen: set[str] = set()
@@ -94,6 +93,7 @@ def read_answers(path: Path, by: str | None = None, category: str | None = None)
         request, answer = _texts(line, value, where)
         item = JudgeInput(request=request, answer=answer, category=line.category or category)
         stratum = str(value[by]) if by is not None else ""
+        # answers to one request are not independent; an answer without a request stands alone
         group = item.request or name
         labels = {who: said for who, said in line.labels.items() if said not in (None, "unscored")}
         rows.append(
@@ -112,13 +112,15 @@ def read_answers(path: Path, by: str | None = None, category: str | None = None)
 
 
 def _texts(line: _Line, value: Mapping[str, Any], where: str) -> tuple[str, str]:
-    """(request, answer) of a row, empty where it has none. Raises DataError on what is no text."""
+    """(request, answer) of a row, empty where it has none. Raises DataError on other types."""
     given = {"request": line.request, "answer": line.answer}
     odd = next(
         (k for k, t in given.items() if t is not None and not isinstance(t, str | list)), None
     )
     if odd:
         raise DataError(f"{where}: {odd}: {given[odd]!r:.60} is no text", "correct the value")
+    # The plain shape: texts under the keys of this format, and no key of another shape. Anything
+    # else is a conversation, whose last turn is the answer.
     if (
         not any(isinstance(t, list) for t in given.values())
         and line.model_fields_set & {"request", "answer"}
@@ -141,7 +143,7 @@ def _texts(line: _Line, value: Mapping[str, Any], where: str) -> tuple[str, str]
 
 
 def agreed_label(label: Verdict | None, labels: Mapping[str, Verdict]) -> Verdict | None:
-    """The label of an answer: the one given, or the one that all who labelled it agree on."""
+    """The label of an answer: `label`, or without one the label that all people agree on."""
     said = {label} if label is not None else set(labels.values())
     return None if "unscored" in said or len(said) != 1 else said.pop()
 
@@ -156,8 +158,8 @@ def write_verdicts(path: Path, ids: Sequence[str], outcomes: Sequence[Outcome]) 
 
 
 def read_verdicts(path: Path, ids: Sequence[str]) -> list[Outcome]:
-    """The verdicts of these answers, in this order. Raises DataError if one is missing or stands
-    there twice.
+    """Read the verdicts of these answers, in this order. Raises DataError if one is missing or
+    repeated.
     """
     found: dict[str, Outcome] = {}
     for raw in read_rows(path):

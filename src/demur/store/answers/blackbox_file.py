@@ -1,6 +1,4 @@
-"""What `demur blackbox` keeps in <run>/blackbox: answers with a judge's verdicts, rows for the run,
-and the counts.
-"""
+"""The files of <run>/blackbox: answers with a judge's verdicts, rows for the run, and counts."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ from demur.store.run import RunFolder
 
 @dataclass(frozen=True, slots=True)
 class BlackboxFolder:
-    """Where things lie. Paths only."""
+    """The paths of a run's black-box files."""
 
     run: RunFolder
 
@@ -35,12 +33,12 @@ class BlackboxFolder:
 
     @property
     def replies(self) -> Path:
-        """Every reply as it came, for going on: demur.store.answers.reply_file."""
+        """Every reply as it came, so that a killed run goes on: demur.store.answers.reply_file."""
         return self.root / "replies.sqlite"
 
     @property
     def answers(self) -> Path:
-        """What was answered, with the verdicts: a file for `demur judge check`."""
+        """Answers with their verdicts: a file for `demur judge check`."""
         return self.root / "answers.jsonl"
 
     @property
@@ -101,12 +99,13 @@ class BlackboxFile(Strict):
 
     @property
     def asked_for(self) -> str:
-        """The name that was asked for, which an endpoint may resolve to another one."""
+        """The model name in the requests, which an endpoint may resolve to another one."""
+        # older files have it within asked_as only: "NAME temperature=... ..."
         return self.asked_model or self.asked_as.partition(" temperature=")[0]
 
     @property
     def without_outcome(self) -> int:
-        """Prompts that were asked and of which nobody knows whether they were declined."""
+        """Prompts that were sent, without an answer or with one that no judge could score."""
         return sum(self.failed.values()) + self.verdicts["unscored"]
 
 
@@ -121,14 +120,15 @@ def read_summary(path: Path) -> BlackboxFile:
 
 
 def prompts_without_outcome(run: RunFolder) -> int:
-    """Prompts of a black-box run that got no answer, or one that no judge could score; 0 for any
-    other run.
+    """Count the prompts of a black-box run that got no answer, or one that no judge could score; 0
+    for any other run.
 
-    Raises ArtifactError if the counts are damaged or not as they were made, or gone where the
-    answers are there.
+    Raises ArtifactError if the counts are damaged or changed, or missing beside answers.
     """
     folder = BlackboxFolder(run)
-    if run.receipt("blackbox") is not None:  # older runs have none
+    # Promises count these prompts as errors, so edited counts are an error. Older runs have no
+    # receipt to compare with.
+    if run.receipt("blackbox") is not None:
         run.require("blackbox", str(folder.summary.relative_to(run.root)))
     ours = any(path.exists() for path in (folder.summary, folder.rows, folder.answers))
     return read_summary(folder.summary).without_outcome if ours else 0
@@ -140,7 +140,8 @@ def write_answers(
     """Write answers atomically. `verdict` is the judge's; `label` is a person's, kept where the
     answer is the same.
 
-    Raises DataError, naming the line, if a person has left a file there that cannot be read.
+    Raises DataError, naming the line, if the file is there and cannot be read: labels in it would
+    be lost.
     """
     before = read_answers(path) if path.exists() else []
     labels = {(row.id, row.item.answer): row.label for row in before if row.label is not None}

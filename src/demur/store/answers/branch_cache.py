@@ -1,4 +1,4 @@
-"""Branches that were generated and judged once, so that every policy and threshold is a look-up."""
+"""A cache of branches: each is generated and judged once, and looked up for every policy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class BranchCache:
     known: dict[tuple[str, int], Branch] = field(default_factory=dict)
 
     def load(self) -> None:
-        """Read what is on disk. Raises ArtifactError naming a damaged file."""
+        """Read the branches on disk. Raises ArtifactError naming a damaged file."""
         # In the order of writing: a later outcome of the same branch takes the earlier one's place.
         for path in (*self.others, self.file, *sorted(self.parts.glob("*.parquet"))):
             if path.exists() and branches_origin(path) == self.origin:
@@ -49,13 +49,14 @@ class BranchCache:
         return branch
 
     def add(self, branches: Sequence[Branch]) -> None:
-        """Save a part and know it."""
+        """Write branches as the next part file, and remember them."""
         taken = len(list(self.parts.glob("*.parquet")))
         write_branches(self.parts / f"{taken:05d}.parquet", branches, self.tokens, self.origin)
         self._know(branches)
 
     def merge(self) -> None:
         """Write all branches into `file`, then delete the parts."""
+        # sorted, so that the same branches give the same bytes in whatever order they came
         rows = [self.known[key] for key in sorted(self.known)]
         write_branches(self.file, rows, self.tokens, self.origin)
         shutil.rmtree(self.parts, ignore_errors=True)

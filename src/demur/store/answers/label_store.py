@@ -29,7 +29,7 @@ class LabelFile:
         self._file = SqliteFile(path, what="label file", version=FORMAT, tables=(_TABLE, _BY_JUDGE))
 
     def get(self, key: str) -> Outcome | None:
-        """See core.judging.LabelStore."""
+        """The outcome under a key, if there is one."""
         row = self._file.row("SELECT verdict, reason, judge, score FROM labels WHERE key = ?", key)
         return (
             None
@@ -38,17 +38,15 @@ class LabelFile:
         )
 
     def put(self, key: str, outcome: Outcome, served_by: str) -> None:
-        """See core.judging.LabelStore. Unscored outcomes do not belong here: they are asked about
-        again.
-        """
+        """Store an outcome at once. Unscored outcomes do not belong here: they are judged again."""
         values = (key, outcome.judge, outcome.verdict, outcome.reason, outcome.score, served_by)
         self._file.write("INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?, ?, ?)", *values)
 
     def served_by(self, judge: str) -> str | None:
-        """See core.judging.LabelStore."""
+        """The model behind the endpoint that gave this judge's labels; None without labels."""
         row = self._file.row("SELECT served_by FROM labels WHERE judge = ? LIMIT 1", judge)
         return None if row is None else str(row[0])
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()

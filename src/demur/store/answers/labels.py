@@ -1,9 +1,10 @@
-"""What people say of texts, as JSONL, and the key to texts that were drawn for them.
+"""Hand labels of texts, as JSONL, and the key to texts that were drawn for labelling.
 
-A labelled text is {"id": prompt, "token": ..., "label": ...}, one line each. What `demur judge
-draw` hands out says less, so that nobody is led: {"id": "text-7", "request", "answer", "label"}.
-Which text that was stands in the key beside it (FILE with .key.jsonl): {"id": "text-7", "prompt",
-"token", "stratum", "of"}.
+1. A labelled text is {"id": prompt, "token": ..., "label": ...}, one line each.
+2. `demur judge draw` writes less, so that nobody is led: {"id": "text-7", "request", "answer",
+   "label"}. Labels of several people stand under "labels", by their names.
+3. The key beside that file (FILE with .key.jsonl) has the text behind each id: {"id": "text-7",
+   "prompt", "token", "stratum", "of"}.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class LabelRow(Strict):
 
 
 class DrawnRow(Strict):
-    """One line of the key: which text was handed out, and how it was drawn."""
+    """One line of the key: which text was drawn, and how."""
 
     id: str
     prompt: str  # id
@@ -56,7 +57,7 @@ class _DrawnLabelRow(Strict):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HandLabels:
-    """Labels by prompt id and score column."""
+    """Hand labels by prompt id and score column."""
 
     verdicts: dict[tuple[str, int], Verdict]
     # of texts drawn in strata: the stratum of each labelled text, and the texts of each stratum;
@@ -75,16 +76,19 @@ NO_LABELS = HandLabels(verdicts={}, stratum={}, sizes=())
 
 
 def key_path(labels: Path) -> Path:
-    """Where the key to handed-out texts lies."""
+    """The path of the key to drawn texts."""
     return labels.with_suffix(".key.jsonl")
 
 
 def read_key(labels: Path) -> dict[str, DrawnRow]:
-    """The key beside a file of labels, by id of the drawn text; empty if there is none. Raises
+    """Read the key beside a file of labels, by id of the drawn text; empty without one. Raises
     DataError.
     """
     path = key_path(labels)
-    return _key(path) if path.exists() else {}
+    if not path.exists():
+        return {}
+    rows = [validated(DrawnRow, raw.value, raw.where, DataError) for raw in read_rows(path)]
+    return {row.id: row for row in rows}
 
 
 def stratum_sizes(drawn: Mapping[str, DrawnRow]) -> dict[str, int]:
@@ -100,9 +104,7 @@ def labels_digest(path: Path) -> str:
 
 def write_drawn(path: Path, drawn: Sequence[tuple[DrawnRow, str, str]]) -> None:
     """Write texts to label, (key, request, answer) each, and their key beside them. Raises
-    DataError if there are any.
-
-    Texts that were labelled are worth more than a new draw: nothing is overwritten.
+    DataError if the file is there: hand labels are worth more than a new draw.
     """
     if path.exists():
         raise DataError(f"{path} is there already", "finish labelling it, or draw to another file")
@@ -110,16 +112,17 @@ def write_drawn(path: Path, drawn: Sequence[tuple[DrawnRow, str, str]]) -> None:
         {"id": row.id, "request": request, "answer": answer, "label": None}
         for row, request, answer in drawn
     ]
+    # the key first: texts without their key could never be read back
     write_text(key_path(path), "".join(row.model_dump_json() + "\n" for row, _, _ in drawn))
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in asked))
 
 
 def read_labels(path: Path, choices: Sequence[str]) -> HandLabels:
-    """Labels, of texts that were drawn or not. Raises DataError naming file and line of a bad or
-    repeated one.
+    """Read hand labels, of drawn texts or of others. Raises DataError naming file and line of a bad
+    or repeated one.
 
-    Drawn texts without a label are left out: those of their stratum that have one stand for it. A
-    stratum without any stands for nothing, which is a DataError.
+    Drawn texts without a label are left out: the labelled ones of their stratum represent it. A
+    stratum without any is a DataError.
     """
     verdicts: dict[tuple[str, int], Verdict] = {}
     stratum: dict[tuple[str, int], str] = {}
@@ -144,6 +147,7 @@ def read_labels(path: Path, choices: Sequence[str]) -> HandLabels:
             f"{path}: no text of the stratum {bare[0]!r} is labelled",
             "label on, in the order of the file",
         )
+    # strata are numbered in the order of the key; texts that were not drawn have none
     place = {name: n for n, name in enumerate(sizes)}
     return HandLabels(
         verdicts=verdicts,
@@ -153,7 +157,7 @@ def read_labels(path: Path, choices: Sequence[str]) -> HandLabels:
 
 
 def _named_texts(path: Path) -> Iterator[tuple[str, DrawnRow, Verdict]]:
-    """(where, text, label) of lines that say which text they mean."""
+    """(where, text, label) of the lines that name prompt and token themselves."""
     for raw in read_rows(path):
         row = validated(LabelRow, raw.value, raw.where, DataError)
         yield (
@@ -173,6 +177,7 @@ def _drawn_texts(
             raise DataError(
                 f"{raw.where}: {row.id!r} is not in {key_path(path)}", "leave the ids as they were"
             )
+        # people who have not looked at the text yet left null
         said: dict[str, Verdict] = {
             who: label for who, label in row.labels.items() if label is not None
         }
@@ -181,8 +186,3 @@ def _drawn_texts(
             raise DataError(f"{raw.where}: people differ on {row.id!r}", 'decide: set "label"')
         if label is not None:
             yield raw.where, drawn[row.id], label
-
-
-def _key(path: Path) -> dict[str, DrawnRow]:
-    rows = [validated(DrawnRow, raw.value, raw.where, DataError) for raw in read_rows(path)]
-    return {row.id: row for row in rows}

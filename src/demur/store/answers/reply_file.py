@@ -32,8 +32,8 @@ class ReplyFile:
         self._file = SqliteFile(path, what="file of replies", version=FORMAT, tables=_TABLES)
 
     def get(self, key: str) -> ChatAnswer | Declined | None:
-        """The reply under a key, if there is one; without its tokens. What an older version misread
-        is none.
+        """The reply under a key, if there is one; without its tokens. Replies that an older version
+        misread are left out, and so asked for again.
         """
         row = self._file.row("SELECT text, model FROM replies WHERE key = ?", key)
         if row is not None:
@@ -43,8 +43,9 @@ class ReplyFile:
         return None if row is None else Declined(reason=row[0], text=row[1], model=row[2])
 
     def put(self, key: str, reply: ChatAnswer | Declined) -> None:
-        """Keep a reply, at once."""
+        """Store a reply at once, in place of an earlier one."""
         if isinstance(reply, Declined):
+            # `get` looks into replies first: an older reply would hide this decline
             self._file.write("DELETE FROM replies WHERE key = ?", key)
             self._file.write(
                 "INSERT OR REPLACE INTO declines VALUES (?, ?, ?, ?)",
@@ -59,5 +60,5 @@ class ReplyFile:
             )
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()

@@ -1,5 +1,5 @@
-"""What was paid for, kept in one sqlite file and written as it comes, so that a killed run pays
-once.
+"""One sqlite file for replies or labels that cost money: each is written as it comes, so that a
+killed run pays once.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ class SqliteFile:
     """One sqlite file of a stated format. Raises ArtifactError if it is damaged or of another
     format.
 
-    what: what such a file is called in errors ("label file"). tables: statements that make what is
-    missing.
+    what: the name of such a file in errors ("label file"). tables: CREATE statements, of tables and
+    indexes that may be there.
     """
 
     def __init__(self, path: Path, *, what: str, version: int, tables: Sequence[str]) -> None:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            # isolation_level=None: every statement is a transaction of its own
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
             if found in (0, version):
@@ -58,5 +59,5 @@ class SqliteFile:
             ) from None
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._db.close()

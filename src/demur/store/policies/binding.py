@@ -1,10 +1,9 @@
-"""The tie between a promise and what it speaks of: a digest that is made with the promise and
-checked at every load.
+"""Digests of promises: made when a stage certifies, compared at every load.
 
 1. A stage that certifies calls demur.store.policies.policy_file.bind_promises when the policy is
    final.
-2. Whoever reads a policy file computes the digest again. A promise that does not fit, or has none,
-   is "not certified".
+2. Every reader of a policy file computes the digest again. A promise with another digest, or
+   without one, is "not certified".
 3. Anybody can compute a digest. Against an editor who does, a policy is signed:
    demur.store.policies.signature.
 """
@@ -27,12 +26,15 @@ CHANGED = (
 
 
 def promise_digest(policy: Mapping[str, Any], promise: Mapping[str, Any]) -> str:
-    """sha256 of one promise and of all that it speaks of, both as JSON values of a policy file.
+    """The sha256 of a promise and of all that its decisions depend on, from the JSON values of a
+    policy file.
 
-    That is the promise's own fields, the taxonomy, the rule, the calibrator, the fingerprint, what
-    each category's decision depends on, and whatever else the file says of decisions. Keys in any
-    order.
+    That is the promise's own fields, the taxonomy, the rule, the calibrator, the fingerprint, the
+    keys of each category that change a decision, and any key of the file that is not named above.
+    Keys in any order.
     """
+    # Keys are left out by name, not taken by name: a key that a later version adds to decisions is
+    # bound without a change here.
     spoken_of = {key: value for key, value in policy.items() if key not in _BESIDE_THE_POLICY}
     spoken_of["categories"] = [
         {key: value for key, value in row.items() if key not in _BESIDE_A_CATEGORY}
@@ -43,8 +45,8 @@ def promise_digest(policy: Mapping[str, Any], promise: Mapping[str, Any]) -> str
 
 
 def fault_of(policy: Mapping[str, Any], promise: Mapping[str, Any]) -> str | None:
-    """Why a promise of a policy file is not what was certified; None if nothing speaks against
-    it.
+    """The reason why a promise of a policy file is not the certified one; None without such a
+    reason.
     """
     stated = promise.get("digest")
     if stated is None:

@@ -47,7 +47,7 @@ _CORRECTNESS_FORMAT = "demur.correctness-aware/1"
 
 
 class _FittedRow(Strict):
-    """A core Fitted whose map is not read yet; so are the two below."""
+    """A core Fitted whose map is a JSON value still. The two rows below hold maps likewise."""
 
     tokens: tuple[str, ...]
     map: Any
@@ -98,6 +98,7 @@ def read_correctness_aware(path: Path) -> CorrectnessAware:
 
 def _record(value: object, kinds: Mapping[str, type[Any]], where: str) -> Any:
     """The record of a JSON object that is of one of these kinds, and of all records within it."""
+    # what is no object has no kind, and gets the error of an unknown one
     fields = dict(value) if isinstance(value, Mapping) else {}
     kind = fields.pop("kind", None)
     if not isinstance(kind, str) or kind not in kinds:

@@ -12,7 +12,9 @@ from demur.base.files import write_json
 
 
 class TrialRow(Strict):
-    """One family on held-out folds: demur.stats.calibrators.choose.FamilyTrial."""
+    """One family on held-out folds: a FamilyTrial of demur.stats.calibrators.choose, which store
+    may not import.
+    """
 
     family: str
     log_loss: float | None  # nats per row; null if it could not be fitted

@@ -1,7 +1,11 @@
 """A folder of policies that may change while a server reads it.
 
-Every `*.json` in it is one policy, known by the `name` inside. The server calls `reload` now and
-then and swaps one frozen PolicySet for the next; a request keeps the policy that it started with.
+1. Every `*.json` in it is one policy, known by the `name` inside.
+2. The server calls `reload` now and then and swaps one frozen PolicySet for the next; a request
+   keeps the policy that it started with.
+3. `reload` reads the files that have changed, each whole or not at all.
+4. It then resolves names: a file at fault, or of a name that is taken, keeps in force the policy
+   that it held before.
 """
 
 from __future__ import annotations
@@ -37,8 +41,8 @@ class Live:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """Why a file is not in force as it stands. What it said before still is, if it ever was
-    sound.
+    """The reason why a file is not in force. The policy that it held before still is, if there was
+    one.
     """
 
     file: str  # file name; "" for the folder itself
@@ -48,7 +52,7 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """One thing that a reload did."""
+    """One policy or file that a reload changed, for the log."""
 
     kind: Literal["added", "changed", "removed", "rejected", "recovered"]
     file: str
@@ -92,8 +96,8 @@ class PolicySet:
 def read_folder(
     path: Path, fingerprint: Fingerprint | None = None, trust: Trust = DIGESTS_ONLY
 ) -> PolicySet:
-    """Read a folder of policies, or one policy file, for the first time. What is bad becomes a
-    fault of the set.
+    """Read a folder of policies, or one policy file, for the first time. Bad files become faults of
+    the set.
     """
     return reload(PolicySet(path=path, fingerprint=fingerprint, trust=trust))[0]
 
@@ -101,17 +105,17 @@ def read_folder(
 def reload(
     previous: PolicySet, needed: Collection[str] = ()
 ) -> tuple[PolicySet, tuple[Change, ...]]:
-    """The policies as they are now, and what is different. Reads only files that have changed;
+    """Read a folder again: the next set, and its changes. Reads only files that have changed;
     raises nothing.
 
-    All or nothing per file: one that is bad, half-written, for another model or of a name already
-    taken is a fault, and what it last held stays in force. So does what a removed or renamed one
-    held if it is `needed` (some tenant's default). Of several new files with one name none is
-    taken.
+    A file that is bad, half-written, for another model or of a name already taken is a fault, and
+    the policy that it held before stays in force. So does the policy of a removed or renamed file
+    if it is `needed` (some tenant's default). Of several new files with one name none is taken.
     """
     try:
         files = _listed(previous.path)
     except OSError as e:
+        # The folder itself cannot be read: all policies stay, and so do the faults of its files.
         kept = tuple(f for f in previous.faults if f.file)
         fault = Fault(
             file="",
@@ -129,23 +133,24 @@ def _listed(path: Path) -> list[Path]:
         path.stat()  # raises if it is not there
         return [path]
     return sorted(
-        p for p in path.iterdir() if p.suffix == ".json" and p.name[0] != "." and _is_meant(p)
+        p
+        for p in path.iterdir()
+        if p.suffix == ".json"
+        and p.name[0] != "."
+        # Folders and pipes are passed over. A broken link is read, so that it becomes a fault:
+        # whoever made it meant a policy.
+        and (p.is_file() or (p.is_symlink() and not p.exists()))
     )
 
 
-def _is_meant(path: Path) -> bool:
-    """Whether this is a file, or a link that ought to lead to one. Folders and pipes are not
-    read.
-    """
-    return path.is_file() or (path.is_symlink() and not path.exists())
-
-
 def _read_file(path: Path, before: _FileState | None, terms: PolicySet) -> _FileState:
-    """Read one file, unless it is as it was. A file replaced meanwhile is read whole, as it was
+    """Read one file, unless it is unchanged. A file that is replaced meanwhile is read as it was
     when it was opened.
     """
     try:
         with open_regular(path) as file:
+            # The stamp is of the open file, not of its name, which may lead to another by now.
+            # Taken before and after reading, it tells whether somebody wrote there meanwhile.
             stamp = _stamp(file.fileno())
             if before is not None and before.settled and before.stamp == stamp:
                 return before
@@ -172,6 +177,8 @@ def _read_file(path: Path, before: _FileState | None, terms: PolicySet) -> _File
             hint="it is no policy",
         )
         return _FileState(stamp=stamp, settled=False, digest="", outcome=fault)
+    # Another stamp with the same bytes (touch, a copy over itself) changes nothing: the policy of
+    # before stays the same object.
     settled, digest = time.time_ns() - max(stamp[:2]) > SETTLED_NS, digest_bytes(data)
     if before is not None and before.digest == digest:
         return replace(before, stamp=stamp, settled=settled)
@@ -202,10 +209,12 @@ def _parsed(path: Path, data: bytes, terms: PolicySet) -> Live | Fault:
 def _resolve(
     before: Mapping[str, Live], found: Mapping[str, Live | Fault], needed: Collection[str]
 ) -> tuple[dict[str, Live], tuple[Fault, ...]]:
-    """Which policies are in force now, given those in force before and what each file holds.
+    """Choose the policies in force, from those in force before and the policy or fault of each
+    file.
 
-    Files are held back, to what they held before, until no two of the rest want one name and
-    nothing needed is gone.
+    A rejected file counts with the policy that it held before. That may bring back a name which
+    another file has taken, so files are rejected until no two want one name and no needed name
+    is missing. Each round rejects at least one file more: there are no more rounds than files.
     """
     held = {live.file: live for live in before.values()}
     faults = {file: outcome for file, outcome in found.items() if isinstance(outcome, Fault)}
@@ -225,6 +234,7 @@ def _resolve(
             break
         faults |= rejected
     policies = {live.policy.name: live for live in claims.values()}
+    # Removed files are in no round above: they cannot be rejected, only outlived.
     for name, live in before.items():
         if live.file not in found and name not in policies and name in needed:
             policies[name] = live
@@ -242,7 +252,9 @@ def _resolve(
 def _candidates(
     found: Mapping[str, Live | Fault], held: Mapping[str, Live], faults: Collection[str]
 ) -> Iterator[tuple[str, Live]]:
-    """What each file would put in force: what it holds, or, held back by a fault, what it held."""
+    """The policy that each file would put in force: its own, or the one of before if it is at
+    fault.
+    """
     for file, outcome in found.items():
         if file not in faults and isinstance(outcome, Live):
             yield file, outcome
@@ -251,7 +263,7 @@ def _candidates(
 
 
 def _name_clashes(names: Mapping[str, list[str]], before: Mapping[str, Live]) -> Iterator[Fault]:
-    """All but the rightful one, which had the name before, of the files that want one name."""
+    """The files of a name that several want, but for the one that had the name before."""
     for name, files in names.items():
         for file in files:
             if len(files) > 1 and not (name in before and before[name].file == file):
@@ -269,7 +281,7 @@ def _missing_defaults(
     found: Collection[str],
     needed: Collection[str],
 ) -> Iterator[Fault]:
-    """The files that held a needed policy and now hold one of another name."""
+    """The files that held a needed policy and now hold a policy of another name."""
     for name, live in before.items():
         if name in needed and name not in names and live.file in found:
             yield Fault(
@@ -291,11 +303,14 @@ def _with_changes(old: PolicySet, new: PolicySet) -> tuple[PolicySet, tuple[Chan
         was, now = old.policies.get(name), new.policies.get(name)
         if now is None and was is not None:
             changes.append(Change(kind="removed", file=was.file, name=name, digest=None))
+        # Digests alone would miss a promise that no longer counts: it is written as certified
+        # still.
         elif now is not None and (
             was is None or was.policy != now.policy or was.digest != now.digest
         ):
             kind: Literal["added", "changed"] = "changed" if was else "added"
             changes.append(Change(kind=kind, file=now.file, name=name, digest=now.digest))
+    # A fault is logged when it comes and when it goes, not at every reload that finds it again.
     held = {live.file: live for live in new.policies.values()}
     faulty = {f.file for f in new.faults}
     for fault in (f for f in new.faults if f not in old.faults):

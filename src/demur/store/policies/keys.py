@@ -1,5 +1,5 @@
-"""API keys: only their hashes are ever stored, and a check takes the same time whatever is
-presented.
+"""API keys: only their hashes are stored, and a check takes the same time for every presented
+key.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class ApiKey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyProblem:
-    """Why a key opens nothing. Only who holds a right key may learn that it has expired; the rest
-    is for the log.
+    """The reason why a key is not accepted. "expired" may be told to the client, which holds the
+    key; the other reasons are for the log.
     """
 
     reason: Literal["missing", "unknown", "expired"]
@@ -44,9 +44,7 @@ class Tenants:
 
     @property
     def defaults(self) -> frozenset[str]:
-        """The policies that some tenant falls back on: a server must not lose them while it
-        runs.
-        """
+        """Each tenant's default policy, by name: a server must not lose one while it runs."""
         return frozenset(t.policies[0] for t in self.tenants)
 
     def require_policies(self, names: Collection[str]) -> None:
@@ -63,19 +61,18 @@ class Tenants:
 
 
 def digest_of_key(presented: str) -> str:
-    """sha256 of a key, 64 hex digits: all that a tenants file holds of it. Keys are random, so no
-    salt is needed.
-    """
+    """The sha256 of a key, 64 hex digits, which tenants files hold in its place."""
+    # Keys are 32 random bytes, so no salt is needed. surrogatepass: a client may send bytes that
+    # are no text, and they are unknown, not an error.
     return hashlib.sha256(presented.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def authenticate(
     keys: Sequence[ApiKey], presented: str | None, now: datetime
 ) -> ApiKey | KeyProblem:
-    """The key that was presented, with its tenant, or why it opens nothing. `now` has a time zone.
+    """Look up a presented key: the key with its tenant, or the problem. `now` has a time zone.
 
-    Every stored hash is compared, in constant time each: how long it takes tells nothing about any
-    key.
+    Every stored hash is compared, in constant time each: the time taken says nothing about any key.
     """
     if not presented:
         return KeyProblem(reason="missing")

@@ -1,4 +1,13 @@
-"""policy.json and the taxonomy and fingerprint inside it."""
+"""policy.json: a policy with its taxonomy, fingerprint and promises.
+
+1. Reading: the JSON value becomes a PolicyFile. Its fields are core records where file and record
+   agree; where they differ on purpose stands a row, which says how.
+2. `to_core` makes the policy, whose own checks compare its parts.
+3. Promises then count as far as their digests and the signature allow:
+   demur.store.policies.trust.
+4. Writing gives the same value back. Keys that came later are left out where they are empty, so
+   that the digest of an old policy stays what it was.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +40,7 @@ from demur.store.policies.calibrator_file import calibrator_from_json, calibrato
 from demur.store.policies.signature import Signature, sign
 from demur.store.policies.trust import DIGESTS_ONLY, Trust, checked_promises
 
+# what a file may say; "not certified" is found on reading
 FileStatus = Literal["certified", "measured", "uncertified", "no longer supported"]
 
 NEVER_WORD = "never"  # JSON has no infinity
@@ -72,6 +82,7 @@ class CategoryPolicyRow(Strict):
     def to_core(self) -> CategoryPolicy:
         """The core record."""
         fields = {f: getattr(self, f) for f in _PLAIN}
+        # dict(row) keeps the rates as the records that they are; model_dump would take them apart
         curve = tuple(CurvePoint(**dict(row)) for row in self.curve)
         return CategoryPolicy(**fields, translations=tuple(self.translations.items()), curve=curve)
 
@@ -94,6 +105,7 @@ class PromiseRow(Strict):
     def to_core(self) -> Promise:
         """The core record."""
         fields = dict(self)
+        # A measured level was a rate to be met, any other a bound: the risk alone does not say.
         goal = stated_goal(
             fields.pop("risk"), fields.pop("level"), measured=self.status == "measured"
         )
@@ -119,6 +131,7 @@ class PolicyFile(Strict):
 
     def to_core(self) -> Policy:
         """The core record. Raises PolicyError if the parts contradict each other."""
+        # Categories are compared by place from here on, so their order must be the taxonomy's.
         named = tuple(c.category for c in self.categories)
         if named != self.taxonomy.names:
             raise PolicyError(
@@ -150,6 +163,7 @@ def write_signed(path: Path, policy: Policy, key_file: Path) -> Signature:
     """Write a policy atomically, with its signature by a private key. Raises ConfigError on a file
     without one.
     """
+    # Signed is the value without the key "signature", as the policy's digest has it.
     value = policy_to_json(policy)
     signature = sign(value, key_file)
     write_json(path, value | {"signature": signature.model_dump(mode="json")})
@@ -162,14 +176,16 @@ def read_policy(path: Path, trust: Trust = DIGESTS_ONLY) -> Policy:
 
 
 def policy_from_json(value: object, where: str, trust: Trust = DIGESTS_ONLY) -> Policy:
-    """A policy from its JSON value, its promises as far as they may be believed: see
-    demur.store.policies.trust.checked_promises.
+    """Make a policy of its JSON value, with its promises as demur.store.policies.trust.
+    checked_promises leaves them.
 
     Raises PolicyError naming `where`.
     """
     try:
         file = validated(PolicyFile, value, where, PolicyError)
         policy = file.to_core()
+        # Digests are made of the value as it would be written, not as it was read: keys in another
+        # order, or empty ones, change no promise.
         return replace(
             policy,
             promises=checked_promises(
@@ -182,10 +198,10 @@ def policy_from_json(value: object, where: str, trust: Trust = DIGESTS_ONLY) -> 
 
 
 def bind_promises(policy: Policy) -> Policy:
-    """The policy as certified, each certified promise tied to what it speaks of. For stages, once
-    all is final.
+    """Give each certified promise the digest of what it is about. Stages call this once the policy
+    is final.
 
-    A promise that has a digest keeps it: a policy that was kept, and changed, does not become
+    A promise that has a digest keeps it: a stored policy that was changed does not become
     certified again.
     """
     value = policy_to_json(policy)
@@ -231,7 +247,7 @@ def policy_to_json(policy: Policy) -> dict[str, Any]:
 
 
 def policy_digest(policy: Policy) -> str:
-    """sha256 of a policy's JSON value: the hash that answers and logs carry."""
+    """The sha256 of a policy's JSON value, which answers and logs carry."""
     return digest_json(policy_to_json(policy))
 
 

@@ -1,9 +1,11 @@
 """Signatures of policies: Ed25519 (RFC 8032) over the digest of the policy's JSON value, kept
 inside the file.
 
-A signed policy is one file still, so that a reload never meets a policy without the signature that
-goes with it. The signature is no part of the policy's digest: signing changes nothing that answers
-and logs carry.
+1. The signed message is a fixed prefix and the digest: a signature for another purpose does not
+   fit.
+2. Signature and policy are one file, so that a reload never meets one without the other.
+3. The signature is no part of the policy's digest: answers and logs carry the same digest before
+   and after signing.
 """
 
 from __future__ import annotations
@@ -22,18 +24,18 @@ from demur.base.files import digest_json
 
 PREFIX = "ed25519:"  # before 64 hex digits: a public key
 _KEY = re.compile(r"ed25519:[0-9a-f]{64}")
-_DOMAIN = b"demur.policy.signature/1\n"  # so that a signature of ours is none of anything else
+_DOMAIN = b"demur.policy.signature/1\n"  # before what is signed: no other program signs such bytes
 
 
 class Signature(Strict):
-    """Who vouches for a policy."""
+    """A public key, and its signature of the policy."""
 
     key: Annotated[str, Field(pattern=f"^{_KEY.pattern}$")]
     value: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 
 
 def new_private_key(path: Path) -> str:
-    """Write a new private key (PEM, readable by its owner alone) and give its public key.
+    """Write a new private key (PEM, readable by its owner alone) and return its public key.
 
     Raises ArtifactError if the file is there already or cannot be written.
     """
@@ -43,6 +45,7 @@ def new_private_key(path: Path) -> str:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     try:
+        # O_EXCL: an existing key is never overwritten. The mode is set before the key is there.
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as e:
         raise ArtifactError(
@@ -76,7 +79,7 @@ def sign(value: Mapping[str, Any], key_file: Path) -> Signature:
 def fault_of_signature(
     value: Mapping[str, Any], signature: Signature | None, keys: Sequence[str]
 ) -> str | None:
-    """Why nobody trusted vouches for this policy; None if one of `keys` signed it."""
+    """The reason why a policy is not signed by one of `keys`; None if it is."""
     if signature is None:
         return "it is not signed"
     if signature.key not in keys:
@@ -85,7 +88,7 @@ def fault_of_signature(
 
 
 def verifies(value: Mapping[str, Any], signature: Signature) -> bool:
-    """Whether the signature was made of this value by the owner of the key that it names."""
+    """Whether a signature fits the policy's JSON value and the public key that it names."""
     public = public_key_of(signature.key)
     from cryptography.exceptions import InvalidSignature  # optional: most policies are not signed
 
@@ -97,7 +100,7 @@ def verifies(value: Mapping[str, Any], signature: Signature) -> bool:
 
 
 def public_key_of(text: str) -> Any:
-    """The public key behind "ed25519:" and 64 hex digits. Raises ConfigError on anything else."""
+    """Parse a public key, "ed25519:" and 64 hex digits. Raises ConfigError on anything else."""
     ed25519, _ = _ed25519()
     if not _KEY.fullmatch(text):
         raise ConfigError(
@@ -118,15 +121,13 @@ def _named(public: Any) -> str:
 
 
 def _ed25519() -> tuple[Any, Any]:
-    """The modules of `cryptography` that are needed. Raises MissingDependency where it is not
-    installed.
-    """
+    """Import ed25519 and serialization of `cryptography`. Raises MissingDependency without it."""
     try:
         from cryptography.hazmat.primitives import serialization  # optional, as above
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ModuleNotFoundError as e:
         if (e.name or "").partition(".")[0] != "cryptography":
-            raise
+            raise  # installed, and broken: another story than a missing package
         raise MissingDependency(
             "signatures of policies need cryptography", "pip install 'demur[sign]'"
         ) from None

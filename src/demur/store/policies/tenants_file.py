@@ -11,10 +11,11 @@ expires = 2030-01-01T00:00:00Z        # optional
 sha256 = "..."
 # end
 
-A file may be cut off: a full disk, an editor, a copy that broke. What is cut off must not open a
-door, so (1) a key's hash stands last in its table, (2) a file with a line `# end` must end with
-one, and (3) a reload does not take a file for whole that is only the beginning of what it read
-before.
+A file may be cut off: a full disk, an editor, a copy that broke. A file that is cut off must not
+give anybody more than the whole file would. So:
+1. The hash of a key stands last in its table: without its expiry there is no key.
+2. A file with a line `# end` must end with one.
+3. A reload refuses a file that is only the beginning of the one that it read before.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ class KeyRow(Strict):
 
 
 class TenantRow(Strict):
-    """[tenants.<name>]"""
+    """[tenants.<name>]: a core Tenant without its name, with its keys, and with limits on
+    values.
+    """
 
     policies: Annotated[tuple[str, ...], Field(min_length=1)]
     may_override: bool = False
@@ -61,7 +64,7 @@ class TenantRow(Strict):
 
 
 class TenantsFile(Strict):
-    """The whole file. Its errors show no values: someone may have pasted a key where its hash
+    """The whole file. Its errors show no values: a key may have been pasted where its hash
     belongs.
     """
 
@@ -72,28 +75,26 @@ class TenantsFile(Strict):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reread:
-    """A tenants file looked at again."""
+    """The result of reading a tenants file again."""
 
-    tenants: Tenants  # to be in force now
-    whole: str  # the text of the last file that was taken as it stands
-    fault: ConfigError | None = None  # why this one was not
+    tenants: Tenants  # in force from now on
+    whole: str  # the text of the last sound file
+    fault: ConfigError | None = None  # of this file; None if it is sound
 
 
 def read_tenants(path: Path) -> Tenants:
-    """The tenants and keys of a file. Raises ConfigError naming the file, the key and the
-    remedy.
-    """
+    """Read tenants and keys. Raises ConfigError naming the file, the key and the remedy."""
     return _parsed(path, read_tenants_text(path))
 
 
 def reread_tenants(path: Path, before: Tenants, whole: str) -> Reread:
-    """The tenants to be in force, given those before. Raises nothing.
+    """Read a tenants file again, while a server runs on the tenants of before. Raises nothing.
 
-    A sound file is taken as it stands. Of any other the one thing that is believed is which keys it
-    still names: a key that it does not name (all, where it is gone or cannot be read) opens nothing
-    any more; the others keep what the last sound file gave them.
+    A sound file replaces them. A file at fault can only take keys away: a key that it no longer
+    names (all of them, where the file is gone or unreadable) is not accepted any more; the others
+    keep the rights of the last sound file.
     """
-    text = ""
+    text = ""  # of a file that cannot be read: it names no key
     try:
         text = read_tenants_text(path)
         if text != whole and whole.startswith(text) and not has_end(text):
@@ -108,22 +109,24 @@ def reread_tenants(path: Path, before: Tenants, whole: str) -> Reread:
             )
         return Reread(tenants=_parsed(path, text), whole=text)
     except ConfigError as e:
+        # A file at fault may not parse, so its hashes are looked for as text; those in comments are
+        # withdrawn ones.
         named = "\n".join(line.partition("#")[0] for line in text.splitlines())
         kept = tuple(key for key in before.keys if key.sha256 in named)
         return Reread(tenants=replace(before, keys=kept), whole=whole, fault=e)
 
 
 def has_end(text: str) -> bool:
-    """Whether a file says where it ends."""
+    """Whether the last line of a text is `# end`."""
     return text.rstrip().rpartition("\n")[2].strip() == END
 
 
 def read_tenants_text(path: Path) -> str:
-    """The text of a tenants file. Raises ConfigError; a pipe in its place does not make the reader
-    wait.
-    """
+    """Read the text of a tenants file. Raises ConfigError."""
     try:
+        # a pipe in its place would make a running server wait
         with open_regular(path) as file:
+            # one byte more than allowed tells a file at the limit from a larger one
             data = file.read(MOST_BYTES + 1)
         if len(data) > MOST_BYTES:
             raise ConfigError(f"{path} has more than {MOST_BYTES} bytes", "it is no tenants file")
@@ -140,6 +143,8 @@ def read_tenants_text(path: Path) -> str:
 
 
 def _parsed(path: Path, text: str) -> Tenants:
+    # Keys added below an earlier end bring an end of their own: an end in the middle alone says
+    # that the last lines are missing.
     if END in (line.strip() for line in text.splitlines()) and not has_end(text):
         raise ConfigError(
             f"{path} does not end with {END!r}: was it cut off?", "write the whole file again"
@@ -155,17 +160,17 @@ def _parsed(path: Path, text: str) -> Tenants:
             ApiKey(tenant=tenant, label=k.label, sha256=k.sha256, expires=k.expires)
             for k in row.keys
         ]
+    # One key of two tenants would be whichever came last.
     _require_unique(f"{path}: key hash", tuple(k.sha256 for k in keys))
     return Tenants(tenants=tuple(tenants), keys=tuple(keys))
 
 
 def key_block(tenant: str, label: str, key: str, expires: datetime | None = None) -> str:
-    """The lines of a tenants file that let a key in. Raises ConfigError on a name or label that
-    could not stand there.
+    """The lines of a tenants file for a new key. Raises ConfigError on an invalid name or label.
 
-    They may be added at the end of the file, whatever stands before, once it has [tenants.<name>].
-    The hash comes last: a key without its expiry is no key.
+    They may be added at the end of any file that has [tenants.<name>].
     """
+    # validated as a part of a whole file: the same patterns refuse the same names
     row = {"label": label, "sha256": digest_of_key(key), "expires": expires}
     stated = {"tenants": {tenant: {"policies": ["any"], "keys": [row]}}}
     validated(TenantsFile, stated, "the new key", ConfigError)

@@ -1,4 +1,9 @@
-"""What a reader asks of a policy file before it believes the promises in it."""
+"""Trust in policy files: which promises count, by their digests and by signatures.
+
+1. Without trusted keys a certified promise counts if its digest fits the file.
+2. With keys the file must be signed by one of them as well.
+3. A promise that does not count becomes "not certified", or the policy is refused: `otherwise`.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +21,8 @@ Otherwise = Literal["not certified", "error"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trust:
-    """Whose policies are believed, and what becomes of the others. Raises ConfigError on a key that
-    is none.
-
-    Without keys a promise counts if its digest fits; with keys the whole file must be signed by one
-    of them as well.
+    """The trusted public keys, and what becomes of promises that do not count. Raises ConfigError
+    on an invalid key.
     """
 
     keys: tuple[str, ...] = ()  # Ed25519 public keys, as `demur sign --new-key` prints them
@@ -36,19 +38,21 @@ class Trust:
             public_key_of(key)
 
 
-DIGESTS_ONLY = Trust()  # what the command line asks: whoever runs it can change the files it reads
+# the trust of the command line: a user of it can change the files that it reads anyway
+DIGESTS_ONLY = Trust()
 
 
 def checked_promises(
     promises: Sequence[Promise], value: Mapping[str, Any], signature: Signature | None, trust: Trust
 ) -> tuple[Promise, ...]:
-    """The promises of a policy file as they may be believed: "certified" becomes "not certified"
-    where it may not.
+    """Check the promises of a policy file: "certified" becomes "not certified" where digest or
+    signature do not fit.
 
-    value: the policy's JSON value without its signature. Raises PolicyError instead where `trust`
-    says so; with keys also for a policy that promises nothing: its thresholds are somebody's word
-    as well.
+    value: the policy's JSON value without its signature. Raises PolicyError instead where
+    `trust.otherwise` is "error"; with keys also for a policy without promises, since its thresholds
+    are unproven too.
     """
+    # A missing signature is a fault of the whole file, a digest one of each promise.
     unsigned = fault_of_signature(value, signature, trust.keys) if trust.keys else None
     if unsigned and trust.otherwise == "error":
         raise PolicyError(
