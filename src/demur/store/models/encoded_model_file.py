@@ -1,5 +1,5 @@
-"""A classifier over an encoder's vectors in one .npz file: the linear layer, and which encoder it
-belongs to.
+"""A classifier over an encoder's vectors in one .npz file: the linear layer and the encoder's name.
+The encoder itself stays where its checkpoint is.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def write_encoded(path: Path, classifier: EncodedClassifier, model: str) -> str:
 
 def is_encoded(path: Path) -> bool:
     """Whether a file holds such a classifier, rather than one over n-grams."""
+    # Both are .npz with a head; only the format within the head tells them apart.
     try:
         return FORMAT.encode() in _arrays(path)[0]
     except ArtifactError:
@@ -58,7 +59,7 @@ def is_encoded(path: Path) -> bool:
 
 
 def read_encoded(path: Path, load: Callable[[str], Encoder]) -> tuple[EncodedClassifier, str]:
-    """A classifier and its file's digest. load: makes the encoder of a folder or name.
+    """Read a classifier and its file's digest. load: makes the encoder of a folder or name.
 
     Raises ArtifactError if the file cannot be read, or if the encoder is not the one that it was
     fitted on.
@@ -66,6 +67,7 @@ def read_encoded(path: Path, load: Callable[[str], Encoder]) -> tuple[EncodedCla
     raw, weight_D = _arrays(path)
     head = validated(_Head, json.loads(raw), str(path))
     encoder = load(head.model)
+    # The name holds the digest of the encoder's weights: on others the linear layer means nothing.
     if encoder.name != head.encoder:
         raise ArtifactError(
             f"{path} was fitted on encoder {head.encoder!r}, and {head.model} is {encoder.name!r} "

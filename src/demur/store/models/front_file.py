@@ -1,8 +1,8 @@
-"""distil/front.npz: a cascade's front model, as numbers and digests. Nothing in it runs when it is
-read (no pickle).
+"""distil/front.npz: a cascade's front model, as numbers and digests. Reading it runs no code (no
+pickle).
 
-It holds no text of the traffic: n-grams, words and system messages are digests. Who has a text can
-still look for it.
+It holds no text of the traffic: n-grams, words and system messages are digests. A known text can
+still be looked up in it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class FrontMetrics(Strict):
 
     @property
     def cost(self) -> str:
-        """What decisions cost, for people."""
+        """The cost of a decision, as a sentence."""
         if self.model_ms is None or self.cascade_ms is None:
             return f"front {self.front_ms:.2f} ms; the model's was not measured"
         saved = 1.0 - self.cascade_ms / self.model_ms
@@ -130,6 +130,7 @@ def write_front(path: Path, front: Front) -> str:
 
 def read_front(path: Path) -> Front:
     """Read a front. Raises ArtifactError if the file is missing, damaged or of another format."""
+    # Whatever a damaged file makes numpy, zipfile or the checks raise ends in one error.
     try:
         with np.load(path, allow_pickle=False) as arrays:
             head = validated(HeadRow, json.loads(arrays["head"].tobytes()), str(path))
@@ -152,12 +153,12 @@ def read_front(path: Path) -> Front:
 
 
 def front_of(folder: RunFolder, model: Fingerprint, digest: str | None = None) -> tuple[Front, str]:
-    """The front of a run, for this model alone, and its digest. digest: what a policy says it must
-    be.
+    """Read the front of a run, and its digest. model: it must be this model's. digest: of the front
+    that a policy was calibrated with.
 
     Raises ArtifactError if there is none, if it changed since it was made, or if it is another one
-    or another model's: neither the model alone nor another front keeps what was promised of a
-    cascade.
+    or another model's: a promise about a cascade holds neither for the model alone nor for another
+    front.
     """
     path = front_file(folder)
     folder.require("distil")
@@ -176,12 +177,13 @@ def front_of(folder: RunFolder, model: Fingerprint, digest: str | None = None) -
 
 
 def read_front_metrics(folder: RunFolder) -> FrontMetrics:
-    """What was measured of a run's front. Raises ArtifactError if it is missing or damaged."""
+    """Read the measurements of a run's front. Raises ArtifactError if missing or damaged."""
     return validated(FrontMetrics, read_json(metrics_file(folder)), str(metrics_file(folder)))
 
 
 def _linear(arrays: Any, tokens: int) -> Linear:
-    """The linear model. Raises ValueError where its parts do not fit together or are no numbers."""
+    """The linear model. Raises ValueError if its arrays do not fit together or are not finite."""
+    # F n-grams, and a row of weights each; columns: the control tokens, then the leftover mass
     grams = arrays["grams"].tolist()
     idf_F, weight_FC, intercept_C = arrays["idf"], arrays["weight"], arrays["intercept"]
     shapes = idf_F.shape, weight_FC.shape, intercept_C.shape
@@ -189,5 +191,6 @@ def _linear(arrays: Any, tokens: int) -> Linear:
         raise ValueError(f"{len(grams)} n-grams and {tokens} control tokens beside arrays {shapes}")
     if not all(np.isfinite(a).all() for a in (idf_F, weight_FC, intercept_C)):
         raise ValueError("numbers that are not finite")
+    # the row of each n-gram, by its digest
     place = {key: at for at, key in enumerate(grams)}
     return Linear(place=place, idf_F=idf_F, weight_FC=weight_FC, intercept_C=intercept_C)

@@ -34,7 +34,7 @@ class ModelFile(Strict):
     base: Origin | None = None  # left out of the file where there is none
 
     def to_core(self) -> TrainedModel:
-        """What training left behind."""
+        """The core record of the training."""
         return TrainedModel(
             fingerprint=self.fingerprint,
             steps=self.steps,
@@ -48,8 +48,8 @@ class ModelFile(Strict):
 def write_model_file(
     folder: Path, taxonomy: Taxonomy, trained: TrainedModel, data_digest: str
 ) -> None:
-    """Write demur.json beside the checkpoint in `folder`, last: it holds the digests of all other
-    files there.
+    """Write demur.json beside the checkpoint in `folder`. It comes last: it holds the digests of
+    all other files there.
     """
     file = ModelFile(
         taxonomy=taxonomy,
@@ -65,19 +65,19 @@ def write_model_file(
 
 
 def seal_model_file(folder: Path, file: ModelFile | None = None) -> None:
-    """Write demur.json again after something has changed on purpose; file: what it says, if not as
-    before.
+    """Write demur.json again after files of the folder were changed on purpose. file: its new
+    content; None: as before, with new digests.
 
-    Raises ArtifactError if it is damaged.
+    Raises ArtifactError if demur.json is damaged.
     """
     _write(folder, file or read_model_file(folder))
 
 
 def require_whole(folder: Path) -> ModelFile:
-    """demur.json of a folder whose other files are as it says. Raises ArtifactError naming one that
-    is not.
+    """Read demur.json and compare the files that it names. Raises ArtifactError naming one that
+    changed or is missing.
 
-    A file that it does not name is no fault here: engines say which weights they would not read.
+    Files that it does not name are passed over: engines say which weights they would not read.
     """
     file = read_model_file(folder)
     for name, digest in file.files.items():
@@ -89,6 +89,7 @@ def require_whole(folder: Path) -> ModelFile:
 
 
 def _write(folder: Path, file: ModelFile) -> None:
+    # Temporaries of writers at work are left out: they are gone by the next look.
     others = (
         sorted(
             p for p in folder.rglob("*") if p.is_file() and p.name != FILE_NAME and not is_part(p)
@@ -97,6 +98,7 @@ def _write(folder: Path, file: ModelFile) -> None:
         else []
     )
     files = {str(p.relative_to(folder)): digest_file(p) for p in others}
+    # Keys without a value are left out, as files of before they existed have it.
     value = file.model_copy(update={"files": files}).model_dump(mode="json")
     if not files:  # a predictor elsewhere has no file here
         del value["files"]

@@ -1,12 +1,12 @@
-"""seen.npz: the digests of what a model was trained on, beside demur.json. No text, and nothing
-that runs when read.
+"""seen.npz: digests of the rows that a model was trained on, beside demur.json. It holds no text,
+and no code that reading runs.
 
-1. Training writes it: its own rows, what its base had seen, and what the settings name (`[train]
+1. Training writes it: its own rows, those of its base, and those that the settings name (`[train]
    seen`).
-2. Where a model has none (an earlier demur trained it), it is made again from the train split, if
-   that is still the one whose digest demur.json names. Otherwise the record is missing, and nothing
-   is certified.
-3. `seen_by_run` is what every stage asks.
+2. For a model without one (an earlier demur trained it) it is made from the train split, if that
+   still has the digest that demur.json names. Otherwise the record is missing, and nothing is
+   certified.
+3. Stages call `seen_by_run` before they count a row.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ def write_seen(path: Path, seen: Seen, model_digest: str) -> None:
     """Write the record of the weights with this digest, atomically. The same record gives the same
     bytes.
     """
+    # Sets of words differ in size, and .npz has no ragged arrays: all words in one array, beside it
+    # the size of each set. A row has few distinct words on record, so that sizes fit into a byte.
     head = _Head(model=model_digest, unknown=seen.unknown, missing=seen.missing)
     words = sorted(tuple(sorted(w)) for w in seen.words)
     arrays: dict[str, Any] = {
@@ -77,9 +79,15 @@ def read_seen(path: Path, model_digest: str | None = None) -> Seen:
         with np.load(path, allow_pickle=False) as arrays:
             head = validated(_Head, json.loads(arrays["head"].tobytes()), str(path))
             sizes, flat = arrays["sizes"].tolist(), arrays["words"].tolist()
+            # np.load checks each array; that the two fit together is checked here
             if sum(sizes) != len(flat):
                 raise ValueError(f"{len(flat)} words for sets of {sum(sizes)} in all")
-            packed = {name: _unpacked(arrays[name]) for name in ("prompts", "groups", "ids")}
+            packed = {}
+            for name in ("prompts", "groups", "ids"):
+                # "safe" refuses an array of larger numbers, which the cast would wrap silently
+                raw = arrays[name].astype(np.uint8, casting="safe").tobytes()
+                starts = range(0, len(raw), PROMPT_BYTES)
+                packed[name] = frozenset(raw[at : at + PROMPT_BYTES] for at in starts)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as e:
         raise ArtifactError(
             f"{path} is no record of training rows: {e}", "restore it, or train again"
@@ -95,11 +103,12 @@ def read_seen(path: Path, model_digest: str | None = None) -> Seen:
 
 
 def seen_by_run(folder: RunFolder) -> Seen:
-    """What the model of a run was trained on. Weights are not read: its record names theirs.
+    """Read the record of a run's model. The weights are not read: the record names their digest.
 
     Raises ArtifactError if the train stage is unfinished, or if demur.json or the record is not as
     training left it.
     """
+    # Of the train stage's files only these two are compared: digests of weights take seconds.
     receipt = folder.receipt("train")
     names = [str((folder.model / name).relative_to(folder.root)) for name in (FILE_NAME, SEEN)]
     left = [
@@ -112,12 +121,12 @@ def seen_by_run(folder: RunFolder) -> Seen:
 
 
 def seen_by_model(folder: Path, train_split: Path | None = None) -> Seen:
-    """What the model in a folder was trained on, by its record or by the rows of which demur.json
-    has the digest.
+    """Read the record of the model in a folder, or make it from the train split that demur.json
+    names.
 
-    train_split: where these rows may still lie; None: in the run that the folder is part of, if it
-    is in one. Raises ArtifactError if demur.json or the record is damaged, or if the record is gone
-    that demur.json names.
+    train_split: its file; None: of the run that the folder is part of, if it is in one. Raises
+    ArtifactError if demur.json or the record is damaged, or if the record that demur.json names is
+    missing.
     """
     file, path = read_model_file(folder), folder / SEEN
     if path.exists():
@@ -133,7 +142,7 @@ def seen_by_model(folder: Path, train_split: Path | None = None) -> Seen:
 
 
 def seen_by_base(base: str) -> Seen:
-    """What a base model brings along: a folder of demur's its record, any other only its name."""
+    """The record of a base model; of one that demur did not train only its name is known."""
     folder = Path(base)
     if base in FROM_NOTHING:
         return Seen()
@@ -147,9 +156,9 @@ def front_seen(folder: RunFolder) -> Path:
 
 def require_unseen_splits(folder: RunFolder, splits: Iterable[Split]) -> Seen:
     """Raise DataError, naming rows, if the run's model was trained on rows of these splits, or if
-    nobody knows.
+    its record is missing. Returns the record.
 
-    The train split is left out: it is there to be learnt. Returns what the model has seen.
+    The train split is passed over: the model was meant to learn it.
     """
     seen = seen_by_run(folder)
     for split in splits:
@@ -161,8 +170,7 @@ def require_unseen_splits(folder: RunFolder, splits: Iterable[Split]) -> Seen:
 
 
 def seen_by_files(paths: Iterable[Path]) -> Seen:
-    """What somebody says a model was trained on: rows as JSONL, a seen.npz, a model folder or a run
-    folder.
+    """Read records that a user names: rows as JSONL, a seen.npz, a model folder or a run folder.
 
     Raises ConfigError on a path that is none of these, DataError or ArtifactError on a file that
     cannot be read.
@@ -191,11 +199,6 @@ def _seen_by_file(path: Path) -> Seen:
 
 def _packed(digests: Collection[bytes]) -> Any:
     return np.frombuffer(b"".join(sorted(digests)), dtype=np.uint8).reshape(-1, PROMPT_BYTES)
-
-
-def _unpacked(array: Any) -> frozenset[bytes]:
-    raw = array.astype(np.uint8, casting="safe").tobytes()
-    return frozenset(raw[at : at + PROMPT_BYTES] for at in range(0, len(raw), PROMPT_BYTES))
 
 
 def _sets(flat: Sequence[int], sizes: Sequence[int]) -> frozenset[WordDigests]:

@@ -1,6 +1,4 @@
-"""A text classifier in one .npz file: numbers and n-grams, nothing that runs when it is read (no
-pickle).
-"""
+"""A text classifier in one .npz file: numbers and n-grams. Reading it runs no code (no pickle)."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ PREDICTOR = "predictor.npz"  # in a run's train/model: what predicts a black-box
 
 
 class HeadRow(Strict):
-    """What the file says of itself, as JSON."""
+    """The part of the file that is JSON."""
 
     format: Literal["demur.text-classifier/1"]
     views: tuple[NgramView, ...]
@@ -45,6 +43,7 @@ def write_text_classifier(path: Path, classifier: TextClassifier) -> str:
         "head": _lines([head.model_dump_json()]),
         "words": _lines(sorted(classifier.words)),
     }
+    # .npz has no nesting: the arrays of view n carry its number in their names
     for n, view in enumerate(classifier.views):
         arrays |= {
             f"terms{n}": _lines(list(view.place)),
@@ -58,8 +57,8 @@ def write_text_classifier(path: Path, classifier: TextClassifier) -> str:
 
 
 def read_text_classifier(path: Path) -> tuple[TextClassifier, str]:
-    """A classifier and its file's digest. Raises ArtifactError if the file is missing, damaged or
-    of another format.
+    """Read a classifier and its file's digest. Raises ArtifactError if the file is missing, damaged
+    or of another format.
     """
     digest = digest_file(path)
     try:
@@ -98,9 +97,8 @@ def _view(view: NgramView, n: int, arrays: Any) -> FittedView:
 
 
 def _lines(texts: list[str]) -> Any:
-    """Texts without line breaks as bytes: numpy would otherwise pad each to the longest, or pickle
-    them.
-    """
+    """Pack texts without line breaks into one array of bytes."""
+    # An array of texts would pad each to the longest, or need pickle.
     return np.frombuffer("\n".join(texts).encode("utf-8"), dtype=np.uint8)
 
 

@@ -1,5 +1,5 @@
-"""What an earlier demur left out beside a run's model is added, where the run's receipts vouch for
-it.
+"""Upgrades of model folders: files and keys that an earlier demur did not write are added, where
+the run's receipts vouch for them.
 
 1. The digest of the model's settings files: the receipt of the train stage names each of them, so
    they are as training left them.
@@ -22,8 +22,8 @@ from demur.store.run import RunFolder
 
 
 def upgrade_model_file(folder: RunFolder) -> ModelFile:
-    """demur.json of a run's finished train stage, with what newer versions ask for; written where
-    it can be.
+    """Add what newer versions need to demur.json of a run's finished train stage, and return it. It
+    is written unless the folder is read-only.
 
     Raises ArtifactError if the stage is unfinished or a file of its model has changed.
     """
@@ -42,6 +42,7 @@ def upgrade_model_file(folder: RunFolder) -> ModelFile:
     if fingerprint == file.fingerprint and record is None:
         return file
     file = file.model_copy(update={"fingerprint": fingerprint})
+    # The receipt is written again with the new digests: the files changed on purpose.
     if os.access(folder.model, os.W_OK):
         if record is not None:
             write_seen(folder.model / SEEN, record, fingerprint.model_digest)
@@ -57,9 +58,10 @@ def upgrade_model_file(folder: RunFolder) -> ModelFile:
 
 
 def _settings_of(folder: RunFolder, made: dict[str, str]) -> str | None:
-    """The digest of the settings files; None where there are none. Raises ArtifactError on one
-    without a receipt.
+    """The digest of the settings files; None where there are none. Raises ArtifactError on a file
+    that the receipt does not name.
     """
+    # A file that somebody put there after training would pass for the model's own otherwise.
     paths = {name: folder.model / name for name in NOISE if (folder.model / name).exists()}
     for path in paths.values():
         if str(path.relative_to(folder.root)) not in made:

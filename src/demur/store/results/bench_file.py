@@ -1,6 +1,4 @@
-"""bench.json: what one policy, or an endpoint, does on public benchmarks, both error directions
-side by side.
-"""
+"""bench.json: both error rates of one policy, or of an endpoint, on public benchmarks."""
 
 from __future__ import annotations
 
@@ -36,8 +34,8 @@ class BenchLevel(Strict):
 
 
 class BenchText(Strict):
-    """What the texts do. Every rate is over the texts that the judge could score; the others are
-    counted beside.
+    """Rates of texts. Each is over the texts that the judge could score; the others are counted
+    apart.
     """
 
     level: BenchLevel

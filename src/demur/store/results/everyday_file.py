@@ -18,7 +18,7 @@ REFUSE = "refuse"  # expected of a prompt whose category the taxonomy does not h
 
 
 class EverydayRow(Strict):
-    """One prompt, what ought to happen to it, and what the policy makes of it."""
+    """One prompt, the expected decision and the policy's."""
 
     id: str
     topic: str
@@ -61,7 +61,7 @@ def write_everyday(folder: RunFolder, everyday: Everyday) -> None:
 
 
 def read_everyday(folder: RunFolder) -> Everyday | None:
-    """What was asked under the run's policy as it is now; None if nothing was.
+    """Read the everyday prompts under the run's policy; None if they were never decided under it.
 
     Raises ArtifactError if the file is damaged.
     """
@@ -69,4 +69,5 @@ def read_everyday(folder: RunFolder) -> Everyday | None:
     if not path.exists():
         return None
     found = validated(Everyday, read_json(path), str(path))
+    # decisions of an earlier policy would pass for those of today's
     return found if found.made_from.get("policy") == digest_file(folder.policy) else None

@@ -1,5 +1,4 @@
-"""Which samples of an Inspect AI log were answered right. The log is read as it lies on disk,
-without the package.
+"""Right and wrong samples of an Inspect AI log. The log is read without the package.
 
 Two formats (inspect.aisi.org.uk/eval-logs.html): .json, one object, and .eval, a zip archive with
 header.json and a file per sample under samples/, in newer versions compressed by zstandard, which
@@ -43,7 +42,11 @@ def read_log(path: Path, scorer: str) -> tuple[str, list[Sample]]:
     Raises ArtifactError if the file cannot be read, DataError if the evaluation did not finish or a
     sample has no score of right or wrong: neither is a wrong answer.
     """
-    header, samples = _archive(path) if path.suffix == ".eval" else _object(path)
+    if path.suffix == ".eval":
+        header, samples = _archive(path)
+    else:
+        header = _json(read_text(path, ArtifactError), str(path))
+        samples = header.get("samples") or []
     if header.get("status") != "success":
         raise DataError(
             f"{path}: the evaluation's status is {header.get('status')!r}",
@@ -53,11 +56,6 @@ def read_log(path: Path, scorer: str) -> tuple[str, list[Sample]]:
     if not isinstance(task, str):
         raise DataError(f"{path} names no task", "is it a log of Inspect AI?")
     return task, [_sample(sample, scorer, f"{path}: sample") for sample in samples]
-
-
-def _object(path: Path) -> tuple[dict[str, Any], list[Any]]:
-    log = _json(read_text(path, ArtifactError), str(path))
-    return log, log.get("samples") or []
 
 
 def _archive(path: Path) -> tuple[dict[str, Any], list[Any]]:
@@ -89,6 +87,7 @@ def _archive(path: Path) -> tuple[dict[str, Any], list[Any]]:
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     if info.compress_type != ZSTANDARD:
         return archive.read(info)
+    # zipfile finds the member and cannot unpack it: its bytes are read from the archive's own file.
     file = archive.fp
     assert file is not None  # the archive is open
     file.seek(info.header_offset)
@@ -115,6 +114,7 @@ def _json(text: str, where: str) -> dict[str, Any]:
 def _sample(sample: Mapping[str, Any], scorer: str, where: str) -> Sample:
     name, epoch = str(sample.get("id")), sample.get("epoch", 1)
     scores = sample.get("scores") or {}
+    # the named scorer's score; without one, the only score there is
     score = scores.get(scorer) or (next(iter(scores.values())) if len(scores) == 1 else None)
     value = score.get("value") if isinstance(score, dict) else None
     if not isinstance(value, str | int | float) or value not in RIGHT:

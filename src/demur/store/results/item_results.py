@@ -1,5 +1,5 @@
-"""Which items of a benchmark a model got right, as harnesses write it down, and results as model
-cards carry them.
+"""Right and wrong items of a benchmark, read from the files of harnesses; and results for model
+cards.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ def read_items(path: Path, metric: str = "acc") -> list[Item]:
     demur.store.results.inspect_log. Raises DataError naming file and line of what cannot be read,
     ArtifactError if there is no file.
     """
+    # A folder holds the files of one harness: samples of lm-evaluation-harness, else logs of
+    # Inspect.
     files = [path]
     if path.is_dir():
         files = sorted(path.rglob("samples_*.jsonl")) or sorted(path.rglob("*.eval"))
@@ -98,6 +100,7 @@ def _item(line: str, file: Path, metric: str, where: str) -> Item:
         ) from None
     if not isinstance(row, dict):
         raise DataError(f"{where} is no object", "one JSON object per line")
+    # a line of lm-evaluation-harness; doc_hash tells two versions of a benchmark's item apart
     if "doc_id" in row:
         name = _SAMPLES.match(file.stem)
         doc = row.get("doc")

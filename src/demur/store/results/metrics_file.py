@@ -1,4 +1,8 @@
-"""evaluate/metrics.json: what the policies of one run do on held-out prompts."""
+"""evaluate/metrics.json: rates of a run's policies on held-out prompts.
+
+Many rows mirror records of demur.stats, which store may not import, with rates turned into
+MeasuredRate: a reader of the file needs no statistics to show an interval.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +91,7 @@ class CorrectedRate(Strict):
 
     @property
     def words(self) -> str:
-        """For people: "12.3% (10.1 to 14.9)", or why not."""
+        """For people: "12.3% (10.1 to 14.9)", or the reason why there is no value."""
         if self.value is None or self.low is None or self.high is None:
             return f"not corrected: {self.method}"
         return f"{100 * self.value:.1f}% ({100 * self.low:.1f} to {100 * self.high:.1f})"
@@ -157,7 +161,7 @@ class PolicyMetrics(Strict):
 
     @property
     def judged(self) -> dict[str, MeasuredRate]:
-        """The rates of all texts as the judge has them, by their name in `corrected`."""
+        """The rates of all texts before correction, by their names in `corrected`."""
         names = ("refusal_rate", "false_refusal", "missed_refusal", "precision")
         found: dict[str, MeasuredRate] = {name: getattr(self.text.overall, name) for name in names}
         return {
@@ -209,8 +213,8 @@ class CalibrationErrors(Strict):
 
 
 class CalibrationRow(Strict):
-    """What the calibrator of the calibrated policy does on the test rows; leftover mass is shared
-    out in both.
+    """Calibration errors on the test rows before and after the calibrator of the calibrated policy.
+    Leftover mass is shared out among the tokens in both.
     """
 
     family: str
@@ -222,7 +226,7 @@ class CalibrationRow(Strict):
 
 
 class VerdictsRow(Strict):
-    """What the judge says of the texts that follow one forced control token."""
+    """Verdicts on the texts that follow one forced control token."""
 
     refusal: int
     partial: int
@@ -265,6 +269,7 @@ def text_rows(evaluation: Evaluation) -> int:
 
 def write_metrics(path: Path, evaluation: Evaluation) -> None:
     """Write metrics.json atomically."""
+    # left out where every test row has a text, as in files of before there was a choice
     unsaid = {"text_rows"} if evaluation.text_rows is None else set()
     write_json(path, evaluation.model_dump(mode="json", exclude=unsaid))
 

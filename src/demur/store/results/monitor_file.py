@@ -1,5 +1,5 @@
-"""What monitors have seen: the state of `demur watch`, the live state that servers share, and the
-labels they take.
+"""States of monitors: of `demur watch`, and the live state that servers share; and the labels that
+both read.
 """
 
 from __future__ import annotations
@@ -43,9 +43,7 @@ class AuditRow(Strict):
 
 
 class ResetRow(Strict):
-    """An operator put away what had been seen, and said why. No reset is ever taken out of the
-    record.
-    """
+    """An operator's reset of a monitor, with the reason. No reset is ever removed from the file."""
 
     at: str  # ISO 8601, with a time zone
     reason: str
@@ -61,7 +59,7 @@ class MonitorRow(Strict):
 
 
 class MonitorFile(MonitorRow):
-    """What has been seen so far. It grows with the labels and the number of score files, not with
+    """The state of `demur watch`. It grows with the labels and the number of score files, not with
     the traffic.
     """
 
@@ -75,7 +73,7 @@ class MonitorFile(MonitorRow):
 
 
 class LiveFile(Strict):
-    """What all servers on a run have seen of one policy, tenant by tenant."""
+    """The state that all servers of a run share for one policy, by tenant."""
 
     format: Literal["demur.live/1"] = "demur.live/1"
     policy: str  # digest of the policy that is watched
@@ -107,12 +105,12 @@ def read_monitor(path: Path) -> MonitorFile:
 
 
 def write_live(path: Path, live: LiveFile) -> None:
-    """Write what servers have seen of a policy, atomically."""
+    """Write the shared live state of a policy atomically."""
     write_json(path, _plain(live, "resets", "journals"))
 
 
 def read_live(path: Path) -> LiveFile | None:
-    """Read what servers have seen of a policy; None if there is no file. Raises ArtifactError if it
+    """Read the shared live state of a policy; None if there is no file. Raises ArtifactError if it
     is damaged.
     """
     if not path.exists():
@@ -132,10 +130,10 @@ def read_live(path: Path) -> LiveFile | None:
 
 
 def read_feedback(path: Path, taxonomy: Taxonomy) -> dict[str, FeedbackRow]:
-    """Labels by request id, in the order of the file.
+    """Read labels by request id, in the order of the file.
 
-    Raises DataError naming file and line, also if an id repeats, kind and label contradict each
-    other or no line is there, TaxonomyError on another label.
+    Raises DataError naming file and line; also if an id repeats, if kind and label contradict each
+    other, or without a line. Raises TaxonomyError on an unknown label.
     """
     found: dict[str, FeedbackRow] = {}
     for raw in read_rows(path):
@@ -163,6 +161,6 @@ def read_feedback(path: Path, taxonomy: Taxonomy) -> dict[str, FeedbackRow]:
 
 
 def _plain(file: Strict, *late: str) -> dict[str, Any]:
-    """The JSON value, without the later keys that say nothing."""
+    """The JSON value, without the keys that came later where they are empty."""
     value = file.model_dump(mode="json")
     return {name: v for name, v in value.items() if v or name not in late}

@@ -1,5 +1,5 @@
-"""study.json: how many models are calibrated under many calibrators, and what that says of the
-measurements.
+"""study.json: many models under many calibrators, how far the measurements agree, and which
+calibrator is best.
 """
 
 from __future__ import annotations

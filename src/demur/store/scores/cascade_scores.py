@@ -19,10 +19,12 @@ from demur.store.scores.tables import read_scores
 
 
 def read_cascade_scores(folder: RunFolder, split: Split) -> tuple[ScoreTable, Fingerprint]:
-    """The cascade's scores of a split, and the cascade's fingerprint. The model is not loaded.
+    """Compute the cascade's scores of a split, and its fingerprint. The model is not loaded.
 
     Raises ArtifactError if the run has no front of the model that scored the split.
     """
+    # The model's stored scores stand in for the model: rows that the front hands over are looked up
+    # in the table, at the places in at_M.
     table, model = read_scores(folder.scores(split))
     front, digest = front_of(folder, model)
     prompts = {e.id: e.prompt for e in read_examples(folder.split(split))}
@@ -40,6 +42,7 @@ def require_unseen_by_front(folder: RunFolder, split: Split) -> None:
     """Raise DataError if a run's front was made from rows of a split, ArtifactError if there is no
     front.
     """
+    # Near-duplicates count as well: the front decides them with what it learnt of the other.
     folder.require("distil")
     seen = read_seen(front_seen(folder), digest_file(front_file(folder)))
     if found := seen_rows(seen, read_examples(folder.split(split))):

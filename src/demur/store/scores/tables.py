@@ -1,4 +1,11 @@
-"""Scores and branches as parquet files."""
+"""Scores and branches as parquet files.
+
+1. A score file has a column of ids, one of natural-log probabilities per control token, named by
+   the token, and the leftover mass. Its metadata names the format and the model's fingerprint.
+2. A branch file has a row for each text: the prompt's id, the control token before it, the text,
+   and the judge's verdict. Its metadata names the digest of model and prompts.
+3. Pages carry checksums: a damaged file is an error, not other numbers.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +48,7 @@ _BRANCHES = pa.schema(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Branch:
-    """The text that follows one forced control token, and what a judge says of it."""
+    """The text that follows one forced control token, and its outcome."""
 
     id: str  # of the example
     column: int  # of the forced control token: 0 = respond
@@ -55,11 +62,11 @@ def write_scores(
     """Write scores atomically: id, a column per control token (its literal), leftover; fingerprint
     as metadata.
 
-    in_time: the rows are in the order in which requests came, and the file says so.
+    in_time: the rows are in the order in which requests came, which the metadata then says.
     """
     columns: dict[str, object] = {"id": list(table.ids)}
     columns |= {token: table.logp_NC[:, c] for c, token in enumerate(fingerprint.tokens)}
-    columns["leftover"] = table.leftover_N
+    columns["leftover"] = table.leftover_N  # for people and other programs; not read back
     meta = {
         "format": SCORES_FORMAT,
         "fingerprint": json.dumps(
@@ -75,6 +82,7 @@ def read_scores(path: Path) -> tuple[ScoreTable, Fingerprint]:
     """Read scores and the fingerprint of the model that made them. Raises ArtifactError naming the
     file.
     """
+    # Columns are found by the tokens of the fingerprint, whatever their order in the file.
     table = _read(path, SCORES_FORMAT)
     raw = (table.schema.metadata or {}).get(b"fingerprint", b"")
     try:
@@ -90,7 +98,7 @@ def read_scores(path: Path) -> tuple[ScoreTable, Fingerprint]:
 
 
 def is_in_time(path: Path) -> bool:
-    """Whether a file of scores says that its rows are in the order in which requests came."""
+    """Whether the metadata of a score file says that its rows are in the order of requests."""
     metadata: dict[bytes, bytes] = _read(path, SCORES_FORMAT).schema.metadata
     return metadata.get(b"order") == IN_TIME
 
@@ -119,16 +127,16 @@ def write_branches(
 
 
 def branches_origin(path: Path) -> str:
-    """Digest of the model and prompts that a file of branches was made with. Raises ArtifactError
-    if damaged.
+    """The digest of the model and prompts that a branch file was made with. Raises ArtifactError if
+    damaged.
     """
     metadata: dict[bytes, bytes] = _read(path, BRANCHES_FORMAT).schema.metadata
     return metadata.get(b"origin", b"").decode()
 
 
 def read_branches(path: Path, tokens: Sequence[str]) -> list[Branch]:
-    """Read branches. Raises ArtifactError naming the file if it is damaged or speaks of other
-    control tokens.
+    """Read branches. Raises ArtifactError naming the file if it is damaged or has other control
+    tokens.
     """
     rows = _read(path, BRANCHES_FORMAT).to_pylist()
     column = {token: c for c, token in enumerate(tokens)}
