@@ -1,4 +1,4 @@
-"""Every stage of a run in turn: what `demur run` and `demur demo` both do."""
+"""All stages of a run in turn, for `demur run` and `demur demo`."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ if TYPE_CHECKING:
 
 
 def default_folder(config: RunConfig) -> Path:
-    """Where a run goes that was not told where."""
+    """The run folder without --out: runs/ and the name of the config."""
     return Path("runs") / config.name
 
 
 def run_all(workspace: Workspace, start: Stage | None = None) -> None:
-    """Every stage in turn; the measured table on stdout, the report's path last.
+    """Perform every stage in turn, and print the measured table and the report's path.
 
-    Where the run's engine writes no answers, there is none to measure: its policy is the last
-    stage.
+    start: do this stage and the later ones again. A run whose engine writes no answers has none to
+    measure: it ends with its policy.
     """
     from demur.assembly.steps import Steps, stages_of
 
     steps, stages = Steps(workspace, TERMINAL, again=start == "data"), stages_of(workspace.config)
+    # A wrong setting of a late stage must not show only after hours of training.
     steps.check(stages)
     results = {stage: _performed(steps, stage, workspace, start) for stage in stages}
     if "evaluate" not in results:
@@ -47,9 +48,7 @@ def run_all(workspace: Workspace, start: Stage | None = None) -> None:
 
 
 def _performed(steps: Steps, stage: Stage, workspace: Workspace, start: Stage | None) -> Any:
-    """What a stage returns. The config is kept once its rows are there: a run that was refused is
-    as it was.
-    """
+    """Perform one stage and return its result, anew if it is `start` or comes after it."""
     anew = start is not None and STAGES.index(stage) >= STAGES.index(start)
     with _set_aside(workspace.folder, stage) if anew else nullcontext():
         result = steps.perform(stage)
@@ -60,7 +59,8 @@ def _performed(steps: Steps, stage: Stage, workspace: Workspace, start: Stage | 
 
 @contextmanager
 def _set_aside(folder: RunFolder, stage: Stage) -> Iterator[None]:
-    """Within the block a stage counts as unfinished; if it then fails, its receipt is put back."""
+    """Let a stage count as unfinished within the block; put its receipt back if it fails there."""
+    # A stage without a receipt is done again. If it succeeds, it has written a new one.
     receipt = folder.stage(stage) / "made.json"
     aside = receipt.with_name("made.before.json")
     if receipt.exists():

@@ -1,6 +1,4 @@
-"""What the terminal says of an evaluation, and of test rows that speak against a certified
-promise.
-"""
+"""Evaluations on the terminal, and the exit code where test rows contradict a certified promise."""
 
 from __future__ import annotations
 
@@ -19,8 +17,8 @@ SPOKEN_AGAINST = 3  # a result, not a fault
 
 
 def note_everyday(folder: RunFolder) -> None:
-    """How many everyday prompts are decided as expected, and the others; nothing if none was
-    asked.
+    """Print how many everyday prompts are decided as expected, and each of the others; nothing if
+    none was decided under this policy.
     """
     found = read_everyday(folder)
     if found is None:
@@ -34,9 +32,7 @@ def note_everyday(folder: RunFolder) -> None:
 
 
 def exit_if_contradicted(folder: RunFolder) -> None:
-    """Say which certified promises the test rows speak against, and leave with exit code 3 if there
-    is one.
-    """
+    """Exit with code 3 if test rows contradict a certified promise, after a line for each."""
     from demur.stages import evaluate
 
     if found := evaluate.contradictions(folder):
@@ -50,17 +46,15 @@ def exit_if_contradicted(folder: RunFolder) -> None:
 
 
 def print_evaluation(evaluation: evaluate.Evaluation) -> None:
-    """What each policy does on the test split: a table per policy, then the goals that no threshold
-    meets.
+    """Print a table of rates per policy, then the goals that no threshold meets.
 
-    With hand labels also the text rates of the calibrated policy, raw and corrected. Unscored texts
-    are counted aloud.
+    With hand labels also the text rates of the calibrated policy, raw and corrected.
     """
     from demur.stages import evaluate
 
     for block in evaluate.table_rows(evaluation):
         print_table([evaluate.HEADER, *block.rows], title=block.title)
-    calibrated = evaluation.policies[1]
+    calibrated = evaluation.policies[1]  # after the natural one; then come goals for comparison
     if rows := evaluate.corrected_rows(evaluation):
         title = (
             f"texts of the calibrated policy: {calibrated.goal}; {evaluation.labels} labelled "
@@ -79,6 +73,7 @@ def print_evaluation(evaluation: evaluate.Evaluation) -> None:
             f"doubt: {left.doubtful} of {evaluation.test_rows} test rows, refused at every "
             "threshold"
         )
+    # Rates of texts leave these out, so their number must be seen.
     if calibrated.unscored.hits:
         note(
             f"unscored: {calibrated.unscored.hits} of {calibrated.unscored.of} texts of the "

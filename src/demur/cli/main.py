@@ -1,5 +1,9 @@
-"""The door: which verbs there are, and what becomes of errors. A verb's module is imported when it
-is run.
+"""The command line: its table of verbs, its help, and the exit code of every error.
+
+1. VERBS is the table: a name, a help line, an example, and the module whose `command` is the verb.
+2. `group` makes stand-ins with the help lines only, so that `demur --help` imports no verb.
+3. `Verbs.resolve_command` imports the one verb that is run.
+4. `main` turns every exception into one line on stderr and an exit code.
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ from demur.base.errors import DemurError
 from demur.base.suggest import suggest
 from demur.base.version import installed_version
 
-OUR_BUG, YOUR_INPUT, INTERRUPTED = 1, 2, 130
+OUR_BUG, YOUR_INPUT = 1, 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it; click exits with it on Ctrl-C
 DEBUG_VARIABLE = "DEMUR_DEBUG"
 
 
@@ -182,6 +187,7 @@ VERBS = {
         "benches.ability",
     ),
 }
+# Commands of two words stand in VERBS by both; their group has a help line of its own.
 GROUPS = {
     "judge": (
         "Read answers with a judge, check judges against people, train one, draw texts to label."
@@ -201,6 +207,7 @@ OLD_NAMES = {
     "temporal": "bench temporal",
     "ability": "bench ability",
 }
+# Headings of `demur --help` -> the folder beside this module whose verbs stand below them.
 SECTIONS = {
     "Make a run, stage by stage": "stages",
     "Decide, serve, look after policies": "deciding",
@@ -208,11 +215,10 @@ SECTIONS = {
 
 
 def verb_of(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The verb that these words name, by its name of today, and the words after it. An unknown one
-    is kept.
+    """Find the verb that the words of a command line name, and the words after it.
 
-    `demur judge FILE`, from before there was a group, reads the file; a group without a verb stays
-    the group.
+    Old names become today's; an unknown name is returned as it is. `demur judge FILE`, from before
+    there was a group, is `judge read`; a group without a verb is returned as the group.
     """
     name, rest = words[0], list(words[1:])
     if name in OLD_NAMES:
@@ -220,18 +226,20 @@ def verb_of(words: Sequence[str]) -> tuple[str, list[str]]:
     if name in GROUPS and rest:
         if f"{name} {rest[0]}" in VERBS:
             return f"{name} {rest[0]}", rest[1:]
+        # neither a verb of the group nor a flag, so a file
         if name == "judge" and not rest[0].startswith("-"):
             return "judge read", rest
     return name, rest
 
 
 class Verbs(TyperGroup):
-    """Stand-ins that carry the help lines; only the verb that is run is imported."""
+    """The group of all verbs. Its commands are stand-ins; the verb that is run is imported."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The real command behind a verb."""
+        """Import the verb that the arguments name, in place of its stand-in."""
         set_up(debug=ctx.params["debug"])  # before the verb imports anything
         name, rest = verb_of(args)
+        # typed otherwise than it is called today
         if name in VERBS and args[: len(name.split())] != name.split():
             typer.echo(
                 f"demur: `{args[0]}` is called `demur {name}` now; the old name goes with the "
@@ -240,6 +248,7 @@ class Verbs(TyperGroup):
             )
         if name in VERBS:
             return name, load(name), rest
+        # click would say "no such command" without the nearest name of the group
         if name in GROUPS and rest and not rest[0].startswith("-"):
             known = [verb.partition(" ")[2] for verb in VERBS if verb.startswith(f"{name} ")]
             ctx.fail(f"No such command {name + ' ' + rest[0]!r}: {suggest(rest[0], known)}")
@@ -259,6 +268,7 @@ class Verbs(TyperGroup):
             ]
             _write_rows(formatter, title, rows)
         _write_rows(formatter, "Groups: demur GROUP shows their commands", list(GROUPS.items()))
+        # printing the completion script is for those who install it by hand: it would cost a line
         shown = [p for p in self.get_params(ctx) if p.name != "show_completion"]
         options = [p.get_help_record(ctx) for p in shown]
         _write_rows(formatter, "Options", [row for row in options if row is not None])
@@ -288,6 +298,7 @@ def _write_rows(formatter: Any, title: str, rows: Sequence[tuple[str, str]]) -> 
 
 def load(verb: str) -> TyperCommand:
     """Import one verb. Raises MissingDependency if a package that it needs is not installed."""
+    # A Typer app of one command makes a click command with the flags of the function's signature.
     app = typer.Typer(add_completion=False)
     function = import_by_name(f"{__package__}.{VERBS[verb].module}:command", {}, "command")
     app.command(name=verb, epilog=f"Example: {VERBS[verb].example}")(function)
@@ -318,7 +329,7 @@ def _root(
 
 
 def group() -> TyperGroup:
-    """The whole command line as one object, for main and for tests."""
+    """Make the whole command line as one object, for main and for tests."""
     wide = {"max_content_width": 120}  # where the terminal is: then a verb is a line
     app = typer.Typer(cls=Verbs, pretty_exceptions_enable=False, context_settings=wide)
     app.callback(
@@ -331,6 +342,7 @@ def group() -> TyperGroup:
     )(_root)
     command = typer.main.get_command(app)
     assert isinstance(command, TyperGroup)
+    # Commands of two words have no stand-in here: `resolve_command` finds them by both words.
     for name, verb in VERBS.items():
         if " " not in name:
             command.add_command(TyperCommand(name, help=verb.summary))
@@ -347,12 +359,14 @@ def main() -> None:
         group().main(prog_name="demur")
     except DemurError as e:
         _exit_with(str(e), e.exit_code)
+    # errors that no module named: of a disk, a folder, a socket
     except OSError as e:
         at = f" {e.filename}" if e.filename else ""
         _exit_with(
             f"the system refused{at}: {e.strerror or e}\n  hint: check space and permissions",
             YOUR_INPUT,
         )
+    # how click leaves, also when all went well
     except SystemExit as e:
         if e.code == INTERRUPTED:
             _exit_with("interrupted; nothing is lost: run the same command to resume", INTERRUPTED)
@@ -368,6 +382,7 @@ def main() -> None:
 
 def set_up(*, debug: bool) -> None:
     """Log to stderr, and keep other libraries' advice off the terminal unless debugging."""
+    # also for processes that are started from here
     os.environ[DEBUG_VARIABLE] = "1" if debug else ""
     logging.basicConfig(
         stream=sys.stderr,
@@ -378,6 +393,7 @@ def set_up(*, debug: bool) -> None:
     if debug:
         return
     warnings.simplefilter("ignore")
+    # These are read when the libraries are imported. A value that the user has set is kept.
     for variable, value in (
         ("TRANSFORMERS_VERBOSITY", "error"),
         ("HF_HUB_VERBOSITY", "error"),
@@ -392,6 +408,7 @@ def set_up(*, debug: bool) -> None:
 
 
 def _exit_with(message: str, code: int) -> None:
+    # the exception that is being handled; Ctrl-C is nobody's bug
     if os.environ.get(DEBUG_VARIABLE) and code != INTERRUPTED:
         traceback.print_exc()
     typer.echo(f"demur: {message}", err=True)

@@ -1,4 +1,8 @@
-"""Arguments and flags that several verbs share, so that a word means one thing."""
+"""Arguments and flags that several verbs share.
+
+A flag has one name, one type and one help line wherever it occurs. Flags of a single verb are
+declared in its module, above its `command`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Policies as the caller of `decide` and `chat` names and changes them."""
+"""Policies by the names that users type, and overrides of their thresholds."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from demur.store.run import RunFolder, run_of
 
 
 def named_policy(folder: RunFolder, name: str, base: Policy) -> Policy:
-    """The policy of a run by name: "natural", "calibrated", one that `calibrate --name` keeps, or a
-    file's path.
+    """Find a policy by name: "natural", "calibrated", one that `calibrate --name` keeps, one of
+    <run>/evaluate/policies by its goal, or a file's path; looked for in this order.
 
-    Also one of <run>/evaluate/policies, by its goal.
+    base: the policy in use, whose taxonomy, model and rule for doubt the natural one takes.
     """
     if name == "natural":
         return replace(natural(base.taxonomy, base.fingerprint), doubt=base.doubt)
@@ -31,6 +31,7 @@ def named_policy(folder: RunFolder, name: str, base: Policy) -> Policy:
         return open_policy(folder.policy)
     if name in folder.policy_names:
         return open_policy(folder.named(name).policy)
+    # made by the evaluate stage for comparison: out of date with it
     stored = folder.stage("evaluate") / "policies" / f"{name}.json"
     if stored.exists():
         folder.require_fresh("evaluate")
@@ -38,10 +39,9 @@ def named_policy(folder: RunFolder, name: str, base: Policy) -> Policy:
 
 
 def open_policy(path: Path) -> Policy:
-    """Read a policy, and say on stderr which of its promises do not count, and why.
+    """Read a policy, and note on stderr which of its promises do not count, and why.
 
-    Raises ArtifactError if it is a run's own and was calibrated on scores or rows that are others
-    by now.
+    Raises ArtifactError if the policy lies in a run whose scores or rows changed since.
     """
     if (run := run_of(path)) is not None:
         run.require_fresh("calibrate")
@@ -51,7 +51,9 @@ def open_policy(path: Path) -> Policy:
 
 
 def note_uncertified(policy: Policy) -> None:
-    """Say which promises their file calls certified and does not bear out."""
+    """Note each promise that its file calls certified and whose digest or signature does not
+    fit.
+    """
     for promise in policy.promises:
         if promise.fault is not None:
             note(
@@ -61,9 +63,10 @@ def note_uncertified(policy: Policy) -> None:
 
 
 def policy_file(path: Path, name: str | None = None) -> Path:
-    """A policy as operators name it: its file, or the run folder that has calibrated it.
+    """The path of a policy, from a path to its file or to the run folder that calibrated it.
 
-    name: of one that the run keeps beside its own; whatever is no such name is left to the caller.
+    name: of a policy that the run keeps beside its own. Any other name is ignored: the caller
+    looks it up elsewhere.
     """
     run = RunFolder(path)
     if name in run.policy_names:
@@ -75,8 +78,8 @@ def policy_file(path: Path, name: str | None = None) -> Path:
 
 
 def run_with_policy(folder: RunFolder, name: str | Path | None) -> RunFolder:
-    """The run as one of its policies sees it. Raises ConfigError, with those there are, on an
-    unknown name.
+    """The run folder with the paths of one of its policies; name: None: its own. Raises
+    ConfigError, listing the names, on an unknown one.
     """
     if name is None:
         return folder
@@ -94,7 +97,7 @@ def run_with_policy(folder: RunFolder, name: str | Path | None) -> RunFolder:
 def requested_overrides(
     thresholds: Sequence[str] | None, rates: Sequence[str] | None, sensitivity: str | None = None
 ) -> PolicyChoice:
-    """The overrides of `--threshold category=number`, `--rate category=number` and `--sensitivity
+    """Parse the flags `--threshold category=number`, `--rate category=number` and `--sensitivity
     NAME`.
     """
     return PolicyChoice(
@@ -114,14 +117,12 @@ def policy_with_overrides(
 
 
 def decision_word(policy: Policy, decision: Decision) -> str:
-    """ "respond", the category refused with, or "undecided": as an engine would act on the
-    decision.
-    """
+    """ "respond", the category refused with, or "undecided": what an engine would do."""
     return "undecided" if decision.doubt and on_doubt(policy) == "error" else decision.choice
 
 
 def doubt_note(policy: Policy, logp_NC: Floats) -> str | None:
-    """How many of these scores are doubtful, in words; None if there is none."""
+    """A sentence on how many of these scores are doubtful; None without any."""
     doubtful = int(decide_many(policy, logp_NC).doubt_N.sum())
     if not doubtful:
         return None
@@ -139,12 +140,14 @@ def decision_json(policy: Policy, logp_C: Floats, decision: Decision) -> dict[st
     refuses: no answer follows. decision: "undecided" where a score is doubtful and the policy makes
     that an error.
     """
+    # what thresholds are compared with; a calibrator takes a table, here of one row
     p_C = np.exp(policy.calibrator.apply(logp_C[None, :])[0])
     probability = {name: float(p) for name, p in zip(policy.taxonomy.choices, p_C, strict=True)}
     return {
         "decision": decision_word(policy, decision),
         "refuses": decision.refuses,
         "heaviest": decision.heaviest,
+        # infinite where no threshold was compared, which JSON cannot say
         "margin": decision.margin if np.isfinite(decision.margin) else None,
         "doubt": doubt_reason(policy, logp_C) if decision.doubt else None,
         "leftover": float(leftover_of(logp_C[None, :])[0]),
@@ -153,10 +156,12 @@ def decision_json(policy: Policy, logp_C: Floats, decision: Decision) -> dict[st
 
 
 def _number(text: str, flag: str) -> tuple[str, float]:
+    """Parse "category=number", "never" being infinity. Raises ConfigError naming the flag."""
     category, equals, value = text.partition("=")
     try:
         number = float("inf" if value.strip() == "never" else value)
     except ValueError:
+        # no number: the same error as without an equals sign
         equals = ""
         number = 0.0
     if not equals:

@@ -1,5 +1,5 @@
-"""What the terminal says of a policy: its thresholds, its promises with the mix behind them, and
-what it never does.
+"""Policies in words for the terminal: thresholds, promises with the mix behind them, and categories
+that are never refused.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ LONGEST = 30  # entries of a list that a summary shows
 
 
 def summary_json(policy: Policy, file: Path) -> dict[str, Any]:
-    """A policy for programs, short: what each category does on its calibration rows instead of the
-    whole curve.
+    """The JSON value of a policy in short: rates at its threshold in place of a category's curve.
 
-    Everything is in the file, whose path stands under "file"; a list of more than LONGEST entries
-    says how many.
+    The whole policy is in the file, whose path stands under "file". A list of more than LONGEST
+    entries is replaced by their number.
     """
     value = policy_to_json(policy)
     for row, category in zip(value["categories"], policy.categories, strict=True):
@@ -38,7 +37,7 @@ def summary_json(policy: Policy, file: Path) -> dict[str, Any]:
 
 
 def _short(value: Any) -> Any:
-    """A JSON value with its long lists of plain entries counted instead."""
+    """A JSON value in which the number of entries stands for each long list."""
     if isinstance(value, dict):
         return {key: _short(entry) for key, entry in value.items()}
     if isinstance(value, list):
@@ -54,8 +53,8 @@ def threshold_text(threshold: float) -> str:
 
 
 def note_policy(policy: Policy) -> None:
-    """What a policy promises, over which mix, with the worst slice; and the categories that it
-    never refuses.
+    """Note each promise with its mix and worst slice, then warnings of categories that are never
+    refused.
     """
     for promise in policy.promises:
         note(promise_line(promise))
@@ -66,8 +65,8 @@ def note_policy(policy: Policy) -> None:
 
 
 def mix_lines(promise: Promise) -> list[str]:
-    """The mix of rows behind a promised rate, and the worst slice of it. Empty where the policy
-    does not say them.
+    """Lines on the mix of rows behind a promised rate, and on its worst slice. Empty for policies
+    of before they were stored.
     """
     found = []
     if mix := mix_words(promise.mix):

@@ -1,4 +1,4 @@
-"""What the terminal shows. Results go to stdout; progress, notes and errors to stderr."""
+"""Output on the terminal. Results go to stdout; progress, notes and errors to stderr."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ SECONDS_PER_LINE = 15.0  # between two lines of progress where there is no termi
 
 
 def is_first_process() -> bool:
-    """Whether this is the only process, or the one of several that speaks."""
+    """Whether this is the only process, or the first of a training on several."""
+    # torchrun and accelerate number their processes so
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -54,7 +55,7 @@ def notes(lines: Iterable[str]) -> None:
 
 
 def top_reasons(reasons: Mapping[str, int]) -> str:
-    """The most frequent reasons with their counts, for one line."""
+    """The most frequent reasons with their counts, in one line."""
     most = sorted(reasons.items(), key=lambda pair: -pair[1])
     return "; ".join(f"{n} x {why}" for why, n in most[:NAMED]) + (
         "; ..." if len(most) > NAMED else ""
@@ -62,20 +63,20 @@ def top_reasons(reasons: Mapping[str, int]) -> str:
 
 
 def first_places(places: Sequence[str]) -> str:
-    """The first of some places, for one line."""
+    """The first of some places, in one line."""
     return ", ".join(places[:NAMED]) + (", ..." if len(places) > NAMED else "")
 
 
 def print_json(value: object) -> None:
-    """A value for programs: JSON on stdout, nothing else there."""
+    """Print a value as JSON on stdout, for programs."""
     result_console().out(
         json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), highlight=False
     )
 
 
 def print_table(rows: Sequence[Sequence[str]], *, title: str | None = None, words: int = 1) -> None:
-    """Rows of text on stdout, the first being the header; the first `words` columns hold words, the
-    others numbers.
+    """Print rows of text as a table on stdout; the first row is the header. The first `words`
+    columns hold words (to the left), the others numbers (to the right).
     """
     header, *body = rows
     table = Table(title=title, title_justify="left")
@@ -88,11 +89,11 @@ def print_table(rows: Sequence[Sequence[str]], *, title: str | None = None, word
 
 @contextmanager
 def progress_bar(label: str, doing: str = "") -> Iterator[ports.Progress]:
-    """A progress callback: on a terminal one live line with elapsed and remaining time, else a line
-    now and then.
+    """Show progress within the block, through the callback that it yields: one live line with
+    elapsed and remaining time on a terminal, else a line now and then.
 
-    doing: said beside the label on a terminal, once before the first line elsewhere. A changed
-    total begins anew.
+    doing: stands beside the label on a terminal; elsewhere in a line of its own, once. A changed
+    total starts the count anew.
     """
     if not is_first_process():
         yield ports.no_progress
@@ -127,7 +128,8 @@ TERMINAL = Terminal()
 
 
 def _lines(label: str, doing: str) -> ports.Progress:
-    # when the first unit was done: loading a model says nothing of the rest
+    """The progress callback where there is no terminal: a line every SECONDS_PER_LINE."""
+    # Time counts from when the first unit was done: loading a model says nothing of the rest.
     started: tuple[float, int] | None = None
     told, of = time.monotonic(), 0
 
@@ -138,6 +140,7 @@ def _lines(label: str, doing: str) -> ports.Progress:
             note(f"{label:<10} {doing}")
         if started is None or total != of:  # other units from here on
             started, of = (now, done), total
+        # Remaining time is at the pace so far; without a finished unit there is none yet.
         spent, units = now - started[0], done - started[1]
         if now - told < SECONDS_PER_LINE or not units:
             return

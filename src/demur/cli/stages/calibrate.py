@@ -81,6 +81,7 @@ def command(
     from demur.assembly.run import reopen
     from demur.assembly.steps import Steps
 
+    # Several goals are one text in the config, in order of priority.
     asked = "; ".join(goal) if goal else None
     given = {
         "goal": asked,
@@ -94,6 +95,7 @@ def command(
         workspace.config.calibrate, [*(settings or ()), *_overrides(override)], "calibrate"
     )
     workspace = workspace.with_stage("calibrate", config).with_settings("calibrate", **given)
+    # exit code 3, from the error's class, if no threshold meets the goal
     policy = Steps(workspace, TERMINAL).perform("calibrate")
     choice = read_choice(workspace.folder.calibrator)
     if as_json:
@@ -120,9 +122,7 @@ def command(
 
 
 def _tell_cascade(folder: RunFolder, policy: Policy) -> None:
-    """Say who decides under a policy of a cascade, and what it costs; nothing under one of the
-    model alone.
-    """
+    """Note the front's share of decisions and their cost, under a policy of a cascade."""
     if policy.fingerprint is not None and policy.fingerprint.front is not None:
         made = read_front_metrics(folder)
         note(
@@ -132,18 +132,20 @@ def _tell_cascade(folder: RunFolder, policy: Policy) -> None:
 
 
 def _threshold_scores(folder: RunFolder, policy: Policy) -> Floats:
-    """The scores that thresholds were chosen on."""
+    """Read the scores that thresholds were chosen on."""
     from demur.stages.calibrate import threshold_rows
     from demur.store.scores.rewritten import decided_scores
     from demur.store.scores.tables import read_scores
 
+    # calibrate rows without those that the calibrator was fitted on
     table, _ = read_scores(decided_scores(folder, "calibrate", policy.fingerprint))
     return table.select(tuple(e.id for e in threshold_rows(folder))).logp_NC
 
 
 def _overrides(texts: Sequence[str] | None) -> list[str]:
-    """ "safety=suppress" as the setting "override.safety=suppress". Raises ConfigError."""
+    """Turn "safety=suppress" into the setting "override.safety=suppress". Raises ConfigError."""
     for text in texts or ():
+        # from the right: the name of a category may hold an equals sign
         name, _, what = text.rpartition("=")
         if not name.strip() or what.strip() not in ("suppress", "force"):
             raise ConfigError(
@@ -153,14 +155,17 @@ def _overrides(texts: Sequence[str] | None) -> list[str]:
 
 
 def _rows(folder: RunFolder, policy: Policy) -> Sequence[tuple[str, ...]]:
-    """Per category: its threshold, and what the policy does on the rows it was chosen on."""
+    """A row per category: its threshold, and refusals and errors on the rows it was chosen on."""
     from demur.stages.calibrate import threshold_rows
 
     examples = threshold_rows(folder)
+    # N rows in the order of the examples: the column that is emitted, and the one that ought to be
+    # (0 = respond)
     choice_N = decide_many(policy, _threshold_scores(folder, policy)).choice_N
     label_N = np.array([policy.taxonomy.column(e.label) for e in examples])
     rows = []
     for column, category in enumerate(policy.categories, start=1):
+        # refused with this category; rows of this category; rows to be answered
         emitted_N, own_N, comply_N = choice_N == column, label_N == column, label_N == 0
         rows.append(
             (

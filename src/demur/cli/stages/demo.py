@@ -25,6 +25,7 @@ def command(out: options.Out = None, settings: options.Set = None) -> None:
     from demur.assembly.run import new_workspace
     from demur.cli.all_stages import default_folder, run_all
 
+    # the config may lie in a zip: as_file gives it a path on disk
     with resources.as_file(resources.files("demur.cli") / "demo.toml") as path:
         config = load_config(Path(path), overrides=settings or ())
     workspace = new_workspace(config, out or default_folder(config))
@@ -34,9 +35,7 @@ def command(out: options.Out = None, settings: options.Set = None) -> None:
 
 
 def invitation(folder: RunFolder) -> list[str]:
-    """Commands to go on with: a conversation, a moved threshold that changes a decision, a
-    server.
-    """
+    """Lines with commands to go on with: chat, a moved threshold that changes a decision, a server."""
     demur, run = _program(), shlex.quote(str(folder.root))
     everyday = read_everyday(folder)
     moved = moved_threshold(read_policy(folder.policy), everyday) if everyday else None
@@ -50,12 +49,12 @@ def invitation(folder: RunFolder) -> list[str]:
 
 
 def moved_threshold(policy: Policy, everyday: Everyday) -> tuple[str, str, str] | None:
-    """A prompt, a threshold "category=number" that decides it otherwise than the policy does, and
-    how that does.
+    """Find a prompt whose decision changes under another threshold: (prompt, "category=number", the
+    policy's decision). It is the everyday prompt that is nearest to its threshold.
 
-    The everyday prompt that is nearest to its threshold. None under another rule than `heaviest`,
-    which compares a prompt with one threshold, and where no prompt can be moved.
+    None if no prompt can be moved, and under any rule but `heaviest`.
     """
+    # Under `heaviest` one threshold decides a prompt: that of its heaviest category.
     if policy.rule != "heaviest":
         return None
     found = []
@@ -64,13 +63,20 @@ def moved_threshold(policy: Policy, everyday: Everyday) -> tuple[str, str, str] 
             ((n, row.probability[n]) for n in policy.taxonomy.names), key=lambda pair: pair[1]
         )
         category = policy.category(name)
+        # whether a caller may move this threshold at all
         free = (
             category.may_emit
             and category.override is None
             and not category.locked
             and category.limits is None
         )
-        number = _beyond(p, refused=row.decided != "respond")
+        # The threshold lies on the other side of the probability, with two digits: above it to
+        # answer what was refused, below it to refuse what was answered. Not nearer than half a
+        # step, since the same prompt scored in another batch differs in its last digits.
+        hundredths = (
+            math.floor(100 * p + 1.5) if row.decided != "respond" else math.ceil(100 * p - 1.5)
+        )
+        number = f"{hundredths / 100:.2f}" if 0 < hundredths < 100 else None
         if free and not row.doubt and row.decided in ("respond", name) and number is not None:
             found.append(
                 (abs(min(category.threshold, 1.0) - p), row.prompt, f"{name}={number}", row.decided)
@@ -78,20 +84,12 @@ def moved_threshold(policy: Policy, everyday: Everyday) -> tuple[str, str, str] 
     return min(found)[1:] if found else None
 
 
-def _beyond(p: float, *, refused: bool) -> str | None:
-    """A threshold of two digits on the other side of a probability; None where there is none.
-
-    Not nearer than half a step: the same prompt scored in another batch differs in its last digits.
-    """
-    hundredths = math.floor(100 * p + 1.5) if refused else math.ceil(100 * p - 1.5)
-    return f"{hundredths / 100:.2f}" if 0 < hundredths < 100 else None
-
-
 def _program() -> str:
-    """How this command is typed: by its name where the shell finds it, else as it was started."""
+    """The words that start demur in a shell: its name where the shell finds it, else as now."""
     started = Path(sys.argv[0])
     if shutil.which("demur"):
         return "demur"
+    # a script of that name that is not on the path, or `python -m demur`
     return (
         shlex.quote(str(started))
         if started.name == "demur"
