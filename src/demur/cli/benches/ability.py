@@ -1,6 +1,4 @@
-"""demur bench ability: what a model could do before and can do after, item by item, as a statement
-with a number.
-"""
+"""demur bench ability: item by item, how much a model may have lost by a change, with a bound."""
 
 from __future__ import annotations
 
@@ -81,6 +79,7 @@ def command(
         print_json([_json(c) for c in found])
     else:
         _show(found)
+    # One statement for all tasks: the largest bound; unknown where that of any task is.
     bounds = [c.bound for c in found]
     most = None if None in bounds else max(b for b in bounds if b is not None)
     note(_statement(most, len(found), confidence))
@@ -128,7 +127,7 @@ def _show(found: tuple[TaskComparison, ...]) -> None:
 
 
 def _statement(most: float | None, tasks: int, confidence: float) -> str:
-    """What may be said, with its number."""
+    """The result in one sentence. most: share lost at most, in any task; None: unknown."""
     if most is None:
         return (
             "how much may have been lost is unknown: items share groups, and none of them changed"
@@ -164,6 +163,7 @@ def _entry(found: tuple[TaskComparison, ...], text: str) -> CardEntry:
     """
     from demur.store.results.item_results import CardEntry
 
+    # TASK=DATASET:ID; a dataset is "owner/name" on the hub
     task, _, place = text.partition("=")
     dataset, _, name = place.partition(":")
     known = {c.task: c.paired for c in found}

@@ -56,6 +56,7 @@ def command(
     if as_json:
         print_json(study.model_dump(mode="json"))
         return
+    # the first measurement is the one that the study ranks by; the page has the others
     ranking = study.rankings[0]
     rows = [
         (s.calibrator, str(s.place), f"{s.mean_rank:.2f}", str(s.best_in))
@@ -71,12 +72,14 @@ def command(
 
 
 def _scored(folder: Path) -> Iterator[ScoredModel]:
-    """The runs and pairs of score files at or below a folder, by name. Raises ArtifactError if
-    there is none.
+    """Find the scored runs, and the pairs of score files, at or below a folder, by name. Raises
+    ArtifactError without any.
     """
     from demur.assembly.run import reopen
     from demur.stages.bench_calibration import ScoredModel, ScoreFiles
 
+    # A run, or NAME-test.parquet with NAME-calibrate.parquet beside it, as other programs write
+    # them.
     roots = sorted(
         p.parent for p in folder.rglob("config.json") if RunFolder(p.parent).scores("test").exists()
     )

@@ -32,8 +32,6 @@ from demur.store.results.bench_file import BenchFile
 
 if TYPE_CHECKING:
     from demur.assembly import sources
-
-if TYPE_CHECKING:
     from demur.assembly.run import Workspace
     from demur.stages.bench_refusals import Candidate, Endpoint
 
@@ -107,8 +105,10 @@ def command(
     from demur.stages import bench_refusals
 
     wanted = [sources.parse_selection(text) for text in benchmark]
+    # all that can be wrong with the flags, before a model is loaded or an endpoint asked
     _require_once(benchmark, wanted)
     _require_card(card, wanted)
+    # MODEL is an endpoint's TOML, the name of a test subject, or a run folder
     asked = Path(model).suffix == ".toml"
     target = out or (Path() if asked or model in SUBJECTS else Path(model)) / "bench"
     built, spent = (
@@ -151,6 +151,7 @@ def command(
 
 def _require_once(texts: Sequence[str], wanted: Sequence[sources.BenchmarkSelection]) -> None:
     """Raise ConfigError, naming both flags, if rows of a benchmark are asked for twice."""
+    # a benchmark without a part is all of its parts
     for (text, one), (other, two) in combinations(zip(texts, wanted, strict=True), 2):
         same_part = None in (one.part, two.part) or one.part == two.part
         if one.benchmark.name == two.benchmark.name and same_part:
@@ -170,9 +171,10 @@ def _require_card(card: Path | None, wanted: Sequence[sources.BenchmarkSelection
 
 
 def _sets(wanted: Sequence[sources.BenchmarkSelection]) -> list[BenchSet]:
-    """The benchmarks' rows; the package `datasets` is imported when one has no file."""
+    """Load the rows of the benchmarks."""
     from demur.assembly import sources
 
+    # hub_rows imports the package `datasets`, for benchmarks without a file only
     return [sources.load_benchmark(asked, sources.hub_rows) for asked in wanted]
 
 
@@ -181,6 +183,7 @@ def _write_card(file: Path, bench: BenchFile, datasets: Mapping[str, str]) -> No
     from demur.store.results.item_results import write_card
 
     entries = card_entries(bench, datasets)
+    # A card names results by their dataset on the hub; benchmarks without one cannot stand there.
     for row in bench.benchmarks:
         if row.name not in datasets:
             note(f"{row.name} has no dataset on the hub and is not in {file}")
@@ -192,8 +195,8 @@ def _write_card(file: Path, bench: BenchFile, datasets: Mapping[str, str]) -> No
 
 
 def _require_measured(bench: BenchFile) -> None:
-    """Raise DataError if nothing was measured, or none of the texts that were asked for; bench.* is
-    written.
+    """Raise DataError if no row was measured, or none of the texts that were asked for. By then
+    bench.* is written.
     """
     if not any(row.rows for row in bench.benchmarks):
         reasons = sum((Counter(row.left_out) for row in bench.benchmarks), Counter[str]())
@@ -201,6 +204,7 @@ def _require_measured(bench: BenchFile) -> None:
             f"no row could be measured: {top_reasons(reasons)}",
             "bench.json has the counts; mend it, run again",
         )
+    # every text of every benchmark is unscored
     texts = [row.text for row in bench.benchmarks if row.text]
     if texts and sum(t.unscored for t in texts) == sum(row.rows for row in bench.benchmarks):
         reasons = sum((Counter(t.unscored_reasons) for t in texts), Counter[str]())
@@ -247,6 +251,7 @@ def _trained(workspace: Workspace, policy: Path | None) -> Candidate:
     from demur.store.rows import read_examples
 
     folder, engine = workspace.folder, RunEngine(workspace)
+    # rows that thresholds were chosen on count as seen, like those of training
     seen = merge_records([seen_by_run(folder), seen_of(read_examples(folder.split("calibrate")))])
     return Candidate(
         policy=open_policy(policy or folder.policy),

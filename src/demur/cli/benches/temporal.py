@@ -96,11 +96,10 @@ def command(
 
 
 def _fetched(settings: Path, to: Path) -> Path:
-    """A news file with what an API answers. One that is there is kept: a run that goes on must see
-    the same news.
-    """
+    """Write the articles of a news API to a file, and return its path."""
     from demur.assembly.sources import fetched_news
 
+    # A run that goes on must see the same news: replies are stored by the articles asked about.
     if to.exists():
         note(f"news as fetched before: {to}; delete it to fetch again")
         return to
@@ -137,6 +136,8 @@ def _row(question: Any, cutoff: Any) -> dict[str, object]:
 
 
 def _show(built: Any, rejected: Counter[str], spent: Any, out: Path, *, as_json: bool) -> None:
+    """Print how many questions were kept and why others were rejected, and the costs."""
+    # zero is shown too: a file without one side measures nothing of it
     sides = Counter(q.side for q in built.questions)
     kept = {side: sides[side] for side in ("unanswerable", "answerable")}
     if as_json:

@@ -88,8 +88,9 @@ def command(
     from demur.store.answers.blackbox_file import BlackboxFolder
     from demur.store.prompts_file import read_prompts
 
+    # "endpoint.max_tokens=100" is the endpoint's, any other setting the judge's
     ours = [text for text in overrides or () if text.startswith(ENDPOINT)]
-    others = [text for text in overrides or () if text not in ours]  # are the judge's
+    others = [text for text in overrides or () if text not in ours]
     chat = open_chat({"url": url, "model": model, "most_calls": most_calls}, ours)
     prompts = read_prompts(files)
     workspace = _workspace(out)
@@ -98,15 +99,15 @@ def command(
     with progress_bar("ask") as progress:
         collected = collect.run(prompts, chat, folder, progress)
     _tell_collected(collected, chat)
+    # Costs are told also where judging fails or is interrupted: they were paid.
     try:
         with progress_bar("judge") as progress:
             file = label.run(config, collected, folder, progress)
     finally:
         notes(spent())
     _show(file)
-    steps = Steps(
-        workspace, TERMINAL, again=True
-    )  # more answers are more rows, and the predictor is fitted anew on them
+    # again: more answers are more rows, and the predictor is fitted anew on them
+    steps = Steps(workspace, TERMINAL, again=True)
     made = [steps.perform(stage) for stage in STAGES]
     note(f"page: {made[-1]}")
     note(f'next: demur calibrate {out} --goal "missed_refusal <= 0.1", and demur report {out}')
@@ -114,7 +115,7 @@ def command(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Judging:
-    """Who labels the answers."""
+    """The settings of the judge that labels the answers."""
 
     name: str | None
     hand: Path | None
@@ -122,8 +123,8 @@ class _Judging:
     folder: BlackboxFolder
 
     def built(self) -> tuple[label.Config, CostReport]:
-        """The judge, trained first if there are hand labels, and its costs in words. Raises
-        ConfigError.
+        """Make the judge, trained first if there are hand labels; and the function that puts its
+        costs into words. Raises ConfigError.
         """
         from demur.stages.blackbox import label, train_judge
 
@@ -132,6 +133,7 @@ class _Judging:
             raise ConfigError(
                 f"--judge {self.name} beside --hand, which trains a judge", "leave one of them out"
             )
+        # without hand labels, a judge that is there already
         if self.hand is None:
             judge, spent = build_judge(self.name or "phrases", settings)
             return label.Config(judge=judge, taxonomy=single()), spent
@@ -143,14 +145,15 @@ class _Judging:
             )
             return judge
 
+        # measured by cross-validation, then fitted on all labels and stored
         measured = train_judge.run(self.hand, self.folder.judge, make)
         judge = make(*read_text_classifier(self.folder.judge))
         return label.Config(judge=judge, taxonomy=single(), hand=measured), list
 
 
 def _workspace(out: Path) -> Workspace:
-    """The run in a folder, made if there is none. Raises ConfigError if the folder holds a run of
-    another kind.
+    """Open the run in a folder, or make one. Raises ConfigError if the folder holds a run of
+    another engine.
     """
     from demur.assembly.run import create, reopen
 
@@ -162,6 +165,7 @@ def _workspace(out: Path) -> Workspace:
                 "choose another folder: --out",
             )
         return workspace
+    # A run like any other: its rows are written by the labelling, its model is a prompt classifier.
     rows = {"kind": "jsonl", "folder": "blackbox", "files": ["rows.jsonl"]}
     table = {
         "run": {"name": out.resolve().name, "engine": PROMPTS},
@@ -173,7 +177,7 @@ def _workspace(out: Path) -> Workspace:
 
 
 def _tell_collected(collected: collect.Collected, chat: Any) -> None:
-    """What was not asked or not answered, and what the rest cost."""
+    """Note prompts that were not asked or not answered, and what the others cost."""
     prompts, spent, endpoint = collected.prompts, chat.spent, chat.endpoint
     if prompts.without:
         note(
@@ -204,6 +208,8 @@ def _tell_collected(collected: collect.Collected, chat: Any) -> None:
 
 
 def _show(file: BlackboxFile) -> None:
+    """Print the counts of verdicts, and note how reliable they are."""
+    # A partial answer counts as declining.
     scored = file.answered - file.verdicts["unscored"]
     declined = file.verdicts["refusal"] + file.verdicts["partial"]
     rows = [(v, str(n), f"{100 * n / file.answered:.1f}%") for v, n in file.verdicts.items()]

@@ -51,6 +51,7 @@ def command(
     from demur.assembly.run import RunEngine, reopen
 
     workspace = reopen(run)
+    # engines that predict refusals decide, and write nothing
     speaks = workspace.config.engine not in PREDICTORS
     policy = policy_with_overrides(
         open_policy(run_with_policy(workspace.folder, named).policy), threshold, rate
@@ -80,13 +81,15 @@ def command(
 
 
 def _lines() -> Iterator[str]:
-    """What the user types, or what is piped in, without empty lines."""
+    """The lines that the user types, or that are piped in, without empty ones."""
+    # `input` edits lines, and would print its prompt into a pipe
     interactive = sys.stdin.isatty()
     while True:
         try:
             line = input("> ") if interactive else sys.stdin.readline()
         except EOFError:
             return
+        # at its end a pipe gives the empty text; an empty line still has its line break
         if not interactive and not line:
             return
         if line.strip():
@@ -100,10 +103,10 @@ def _said(role: Role, text: str) -> Message:
 def _turn(
     engine: RunEngine, policy: Policy, prompt: Prompt, *, speaks: bool
 ) -> tuple[Message, ...]:
-    """Decide, answer and show one turn; the conversation with what was answered.
+    """Decide, answer and print one turn; return the conversation with the answer.
 
-    A later turn is decided on the whole conversation. Where the same words alone would be decided
-    otherwise, that is said: a refused turn may colour those after it.
+    A later turn is decided on the whole conversation. A note says where the same words alone would
+    be decided otherwise: a refused turn may affect those after it.
     """
     scorer = engine.scorer_for(policy)
     logp_C, decision, answer = _asked(engine, scorer, prompt, policy, speaks=speaks)
@@ -117,7 +120,7 @@ def _turn(
 
 
 def _obey(line: str, folder: RunFolder, policy: Policy) -> Policy:
-    """The policy after a /command."""
+    """Do a /command; return the policy after it."""
     match line.split():
         case ["/threshold", category, value]:
             policy = policy_with_overrides(policy, [f"{category}={value}"], ())
@@ -138,19 +141,20 @@ def _obey(line: str, folder: RunFolder, policy: Policy) -> Policy:
 def _asked(
     engine: RunEngine, scorer: Scorer, prompt: Prompt, policy: Policy, *, speaks: bool
 ) -> tuple[Floats, Decision, Answer | None]:
-    """The score, the decision and the answer, from one prefill where the engine can. speaks: it
-    writes at all.
-    """
+    """Score, decision and answer of a prompt. speaks: whether the engine writes answers at all."""
+    # One prefill for all three, where the engine can and no cascade decides in its place.
     if scorer is engine and isinstance(engine.loaded, Answerer):
         return engine.loaded.answer([prompt], policy)[0]
     policy.require_model(scorer.fingerprint)
     logp_C = scorer.logp([prompt])[0]
     decision = decide_or_doubt(policy, logp_C)
+    # else a second call writes the text after the token that was decided on
     answers = engine.branches([prompt], [[decision.column]])[0] if speaks else {}
     return logp_C, decision, answers.get(decision.column)
 
 
 def _show(policy: Policy, logp_C: Floats, decision: Decision, answer: Answer | None) -> None:
+    """Print the probabilities as bars, then the decision and the text."""
     console, table = result_console(), Table.grid(padding=(0, 1))
     # what thresholds are compared with
     p_C = np.exp(policy.calibrator.apply(logp_C[None, :])[0].astype(np.float64))
@@ -170,7 +174,7 @@ def _show(policy: Policy, logp_C: Floats, decision: Decision, answer: Answer | N
 
 
 def _text(policy: Policy, decision: Decision, answer: Answer | None) -> str:
-    """The text as later turns are decided on it."""
+    """The text of a turn, on which later turns are decided: the policy's own, else the answer's."""
     own = policy.own_text(decision.column)
     if own is not None:
         return own

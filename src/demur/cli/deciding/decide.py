@@ -80,15 +80,15 @@ def command(
     """Decide each prompt. The same policy, scores and thresholds give the same decisions
     everywhere.
     """
+    # The engine is loaded last: a flag at fault shows at once.
     chosen = policy_with_overrides(_policy(run, policy), threshold, rate)
     if sum(map(bool, (scores, prompts, file, lines))) > 1:
         raise ConfigError(
             "prompts come from several places",
             "give one of PROMPT, --prompts, --lines and --scores",
         )
-    scored = (
-        _from_file(scores) if scores else _from_model(run, chosen, (prompts, file), lines=lines)
-    )
+    scored = _stored(scores) if scores else _from_model(run, chosen, (prompts, file), lines=lines)
+    # scores of another model mean something else at the same thresholds
     chosen.require_model(scored.fingerprint)
     decisions = [decide(chosen, logp_C) for logp_C in scored.logp_NC]
     rows = [
@@ -105,6 +105,9 @@ def command(
 
 
 def _policy(run: Path | None, path: Path | None) -> Policy:
+    """The policy of a run by name, of a file, or the run's own. Raises ConfigError if neither is
+    named.
+    """
     if path is None and run is None:
         raise ConfigError(
             "there is no policy to decide under",
@@ -116,7 +119,7 @@ def _policy(run: Path | None, path: Path | None) -> Policy:
     return open_policy(path if path is not None else own.policy)
 
 
-def _from_file(path: Path) -> _Scored:
+def _stored(path: Path) -> _Scored:
     from demur.store.scores.tables import read_scores
 
     table, fingerprint = read_scores(path)
@@ -130,8 +133,8 @@ def _from_model(
     *,
     lines: bool,
 ) -> _Scored:
-    """Score prompts as the policy has them scored. given: prompts as arguments, or a file of
-    them.
+    """Score prompts with the run's model, or with the policy's cascade. given: prompts as
+    arguments, or a file of them.
     """
     from demur.assembly.run import RunEngine, reopen
 
@@ -148,10 +151,10 @@ def _from_model(
 
 
 def _asked(prompts: Sequence[str] | None, file: Path | None, *, lines: bool) -> list[_Asked]:
-    """The prompts of the arguments, of a file, or of standard input: whole, or line by line if that
-    is asked for.
+    """The prompts of the arguments, of a file, or of standard input: whole, or each line with
+    `lines`.
 
-    Raises ConfigError if there is none, DataError on one that no request can hold.
+    Raises ConfigError without a prompt, DataError on one that no request can hold.
     """
     from demur.store.prompts_file import read_each_prompt
 
@@ -162,6 +165,7 @@ def _asked(prompts: Sequence[str] | None, file: Path | None, *, lines: bool) -> 
         ]
     texts = list(prompts or ())
     if not texts:
+        # a byte order mark, and line breaks at the end, are the terminal's and not the user's
         text = sys.stdin.read().removeprefix("\ufeff").rstrip("\r\n")
         texts = (
             [line.rstrip("\r") for line in text.split("\n") if line.strip()] if lines else [text]
@@ -177,11 +181,9 @@ def _asked(prompts: Sequence[str] | None, file: Path | None, *, lines: bool) -> 
 
 
 def _cells(row: dict[str, object], choices: Sequence[str]) -> tuple[str, ...]:
+    # a prompt of several lines becomes one
     text, probability = " ".join(str(row["prompt"]).split()), row["probability"]
     assert isinstance(probability, dict)
     shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
-    return (shown, _decision(row), *(f"{probability[c]:.4f}" for c in choices))
-
-
-def _decision(row: dict[str, object]) -> str:
-    return f"{row['decision']} (doubt)" if row["doubt"] else str(row["decision"])
+    decision = f"{row['decision']} (doubt)" if row["doubt"] else str(row["decision"])
+    return (shown, decision, *(f"{probability[c]:.4f}" for c in choices))

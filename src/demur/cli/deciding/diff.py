@@ -69,11 +69,14 @@ def command(
         for p in policies:
             if told := doubt_note(p, table.logp_NC):
                 note(f"{p.name!r}: {told}")
+    # for scripts that must not let a change pass unseen
     if changed:
         raise typer.Exit(CHANGED)
 
 
 def _rows(table: ScoreTable, policies: tuple[Policy, Policy]) -> list[_Row]:
+    """The decisions of both policies, row by row of the scores."""
+    # by name, not by column: the taxonomies may order their categories otherwise
     before, after = (
         [p.taxonomy.choices[column] for column in decide_many(p, table.logp_NC).choice_N.tolist()]
         for p in policies
@@ -82,7 +85,7 @@ def _rows(table: ScoreTable, policies: tuple[Policy, Policy]) -> list[_Row]:
 
 
 def _texts(path: Path, rows: Sequence[_Row]) -> dict[str, str]:
-    """The prompts of these rows. Raises ConfigError if the file lacks one."""
+    """Read the prompts of these rows. Raises ConfigError if the file lacks one."""
     from demur.store.prompts_file import read_each_prompt
 
     found = {row.id: row.messages[-1].content for row in read_each_prompt(path)}
@@ -101,6 +104,7 @@ def _show(
     changed: Sequence[_Row],
     texts: Mapping[str, str],
 ) -> None:
+    # a table of all pairs: rows are the old decision, columns the new one
     counts = Counter((row.before, row.after) for row in rows)
     old, new = (p.taxonomy.choices for p in policies)
     table = [("from \\ to", *new), *((x, *(str(counts[x, y]) for y in new)) for x in old)]

@@ -1,6 +1,4 @@
-"""demur explain: which thresholds a request would be decided under, and where each one comes
-from.
-"""
+"""demur explain: the thresholds that a request would be decided under, and the origin of each."""
 
 from __future__ import annotations
 
@@ -39,7 +37,7 @@ from demur.store.run import RunFolder
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Explained:
-    """A stored policy, and what a request makes of it."""
+    """A stored policy, and the policy that decides a request for it."""
 
     live: Live
     effective: EffectivePolicy
@@ -85,6 +83,7 @@ def command(
     there = read_folder(policy_file(policies, policy))
     for fault in there.faults:
         note(f"not read: {fault.message}")
+    # the same steps as in the server: who asks, for which policy, with which overrides
     who = _tenant(tenant) if tenant else _operator(there, policy)
     ask = replace(requested_overrides(threshold, rate, sensitivity), policy=policy)
     live = there.policies[choose_policy(who, ask, there.policies)]
@@ -106,13 +105,14 @@ def command(
 
 
 def _turns_covered(path: Path) -> str | None:
-    """Which turns the promises of a run are about; None where there is no run to count in."""
+    """A sentence on the turns that the promises of a run are about; None for a policy elsewhere."""
     from demur.store.rows import read_examples
 
     split = RunFolder(path).split("calibrate")
     if not split.exists():
         return None
     rows = read_examples(split)
+    # rows with an answer among the turns before the last
     later = sum(any(m.role == "assistant" for m in row.prompt) for row in rows)
     if later:
         return (
@@ -127,8 +127,8 @@ def _turns_covered(path: Path) -> str | None:
 
 
 def _unwatched(path: Path, name: str | None) -> str | None:
-    """The promises about slices that nothing would be noticed of; None: there is none, or no run to
-    look in.
+    """A sentence on promises about slices of which no label has come; None without any, and for a
+    policy outside a run.
     """
     from demur.stages import watch
 
@@ -145,8 +145,8 @@ def _unwatched(path: Path, name: str | None) -> str | None:
 
 
 def _of_the_model(path: Path) -> list[str]:
-    """The base model behind a run's promises and what became of its language; nothing where nobody
-    wrote it down.
+    """Lines on the base model of a run's model, its language after training, and warnings; empty
+    where demur.json has none of it.
     """
     model = RunFolder(path).model
     if not (model / FILE_NAME).exists():
@@ -162,9 +162,10 @@ def _of_the_model(path: Path) -> list[str]:
 
 
 def _operator(there: PolicySet, policy: str | None) -> Tenant:
-    """Who asks if no tenant is named: someone who may use and change every policy, but must say
-    which.
+    """The tenant of a call without --tenant: it may use and change every policy. Raises ConfigError
+    if there are several and none is named.
     """
+    # no policy at all: the first fault says why
     if not there.policies:
         there.require_sound()
     if policy is None and len(there.policies) > 1:
@@ -176,6 +177,7 @@ def _operator(there: PolicySet, policy: str | None) -> Tenant:
 
 
 def _tenant(text: str) -> Tenant:
+    """The tenant of NAME@FILE. Raises ConfigError, with a suggestion, on an unknown one."""
     name, path = _parts(text, "--tenant", "acme@tenants.toml")
     known = {t.name: t for t in read_tenants(Path(path)).tenants}
     if name not in known:
@@ -184,6 +186,7 @@ def _tenant(text: str) -> Tenant:
 
 
 def _decided(text: str, policy: Policy) -> dict[str, Any]:
+    """The decision on the scores of ID@FILE, as JSON."""
     from demur.store.scores.tables import read_scores
 
     name, path = _parts(text, "--row", "ID@runs/demo/score/test.parquet")
@@ -194,6 +197,8 @@ def _decided(text: str, policy: Policy) -> dict[str, Any]:
 
 
 def _parts(text: str, flag: str, example: str) -> tuple[str, str]:
+    """Split NAME@FILE. Raises ConfigError naming the flag."""
+    # from the right: an id may hold an @, as addresses do
     name, at, path = text.rpartition("@")
     if not (name and at and path):
         raise ConfigError(f"cannot read {flag} {text!r}", f"write {flag} {example}")
@@ -204,7 +209,13 @@ def _show(explained: _Explained) -> None:
     policy, decision = explained.live.policy, explained.decision
     header = ["category", "where from", "callers may choose", "threshold"]
     cells = [
-        [s.category, s.origin, _freedom(policy, s), _threshold(policy, s)]
+        [
+            s.category,
+            s.origin,
+            _freedom(policy, s),
+            # some rules compare no thresholds
+            threshold_text(s.threshold) if policy.rule in THRESHOLD_RULES else "-",
+        ]
         for s in explained.effective.settings
     ]
     if decision:
@@ -223,13 +234,10 @@ def _show(explained: _Explained) -> None:
         note("the promises of the policy do not cover these thresholds")
 
 
-def _threshold(policy: Policy, setting: CategorySetting) -> str:
-    return threshold_text(setting.threshold) if policy.rule in THRESHOLD_RULES else "-"
-
-
 def _freedom(policy: Policy, setting: CategorySetting) -> str:
-    """The thresholds of a category that callers may ask for, or why there is none."""
+    """The thresholds of a category that callers may ask for, or the reason why there is none."""
     category = policy.category(setting.category)
+    # Asking for the threshold that is set already changes nothing, and is refused as any other.
     try:
         apply_overrides(policy, PolicyChoice(thresholds={setting.category: category.threshold}))
     except AccessError as e:
@@ -240,13 +248,17 @@ def _freedom(policy: Policy, setting: CategorySetting) -> str:
 
 def _json(explained: _Explained) -> dict[str, object]:
     policy = explained.live.policy
+    # the promises as their file has them, with the status that was found on reading
+    promises = policy_to_json(policy)["promises"]
+    for row, promise in zip(promises, policy.promises, strict=True):
+        row["status"] = promise.status
     return {
         "policy": policy.name,
         "digest": explained.live.digest,
         "rule": policy.rule,
         "overridden": explained.effective.overridden,
         "sensitivities": [s.name for s in policy.sensitivities],
-        "promises": _promises(policy),
+        "promises": promises,
         "never_refused": list(never_refused(policy)),
         "categories": [
             {
@@ -264,9 +276,3 @@ def _json(explained: _Explained) -> dict[str, object]:
 
 def _plain(threshold: float) -> float | str:
     return NEVER_WORD if math.isinf(threshold) else threshold
-
-
-def _promises(policy: Policy) -> list[dict[str, Any]]:
-    """The promises as their file has them, with the status that was found on reading."""
-    rows: list[dict[str, Any]] = policy_to_json(policy)["promises"]
-    return [row | {"status": p.status} for row, p in zip(rows, policy.promises, strict=True)]

@@ -35,9 +35,11 @@ def command(
     now = datetime.now(UTC)
     key = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
     expires = now + timedelta(days=days) if days else None
+    # A label must be unique within a tenant, and two keys may be made in one second.
     block = key_block(tenant, label or f"{now:%Y-%m-%d %H:%M:%S.%f}", key, expires)
     if as_json:
         print_json({"key": key, "toml": block})
         return
+    # stderr, so that `demur keys ... >> tenants.toml` adds the hash and never the key
     note(f"key of {tenant}, shown only now: {key}")
     result_console().out(block, highlight=False, end="")

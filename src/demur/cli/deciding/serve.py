@@ -77,7 +77,7 @@ def command(
 
 
 def _say(text: str) -> None:
-    """A note on stderr; a closed or full stderr is no reason not to serve."""
+    """Print a note on stderr; a closed or full stderr must not keep the server from starting."""
     with suppress(OSError):
         note(text)
 

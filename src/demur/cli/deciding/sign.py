@@ -45,6 +45,7 @@ def command(
         raise ConfigError(
             "there is nothing to sign, or nothing to sign with", "demur sign POLICY --key FILE"
         )
+    # the key first: a policy may be signed with the key that was made by the same call
     said: dict[str, object] = {}
     if new_key is not None:
         said["public_key"] = new_private_key(new_key)
@@ -61,9 +62,10 @@ def command(
 
 
 def _signed(path: Path, key: Path, out: Path | None) -> dict[str, object]:
-    """Sign one policy. Raises PolicyError on one whose promises do not fit it: nobody should vouch
-    for that.
+    """Sign one policy. Raises PolicyError if a promise of it is not certified: a signature would
+    vouch for it.
     """
+    # In a run the receipt holds the digest of the file, which a signature would change.
     if (path.parent / "made.json").exists() and out is None:
         raise ConfigError(
             f"{path} is a run's own: signed there, it is not what the run made", "give --out FILE"

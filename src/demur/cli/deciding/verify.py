@@ -43,6 +43,7 @@ def command(
 
     file = policy_file(policy)
     found, promises = verify.run(file, _folder(run, file), Trust(keys=tuple(trusted or ())))
+    # a policy without promises has nothing that could be verified
     verified = bool(promises) and not any(v.faults for v in promises)
     if as_json:
         print_json(
@@ -64,9 +65,8 @@ def command(
 
 
 def _folder(run: Path, file: Path) -> RunFolder:
-    """The run as the policy's own calibration left it: a run keeps several, by name, and copies
-    keep their names.
-    """
+    """The run folder as the calibration of this policy saw it."""
+    # The policy may lie in the run itself, or be a copy elsewhere: a copy is told by its name.
     folder, own = RunFolder(run), run_of(file)
     if own is not None and own.root.resolve() == run.resolve():
         return own

@@ -1,5 +1,5 @@
-"""demur watch: live scores, and labels of some -> whether the promises of a run's policy are still
-supported.
+"""demur watch: live scores, and labels of some of them -> whether the promises of a run's policy
+still hold.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def command(
     from demur.stages.watch import Config
 
     folder = run_with_policy(reopen(run).folder, policy)
+    # A reset comes first: scores given beside it are the first that the new monitor counts.
     if reset is not None:
         changed = watch.reset(folder, reset, datetime.now(UTC), state)
         note(f"put away, and the reason kept: {', '.join(map(str, changed))}")
@@ -106,6 +107,7 @@ def command(
 def _promise(watched: PromiseState) -> tuple[str, ...]:
     from demur.stages import watch
 
+    """A row of the table: a promise, its state, and the alarms against it or its assumption."""
     level = "" if watched.promise.level is None else f"{watched.promise.level:g}"
     found = (*watched.alarms, *watched.drift)
     alarms = "; ".join(f"{a.text} (p = {a.p_value:.2g} after {a.after})" for a in found)
@@ -115,7 +117,8 @@ def _promise(watched: PromiseState) -> tuple[str, ...]:
 
 
 def _drift(shifts: Sequence[Shift]) -> list[tuple[str, ...]]:
-    """One line per series, a cell per test: the statistic, and its p-value where it has one."""
+    """A row per series, a cell per test: the statistic, and its p-value where it has one."""
+    # Shifts come test by test; the table has them series by series.
     cells: dict[str, dict[str, str]] = {}
     for s in shifts:
         p = "" if s.adjusted.number is None else f" (p = {s.adjusted.number:.2g})"

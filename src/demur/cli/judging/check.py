@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from demur.stages.judge_check import (
         Agreement,
         Check,
-        CheckedJudge,
         RateEstimate,
         RaterAgreement,
         Statistic,
@@ -58,11 +57,13 @@ def command(
     from demur.stages import judge_check as stage
 
     found = read_judge_settings(settings, overrides or (), file.with_suffix(".labels.sqlite"))
+    # Files of verdicts alone are enough; without either, the judge that needs nothing.
     names = judge or ([] if judged else ["phrases"])
     built = {name: build_judge(name, found) for name in names}
     config = stage.Config(
         file=file, judged=tuple(judged or ()), view=view, by=by, category=category
     )
+    # costs are told also where judging fails or is interrupted: they were paid
     try:
         with progress_bar("judge-check") as progress:
             check = stage.run(config, {name: judge for name, (judge, _) in built.items()}, progress)
@@ -76,12 +77,17 @@ def command(
 
 
 def _print(check: Check) -> None:
+    """Print each judge's agreement with people, its confusions, and its rates as corrected."""
     header = ("judge", "answers", "scored", "accuracy", "kappa", "sensitivity", "specificity")
-    lines = [line for c in check.checked for line in _lines(c)]
+    lines = []
+    for c in check.checked:
+        lines.append(_line(c.judge, c.agreement))
+        lines += [_line(f"  {name}", part) for name, part in c.strata.items()]
     print_table(
         [header, *lines], title=f"{check.labelled} labelled of {check.answers}, {check.view} view"
     )
     for c in check.checked:
+        # rows: the label by people; columns: the judge's verdict, which may be unscored
         judged = list(c.agreement.confusion["refusal"])
         rows = [
             (label, *(str(row[v]) for v in judged)) for label, row in c.agreement.confusion.items()
@@ -107,7 +113,7 @@ def _print(check: Check) -> None:
 
 
 def _print_together(check: Check) -> None:
-    """How far people agree among themselves, and judges, where there are several."""
+    """Print the agreement of people with each other, and of judges, where there are several."""
     several = [
         (
             who,
@@ -131,11 +137,6 @@ def _print_together(check: Check) -> None:
         print_table([header, *several], title="agreement with each other")
 
 
-def _lines(checked: CheckedJudge) -> list[Line]:
-    whole = [_line(checked.judge, checked.agreement)]
-    return whole + [_line(f"  {name}", part) for name, part in checked.strata.items()]
-
-
 def _line(name: str, a: Agreement) -> Line:
     rates = (
         _rate(a.accuracy),
@@ -147,6 +148,7 @@ def _line(name: str, a: Agreement) -> Line:
 
 
 def _figure(figure: Statistic, interval: tuple[float, float] | None = None) -> str:
+    """A statistic with its interval, or the reason why it is not defined."""
     if not figure.defined:
         return f"not defined ({figure.why})"
     around = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
@@ -154,6 +156,7 @@ def _figure(figure: Statistic, interval: tuple[float, float] | None = None) -> s
 
 
 def _rate(rate: Rate) -> str:
+    """A rate in percent with its exact 95 % interval."""
     if not rate.defined:
         return "not defined (0 rows)"
     low, high = rate.interval()
@@ -161,6 +164,7 @@ def _rate(rate: Rate) -> str:
 
 
 def _corrected(found: RateEstimate | str) -> str:
+    """A corrected rate in percent with its interval, or the reason why there is none."""
     if isinstance(found, str):
         return f"none: {found}"
     return f"{100 * found.value:.1f}% ({100 * found.low:.1f} to {100 * found.high:.1f})"

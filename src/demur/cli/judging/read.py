@@ -56,6 +56,7 @@ def command(
     found = read_judge_settings(settings, overrides or (), file.with_suffix(".labels.sqlite"))
     built, spent = build_judge(judge, found)
     to = out or file.with_suffix(".verdicts.jsonl")
+    # costs are told also where judging fails or is interrupted: they were paid
     try:
         with progress_bar("judge") as progress:
             summary = stage.run(stage.Config(file=file, out=to, category=category), built, progress)
@@ -77,6 +78,7 @@ def command(
             "NAME (such as safety)"
         )
     note(f"wrote {to}")
+    # nothing was judged: an error, so that a script does not go on with it
     if summary.verdicts["unscored"] == summary.answers:
         reasons = top_reasons(dict(summary.unscored))
         raise DataError(

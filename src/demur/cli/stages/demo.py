@@ -35,7 +35,7 @@ def command(out: options.Out = None, settings: options.Set = None) -> None:
 
 
 def invitation(folder: RunFolder) -> list[str]:
-    """Lines with commands to go on with: chat, a moved threshold that changes a decision, a server."""
+    """Lines with the next commands: chat, a moved threshold that changes a decision, serve."""
     demur, run = _program(), shlex.quote(str(folder.root))
     everyday = read_everyday(folder)
     moved = moved_threshold(read_policy(folder.policy), everyday) if everyday else None

@@ -63,11 +63,13 @@ def command(
 
     workspace = reopen(run)
     config = distil.Config(bound=bound)
+    # temporaries of a distil that was killed
     sweep(workspace.folder.root)
     asked = read_prompts([traffic])
     engine = RunEngine(workspace)
     chosen = _policy(workspace, engine, policy)
     table, model_ms = _stored(scores, asked, engine) if scores else _scored(asked, engine)
+    # The front learns to agree with the policy's decisions on the model's scores: no labels.
     seen = distil.Traffic(
         file=traffic, prompts=asked, scores=table, model=engine.fingerprint, model_ms=model_ms
     )
@@ -80,11 +82,12 @@ def command(
 
 
 def _policy(workspace: Workspace, engine: RunEngine, name: str | None) -> Policy:
-    """The policy to agree with, of the model alone. Raises ConfigError on a cascade's."""
+    """The policy that the front is to agree with. Raises ConfigError on a cascade's own."""
     folder = run_with_policy(workspace.folder, name)
     if name is None and folder.receipt("calibrate") is None:
         return natural(workspace.config.taxonomy, engine.fingerprint)
     policy = open_policy(folder.policy)
+    # its decisions are an earlier front's in part: errors would be learnt from errors
     if policy.fingerprint is not None and policy.fingerprint.front is not None:
         raise ConfigError(
             f"policy {policy.name!r} is of a cascade itself",
@@ -94,8 +97,8 @@ def _policy(workspace: Workspace, engine: RunEngine, name: str | None) -> Policy
 
 
 def _scored(asked: Prompts, engine: RunEngine) -> tuple[ScoreTable, float]:
-    """The model's scores of all traffic, and its CPU milliseconds for one, loading left out."""
-    assert engine.loaded is not None
+    """Score all traffic with the run's model: scores, and CPU milliseconds for a prompt."""
+    assert engine.loaded is not None  # loads it, before the clock starts
     start = time.process_time()
     with progress_bar("score") as progress:
         logp_NC = engine.logp([row.messages for row in asked.rows], progress)
@@ -104,7 +107,7 @@ def _scored(asked: Prompts, engine: RunEngine) -> tuple[ScoreTable, float]:
 
 
 def _stored(path: Path, asked: Prompts, engine: RunEngine) -> tuple[ScoreTable, None]:
-    """Scores from a file. Raises ConfigError unless they are this model's, ScoreError where a
+    """Read scores from a file. Raises ConfigError unless they are this model's, ScoreError where a
     prompt has none.
     """
     from demur.store.scores.tables import read_scores
@@ -115,10 +118,12 @@ def _stored(path: Path, asked: Prompts, engine: RunEngine) -> tuple[ScoreTable, 
             f"{path} holds scores of another model: {', '.join(differing)} differ",
             "score with this run's model",
         )
+    # None: the model's time was not measured, so that no saving is claimed
     return table.select(tuple(row.id for row in asked.rows)), None
 
 
 def _tell(asked: Prompts, made: FrontMetrics) -> None:
+    """Print what the front decides of the held-out traffic, and what a decision costs."""
     if asked.without:
         note(f"left out: {len(asked.without)} rows hold no prompt")
     for reason, count in made.left_out.items():
@@ -131,6 +136,7 @@ def _tell(asked: Prompts, made: FrontMetrics) -> None:
         ("model", f"{made.held - made.decided} of {made.held}", "-"),
     ]
     print_table(rows, title=f"a front fitted on {made.fitted} requests, sure up to {made.bound:g}")
+    # too many unknown words or letters: handed over before any score is looked at
     note(
         f"{made.held - made.inside} of {made.held} held-out requests are outside the front's range"
     )

@@ -1,5 +1,5 @@
-"""demur doctor: is this model ready to be scored and served, and what would training do with this
-base?
+"""demur doctor: whether a model is ready to be scored and served, and what training would do with a
+base model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from demur.core.training.settings import defaults
 from demur.store.models.model_file import FILE_NAME, require_whole
 from demur.store.run import RunFolder
 
-NOT_READY = 2
+NOT_READY = 2  # as for other input at fault
 
 
 def command(
@@ -59,6 +59,8 @@ def command(
     must be repaired.
     """
     model, declared, origin = _declared(model, taxonomy)
+    # Without a demur.json, and without control tokens among its own, the model is one that training
+    # may start from.
     if origin is None and "fingerprint" not in declared and is_base(model, declared["tokens"]):
         settings = replace(defaults(model, recipe or ("none" if has_gpu() else "cpu")), base=model)
         readiness = base_readiness(preset(taxonomy), settings, rows)
@@ -71,7 +73,7 @@ def command(
 def _tell(
     readiness: Readiness, purpose: str, origin: Origin | None = None, *, as_json: bool
 ) -> None:
-    """Show the findings. Raises Exit with NOT_READY if one says so."""
+    """Print the findings. Raises Exit with NOT_READY unless all are fine."""
     if as_json:
         base = {"base": asdict(origin)} if origin else {}
         print_json({**asdict(readiness), "ready": readiness.ready, **base})
@@ -89,14 +91,15 @@ def _tell(
 
 
 def _declared(model: str, taxonomy: str) -> tuple[str, dict[str, Any], Origin | None]:
-    """The checkpoint, what it says of itself in demur.json, else the control tokens of a built-in
-    taxonomy; its base.
+    """The checkpoint, the arguments that demur.json gives for its checks, and its base. Without a
+    demur.json the control tokens are those of a built-in taxonomy.
 
     Raises ArtifactError if a file of a run's model, or of a folder with a demur.json, is not as
     training left it.
     """
     from demur.store.models.upgrade import upgrade_model_file
 
+    # a run, a folder of a demur model, or any checkpoint
     run = RunFolder(Path(model))
     if (run.root / "config.json").exists() and run.stage("train").is_dir():
         model, file = str(run.model), upgrade_model_file(run)

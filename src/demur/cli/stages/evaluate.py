@@ -73,6 +73,7 @@ def command(
     from demur.assembly.run import Workspace, reopen
     from demur.assembly.steps import Steps
 
+    # Flags that were given take the place of the config's settings, for this run from now on.
     goals = tuple(also) if also else None
     texts = {"branches": branches, "limit": limit, "judge": judge, "judge_settings": settings}
     asked = {
@@ -82,14 +83,17 @@ def command(
     }
     workspace = reopen(run).with_settings("evaluate", **asked)
     workspace = Workspace(run_with_policy(workspace.folder, policy), workspace.config)
+    # Without a flag an earlier evaluation is shown, whatever flags made it: see _earlier.
     evaluation = None if asked else _earlier(workspace)
     if evaluation is None:
         evaluation = Steps(workspace, TERMINAL).perform("evaluate")
     if as_json:
-        print_json(read_json(workspace.folder.metrics))
+        print_json(read_json(workspace.folder.metrics))  # the file as it is, old keys and all
     else:
         print_evaluation(evaluation)
-    calibrated = evaluation.policies[1]
+    calibrated = evaluation.policies[1]  # after the natural one
+    # A judge that scores nothing is at fault (an endpoint that is down), and rates of no texts are
+    # no result.
     if calibrated.unscored.hits == calibrated.unscored.of:
         raise DataError(
             f"none of {calibrated.unscored.of} texts was scored by {evaluation.judge}: "
@@ -103,10 +107,10 @@ def command(
 
 
 def _earlier(workspace: Workspace) -> evaluate.Evaluation | None:
-    """The finished evaluation of the run as it is, if it was asked for otherwise than the config
-    asks.
+    """The stored evaluation of the run as it is, if it was made with other settings than the
+    config's; None if it was made with these, or if there is none.
 
-    Whoever names no flag wants to see what was measured, not to write a larger study over with a
+    A call without flags asks to see what was measured: it must not replace a larger study by a
     smaller one.
     """
     from demur.assembly.run import RunEngine
@@ -117,12 +121,14 @@ def _earlier(workspace: Workspace) -> evaluate.Evaluation | None:
     if found is None:
         return None
     evaluation, settings = found
+    # settings as the receipt has them: a list for a tuple, a text for a path
     names = ("branches", "limit", "texts", "also", "labels", "max_new_tokens")
     asked = {**asdict(config), "also": list(config.also)}
     asked["labels"] = str(config.labels) if config.labels else None
     other = [
         f"{name} = {settings.get(name)}" for name in names if settings.get(name) != asked[name]
     ]
+    # "llm/gpt-5/..." -> "llm"; judges that are no names of ours cannot be compared
     judge = evaluation.judge.partition("/")[0]
     if judge in JUDGES and config.judge in JUDGES and judge != config.judge:
         other.append(f"judge = {judge}")

@@ -64,6 +64,7 @@ def command(
             f"{folder} has no file of rows that can be used",
             "docs/data.md shows what a row may look like",
         )
+    # The draft is tried before it is written: a TOML that `demur data` refuses helps nobody.
     text = _drafted(folder, to, usable)
     _try(text, to, shown=not as_json)
     write_text(to, text)
@@ -71,11 +72,12 @@ def command(
 
 
 def _guesses(folder: Path) -> list[Any]:
-    """What was made of each file below a folder. Runs that were made there are no rows."""
+    """Guess format, columns and labels of each file below a folder. Files of runs are left out."""
     from demur.assembly.sources import guess_file
     from demur.base.rows import SUFFIXES, rows_below
 
     names = [p.relative_to(folder) for p in rows_below(folder)]
+    # files with a config.json in any folder above them, up to the folder itself
     runs = [
         n
         for n in names
@@ -83,6 +85,7 @@ def _guesses(folder: Path) -> list[Any]:
     ]
     if runs:
         note(f"left out: {len(runs)} files of runs or models, such as {runs[0]}")
+    # files that are neither rows by their suffix nor inside of a folder that counts as rows
     others = [
         path.relative_to(folder).as_posix()
         for path in sorted(folder.rglob("*"))
@@ -101,14 +104,15 @@ def _guesses(folder: Path) -> list[Any]:
 def _drafted(folder: Path, to: Path, guesses: list[Any]) -> str:
     from demur.assembly.sources import ConfigDraft
 
+    # Paths in a TOML are relative to it, so that folder and TOML can move together.
     where = Path(os.path.relpath(folder.resolve(), to.resolve().parent)).as_posix()
     text: str = ConfigDraft(name=folder.resolve().name, folder=where, guesses=tuple(guesses)).toml()
     return text
 
 
 def _try(text: str, to: Path, *, shown: bool) -> None:
-    """Run the data stage on a draft, in a folder that is thrown away. Raises DataError if it fails,
-    and prints it.
+    """Run the data stage on a draft, in a folder that is thrown away. Raises DataError, after
+    printing the draft, if the stage fails.
     """
     from demur.stages import data
 
@@ -130,6 +134,7 @@ def _try(text: str, to: Path, *, shown: bool) -> None:
 
 
 def _cells(guess: Any) -> tuple[str, ...]:
+    # counts are by kind and category
     refuse = sum(n for (kind, _), n in guess.counts.items() if kind == "refusal")
     answer = sum(n for (kind, _), n in guess.counts.items() if kind != "refusal")
     return (

@@ -98,6 +98,7 @@ def command(
     print_table([HEADER, *map(_cells, plan)], words=2)
     for row in plan:
         note(sentence(row))
+    # Categories of goals and of --have; "respond" is in every taxonomy.
     named = {c for text in goal for c in parse_goal(text).categories} | set(told or ()) - {RESPOND}
     if named:
         note(f"no taxonomy is read here, so these names are unchecked: {', '.join(sorted(named))}")
@@ -109,6 +110,7 @@ def command(
 
 
 def _cells(row: PlanRow) -> tuple[str, ...]:
+    """A row of the table. Without labels at hand nothing can be said of levels and errors."""
     if row.have is None:
         at_hand = ("not told", "", "")
     else:
@@ -118,7 +120,7 @@ def _cells(row: PlanRow) -> tuple[str, ...]:
 
 
 def _count(text: str) -> tuple[str, int]:
-    """ "safety=30" as ("safety", 30). Raises ConfigError."""
+    """Parse "safety=30" as ("safety", 30). Raises ConfigError."""
     kind, equals, number = text.rpartition("=")  # "source=mine=30" counts a slice
     if not equals or not kind.strip() or not number.strip().isdecimal():
         raise ConfigError(
@@ -129,7 +131,7 @@ def _count(text: str) -> tuple[str, int]:
 
 
 def _share(text: str) -> tuple[str, float]:
-    """ "safety=0.6" as ("safety", 0.6). Raises ConfigError."""
+    """Parse "safety=0.6" as ("safety", 0.6). Raises ConfigError."""
     name, _, number = text.partition("=")
     try:
         return name.strip(), float(number)

@@ -18,5 +18,6 @@ def command(run: options.Run, *, policy: options.OfRun = None) -> None:
     workspace = Workspace(run_with_policy(workspace.folder, policy), workspace.config)
     path = Steps(workspace, TERMINAL).perform("report")
     result_console().out(str(path), highlight=False)
+    # A run without answers has no test rows that could contradict a promise.
     if workspace.config.engine not in PREDICTORS:
         exit_if_contradicted(workspace.folder)

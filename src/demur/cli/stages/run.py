@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,9 +10,6 @@ from demur.assembly.config import load_config
 from demur.cli import options
 from demur.cli.all_stages import default_folder, run_all
 from demur.store.run import Stage
-
-if TYPE_CHECKING:
-    pass
 
 
 def command(

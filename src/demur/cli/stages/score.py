@@ -58,6 +58,7 @@ def command(
         _score_file(workspace, prompts, out, policy)
         return
     if rewrite:
+        # through the config's own parser, which knows the names of rewrites
         asked = with_overrides(workspace.config.score, [f"rewrites={json.dumps(rewrite)}"], "score")
         workspace = workspace.with_settings("score", rewrites=asked.rewrites)
     tables = Steps(workspace, TERMINAL).perform("score")
@@ -72,8 +73,8 @@ def command(
 def _score_file(
     workspace: Workspace, prompts: Path | None, out: Path | None, policy: str | None
 ) -> None:
-    """Score the prompts of any file as a policy has them scored. Raises ConfigError unless both
-    files are named.
+    """Score the prompts of any file, by the run's model or by a policy's cascade. Raises
+    ConfigError unless both files are named.
     """
     from demur.assembly.run import RunEngine
     from demur.store.prompts_file import read_each_prompt
@@ -89,6 +90,7 @@ def _score_file(
         if policy is None
         else own.scorer_for(open_policy(run_with_policy(workspace.folder, policy).policy))
     )
+    # repeated prompts stay: each id is to have its scores
     rows = read_each_prompt(prompts)
     with progress_bar("score") as progress:
         logp_NC = engine.logp([row.messages for row in rows], progress)

@@ -48,6 +48,7 @@ def command(
         )
         return
     trained = Steps(workspace, TERMINAL, processes=processes).perform("train")
+    # None in all processes but the first
     if trained is not None:
         note(f"{trained.steps} steps; the model is in {workspace.folder.model}")
         note(f"next: demur score {run}")
