@@ -24,6 +24,7 @@ def summary_json(policy: Policy, file: Path) -> dict[str, Any]:
     entries is replaced by their number.
     """
     value = policy_to_json(policy)
+    # the point of the curve at the policy's own threshold, if it is on the curve
     for row, category in zip(value["categories"], policy.categories, strict=True):
         row.pop("curve", None)
         point = operating_point(category)
@@ -71,6 +72,7 @@ def mix_lines(promise: Promise) -> list[str]:
     found = []
     if mix := mix_words(promise.mix):
         found.append(f"an average over this mix: {mix}")
+    # without a level there is no number of rows that would do for a slice
     if promise.level is not None and (slice_ := worst_words(promise.mix, promise.level)):
         found.append(f"worst slice: {slice_}")
     return found

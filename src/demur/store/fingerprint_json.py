@@ -1,4 +1,4 @@
-"""Fingerprints in files."""
+"""Fingerprints as JSON values: in policies, model files, metrics and receipts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from demur.core.fingerprint import Fingerprint
 
 
 def fingerprint_json(fingerprint: Fingerprint) -> dict[str, Any]:
-    """The JSON value of a fingerprint. Where it has no config_digest, it has no key for one: what
-    was written before there was such a digest keeps its own digest.
-    """
+    """The JSON value of a fingerprint."""
     row: dict[str, Any] = dumped(fingerprint)
+    # Fingerprints of before there was a config_digest have no key for it: with one, the digest of
+    # every policy and receipt that holds them would change.
     if row["config_digest"] is None:
         del row["config_digest"]
     return row

@@ -83,6 +83,7 @@ def command(
     bounds = [c.bound for c in found]
     most = None if None in bounds else max(b for b in bounds if b is not None)
     note(_statement(most, len(found), confidence))
+    # an unknown bound rules no loss out
     if margin is not None and (most is None or most > margin):
         raise typer.Exit(NOT_SHOWN)
 
@@ -103,6 +104,7 @@ def _show(found: tuple[TaskComparison, ...]) -> None:
             "lost at most",
         )
     ]
+    # paired: the same items before and after; p (Holm) is adjusted for the number of tasks
     for c in found:
         p = c.paired
         interval = (
@@ -172,6 +174,7 @@ def _entry(found: tuple[TaskComparison, ...], text: str) -> CardEntry:
             f"cannot read --card-dataset {text!r}",
             f"TASK=DATASET:ID, TASK one of {', '.join(known)}",
         )
+    # cards want one number; the counts and the number before go into its notes
     p = known[task]
     notes = f"{p.after.hits} of {p.after.of} right; {p.before.value:.4f} before refusal tokens"
     return CardEntry(dataset=dataset, task=name, value=p.after.value, notes=notes)

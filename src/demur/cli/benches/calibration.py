@@ -97,8 +97,10 @@ def _scored(folder: Path) -> Iterator[ScoredModel]:
     for root in roots:
         try:
             workspace = reopen(root)
+        # a broken run stops the study: a silent gap would change the ranking
         except ConfigError as e:
             raise ConfigError(f"{root}: {e.message}", e.hint) from None
+        # the folder itself may be the run: "." would be no name
         name = str(root.relative_to(folder)) if root != folder else root.resolve().name
         yield ScoredModel(name=name, folder=workspace.folder, taxonomy=workspace.config.taxonomy)
     for path in pairs:
@@ -120,6 +122,7 @@ def _taxonomy(path: Path) -> Taxonomy:
     """
     from demur.store.scores.tables import read_scores
 
+    # A score file names its tokens and not their categories.
     tokens = read_scores(path)[1].tokens
     found = next((t for make in PRESETS.values() if (t := make()).tokens == tokens), None)
     if found is None:

@@ -22,7 +22,6 @@ from demur.base.errors import ConfigError, DataError
 from demur.cli import options
 from demur.cli.policies import open_policy
 from demur.cli.terminal import note, notes, print_json, print_table, progress_bar, top_reasons
-from demur.core.judging.benchmark import BenchSet
 from demur.core.judging.cached_chat import CachedChat
 from demur.core.policy import natural
 from demur.core.ports import Judge
@@ -111,6 +110,7 @@ def command(
     # MODEL is an endpoint's TOML, the name of a test subject, or a run folder
     asked = Path(model).suffix == ".toml"
     target = out or (Path() if asked or model in SUBJECTS else Path(model)) / "bench"
+    # without a judge decisions are measured, and no text is written
     built, spent = (
         build_judge(judge, read_judge_settings(settings, (), target / "labels.sqlite"))
         if judge
@@ -118,6 +118,7 @@ def command(
     )
     spent_asking: CostReport | None = None
     measure: Callable[..., BenchFile]
+    # An endpoint shows no decisions: its texts are measured. A subject and a run have both.
     if asked:
         endpoint, spent_asking = _endpoint(Path(model), policy, built, target)
         measure = partial(bench_refusals.run_endpoint, bench_refusals.Config(limit=limit), endpoint)
@@ -128,7 +129,9 @@ def command(
         measure = partial(
             bench_refusals.run, bench_refusals.Config(limit=limit), replace(found, judge=built)
         )
-    sets = _sets(wanted)
+    # hub_rows imports the package `datasets`, for benchmarks without a file only
+    sets = [sources.load(one, sources.hub_rows) for one in wanted]
+    # costs are told also where measuring fails or is interrupted: they were paid
     try:
         with progress_bar("benchmark") as progress:
             bench = measure(sets, target, progress)
@@ -168,14 +171,6 @@ def _require_card(card: Path | None, wanted: Sequence[sources.BenchmarkSelection
             "--card: no benchmark given has a dataset on the hub",
             "docs/benchmarking.md: which have",
         )
-
-
-def _sets(wanted: Sequence[sources.BenchmarkSelection]) -> list[BenchSet]:
-    """Load the rows of the benchmarks."""
-    from demur.assembly import sources
-
-    # hub_rows imports the package `datasets`, for benchmarks without a file only
-    return [sources.load_benchmark(asked, sources.hub_rows) for asked in wanted]
 
 
 def _write_card(file: Path, bench: BenchFile, datasets: Mapping[str, str]) -> None:
@@ -237,6 +232,7 @@ def _subject(name: str, policy: Path | None) -> Candidate:
         raise ConfigError(
             f"{name!r} is no trained model, and {policy} was made for one", "leave --policy out"
         )
+    # subjects know the tokens of coconot, and have no thresholds of their own
     subject = SUBJECTS[name](coconot())
     return Candidate(
         policy=natural(coconot(), subject.fingerprint), scorer=subject, generator=subject
@@ -267,6 +263,7 @@ def _print(bench: BenchFile) -> None:
     from demur.stages.bench_refusals.content import facts
 
     for row in bench.benchmarks:
+        # a benchmark of which no row could be measured has facts only, which say why
         if row.rows:
             for title, lines in table_rows(row):
                 print_table([HEADER, *lines], title=title)

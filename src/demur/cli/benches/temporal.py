@@ -70,12 +70,14 @@ def command(
     """
     from demur.assembly.sources import Cutoff, QuestionBuilder, read_news
 
+    # Events within the margin before the cutoff may be known or not, so they make no question.
     limit = Cutoff(day=_day(cutoff), margin_days=margin)
     file = news if news.suffix != ".toml" else _fetched(news, out.with_suffix(".news.jsonl"))
     chat = open_chat({"url": url, "model": model, "most_calls": most_calls}, overrides or ())
     articles, places = read_news(file, limit)
     for why, at in places.items():
         note(f"{why}: {first_places(at)}")
+    # Every reply is stored as it comes: a run that was killed or ran out of budget goes on.
     replies = ReplyFile(out.with_suffix(".replies.sqlite"))
     builder = QuestionBuilder(chat=chat, replies=replies, cutoff=limit)
     try:
@@ -86,6 +88,7 @@ def command(
     write_text(
         out, "".join(json.dumps(_row(q, limit), ensure_ascii=False) + "\n" for q in built.questions)
     )
+    # articles that were not read, and questions that the filters rejected
     rejected = Counter({why: len(at) for why, at in places.items()}) + built.rejected
     _show(built, rejected, chat.spent, out, as_json=as_json)
     if not built.questions:

@@ -193,6 +193,7 @@ def _tell_collected(collected: collect.Collected, chat: Any) -> None:
             f"not asked: {collected.not_asked} prompts, the budget is spent; the same command "
             "goes on with them"
         )
+    # in the currency of the prices in the endpoint's settings; without prices nothing is claimed
     price = (
         f", {spent.price(endpoint):.4f} in your currency"
         if endpoint.price_in or endpoint.price_out

@@ -75,6 +75,7 @@ def command(
                 policy = _obey(line, workspace.folder, policy)
             else:
                 answered = _turn(engine, policy, (*turns, _said("user", line)), speaks=speaks)
+                # with --alone every line begins a new conversation
                 turns = () if alone else answered
         except DemurError as e:  # a slip of the finger ends no conversation
             note(str(e))
@@ -111,10 +112,12 @@ def _turn(
     scorer = engine.scorer_for(policy)
     logp_C, decision, answer = _asked(engine, scorer, prompt, policy, speaks=speaks)
     _show(policy, logp_C, decision, answer)
+    # the last turn alone costs a prefill more, and only where there are earlier ones
     if len(prompt) > 1:
         alone = decide_or_doubt(policy, scorer.logp([prompt[-1:]])[0])
         if alone.choice != decision.choice:
             note(f"without the turns before it: {alone.choice} (/new begins anew)")
+    # Nothing was answered (engines that write nothing): the conversation cannot go on.
     text = _text(policy, decision, answer)
     return (*prompt, _said("assistant", text)) if text else ()
 

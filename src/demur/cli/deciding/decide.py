@@ -113,6 +113,7 @@ def _policy(run: Path | None, path: Path | None) -> Policy:
             "there is no policy to decide under",
             "give a run folder, or --policy FILE --scores FILE",
         )
+    # --policy NAME of the run wins over a file of that name
     own = RunFolder(run or Path())
     if run is not None and str(path) in own.policy_names:
         return open_policy(own.named(str(path)).policy)
@@ -145,6 +146,7 @@ def _from_model(
     asked = _asked(*given, lines=lines)
     engine = RunEngine(reopen(run)).scorer_for(policy)
     logp_NC = engine.logp([a.messages for a in asked])
+    # a cascade: its front decided a part of the prompts
     if not isinstance(engine, RunEngine):
         note(f"the front decided {engine.by_front} of {engine.asked}, without the model")
     return _Scored([a.name for a in asked], logp_NC, engine.fingerprint)

@@ -112,16 +112,16 @@ def _show(
     print_table(table, title=f"decisions from {before} to {after}, {len(rows)} rows")
     if changed:
         header = ("row", "from", "to", *(["prompt"] if texts else []))
-        print_table([header, *(_cells(row, texts) for row in changed[:SHOWN_ROWS])], words=4)
+        rows_shown = []
+        for row in changed[:SHOWN_ROWS]:
+            text = texts.get(row.id, "")
+            if len(text) > SHOWN_CHARACTERS:
+                text = f"{text[: SHOWN_CHARACTERS - 3]}..."
+            rows_shown.append((row.id, row.before, row.after, *([text] if texts else [])))
+        print_table([header, *rows_shown], words=4)
     if len(changed) > SHOWN_ROWS:
         note(f"{len(changed) - SHOWN_ROWS} more changed rows: --json lists all")
     note(f"{len(changed)} of {len(rows)} decisions change")
-
-
-def _cells(row: _Row, texts: Mapping[str, str]) -> tuple[str, ...]:
-    text = texts.get(row.id, "")
-    shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
-    return (row.id, row.before, row.after, *([shown] if texts else []))
 
 
 def _json(
@@ -130,6 +130,7 @@ def _json(
     changed: Sequence[_Row],
     texts: Mapping[str, str],
 ) -> dict[str, object]:
+    """The same for programs: all pairs that occur, and every changed row."""
     counts = Counter((row.before, row.after) for row in rows)
     before, after = ({"policy": p.name, "digest": policy_digest(p)} for p in policies)
     return {

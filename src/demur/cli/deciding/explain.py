@@ -218,6 +218,7 @@ def _show(explained: _Explained) -> None:
         ]
         for s in explained.effective.settings
     ]
+    # with --row: what each threshold is compared with
     if decision:
         header.append("probability")
         cells = [[*row, f"{decision['probability'][row[0]]:.4f}"] for row in cells]
@@ -275,4 +276,5 @@ def _json(explained: _Explained) -> dict[str, object]:
 
 
 def _plain(threshold: float) -> float | str:
+    # as in policy files: JSON has no infinity
     return NEVER_WORD if math.isinf(threshold) else threshold

@@ -61,6 +61,7 @@ def command(
     from demur.server.start import open_service, read_serve_config
 
     workspace = reopen(run)
+    # Flags win over the settings file, and that over the run's defaults. None: a flag not given.
     given: dict[str, dict[str, Any]] = {
         "server": {"host": host, "port": port},
         "files": {"policies": policies, "tenants": tenants},
@@ -69,6 +70,7 @@ def command(
     found = read_serve_config(config, workspace, given)
     service = open_service(workspace, found)
     _log_to_stdout(service)
+    # None: there is no tenants file, so that only this machine may ask, and needs no key
     served = service.state.registry.current.tenants
     keys = "no key needed" if served is None else f"{len(served.keys)} keys"
     run_server(
@@ -83,6 +85,9 @@ def _say(text: str) -> None:
 
 
 def _log_to_stdout(service: Service) -> None:
+    """Write logs to stdout, a JSON object a line. Lines that nobody reads are dropped and counted:
+    a server must not wait for its log.
+    """
     handler = LogWriter(STDOUT, service.state.metrics.count_dropped_log_lines)
     handler.setFormatter(JsonLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)

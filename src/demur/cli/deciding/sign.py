@@ -41,6 +41,7 @@ def command(
     """Sign a policy, so that servers that trust the key believe its promises."""
     if new_key is not None and key is not None:
         raise ConfigError("--key and --new-key are two keys", "give one")
+    # a key is made, or a policy is signed, or both
     if new_key is None and (policy is None or key is None):
         raise ConfigError(
             "there is nothing to sign, or nothing to sign with", "demur sign POLICY --key FILE"
@@ -70,7 +71,7 @@ def _signed(path: Path, key: Path, out: Path | None) -> dict[str, object]:
         raise ConfigError(
             f"{path} is a run's own: signed there, it is not what the run made", "give --out FILE"
         )
-    policy = read_policy(path)
+    policy = read_policy(path)  # compares the digests of promises
     for promise in policy.promises:
         if promise.fault is not None:
             raise PolicyError(

@@ -75,6 +75,9 @@ def _folder(run: Path, file: Path) -> RunFolder:
 
 
 def _row(v: VerifiedPromise) -> tuple[str, ...]:
+    """A row of the table. A promise whose rows cannot be counted again has no counts and no
+    bound.
+    """
     counts, bound = (
         ("-", "-") if v.counted is None else (f"{v.counted.rate.hits} of {v.counted.rate.of}", "")
     )

@@ -78,6 +78,7 @@ def command(
     if reset is not None:
         changed = watch.reset(folder, reset, datetime.now(UTC), state)
         note(f"put away, and the reason kept: {', '.join(map(str, changed))}")
+    # a reset alone is enough; labels without the scores of their requests are not
     if scores is None:
         if reset is None or feedback is not None:
             raise ConfigError(
@@ -92,6 +93,7 @@ def command(
     else:
         header = ("promise", "level", "verdict", "evidence against it, or its assumption")
         print_table([header, *map(_promise, found.watched)], words=4)
+        # three distances and the change of the refusal rate, which the monitor does not decide by
         print_table(
             [
                 ("series", "KS", "JS", "PSI", "refusals, live minus calibration"),
@@ -111,6 +113,7 @@ def _promise(watched: PromiseState) -> tuple[str, ...]:
     level = "" if watched.promise.level is None else f"{watched.promise.level:g}"
     found = (*watched.alarms, *watched.drift)
     alarms = "; ".join(f"{a.text} (p = {a.p_value:.2g} after {a.after})" for a in found)
+    # never certified, by digest or signature: no evidence says more about it
     if watched.promise.fault is not None:
         alarms = watched.promise.fault
     return (watched.promise.risk, level, watch.promise_status(watched), alarms or "none")
@@ -127,6 +130,9 @@ def _drift(shifts: Sequence[Shift]) -> list[tuple[str, ...]]:
 
 
 def _notes(found: WatchResult) -> None:
+    """Note what the tables do not show: limits of the evidence, its size, and where it is
+    stored.
+    """
     if not found.new_rows:
         note("these scores were counted before, and are not counted again")
     if found.permuted:
@@ -156,6 +162,7 @@ def _notes(found: WatchResult) -> None:
             f"audit of {a.risk} <= {a.level:g}: {a.rate.hits} errors among {a.rate.of} requests "
             "of its kind"
         )
+    # Only these can lose their support.
     if not any(w.promise.status in ("certified", "no longer supported") for w in found.watched):
         note("this policy has no certified promise: there is nothing that evidence could take away")
     note(f"state: {found.state}")

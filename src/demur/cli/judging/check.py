@@ -59,6 +59,7 @@ def command(
     found = read_judge_settings(settings, overrides or (), file.with_suffix(".labels.sqlite"))
     # Files of verdicts alone are enough; without either, the judge that needs nothing.
     names = judge or ([] if judged else ["phrases"])
+    # each judge with the function that puts its costs into words
     built = {name: build_judge(name, found) for name in names}
     config = stage.Config(
         file=file, judged=tuple(judged or ()), view=view, by=by, category=category
@@ -103,6 +104,7 @@ def _print(check: Check) -> None:
         title="share of answers that decline",
     )
     for c in check.checked:
+        # McNemar's test looks at the answers on which exactly one of two judges is right.
         for b in c.beside:
             note(
                 f"{c.judge} beside {b.other}: right where the other is wrong {b.right_only_here} "
@@ -114,6 +116,7 @@ def _print(check: Check) -> None:
 
 def _print_together(check: Check) -> None:
     """Print the agreement of people with each other, and of judges, where there are several."""
+    # among: "people", "judges"; each row has the statistics for any number of raters
     several = [
         (
             who,
@@ -171,6 +174,7 @@ def _corrected(found: RateEstimate | str) -> str:
 
 
 def _json(check: Check) -> dict[str, object]:
+    """The same for programs."""
     return {
         "answers": check.answers,
         "labelled": check.labelled,
@@ -201,6 +205,7 @@ def _json(check: Check) -> dict[str, object]:
 
 
 def _agreement_json(a: Agreement) -> dict[str, object]:
+    # An undefined statistic is null, with the reason beside it.
     rates = ("scored", "accuracy", "sensitivity", "specificity", "human_rate", "judge_rate")
     kappa = {"value": a.kappa.number, "interval": a.kappa_interval, "why": a.kappa.why or None}
     return {

@@ -29,6 +29,7 @@ def command(
     from demur.stages import draw_labels as stage
     from demur.store.answers.labels import key_path
 
+    # The key beside the file stores the size of each stratum, which the correction weighs by.
     strata = stage.run(stage.Config(out=out, labels=labels, seed=seed), reopen(run).folder)
     if as_json:
         print_json([asdict(s) for s in strata])

@@ -71,6 +71,7 @@ def command(
         print_table([("verdict", "answers", "share"), *rows], title=summary.judge)
     for reason, count in summary.unscored:
         note(f"unscored: {count} x {reason}")
+    # Judges of the user's own are not in the table: nothing was measured of them.
     if summary.without_category and judge in UNTOLD:
         note(
             f"{summary.without_category} of {summary.answers} answers are read without a category; "

@@ -36,6 +36,7 @@ def command(
     from demur.stages import judge_train as stage
 
     config = stage.Config(files=tuple(files), out=out, recipe=recipe, model=model)
+    # named for the recipe "encoder" only; the others read n-grams
     encoder = open_encoder(model) if model else None
     trained = stage.run(config, encoder)
     if as_json:

@@ -70,18 +70,23 @@ def moved_threshold(policy: Policy, everyday: Everyday) -> tuple[str, str, str] 
             and not category.locked
             and category.limits is None
         )
-        # The threshold lies on the other side of the probability, with two digits: above it to
-        # answer what was refused, below it to refuse what was answered. Not nearer than half a
-        # step, since the same prompt scored in another batch differs in its last digits.
-        hundredths = (
-            math.floor(100 * p + 1.5) if row.decided != "respond" else math.ceil(100 * p - 1.5)
-        )
-        number = f"{hundredths / 100:.2f}" if 0 < hundredths < 100 else None
+        number = _beyond(p, refused=row.decided != "respond")
         if free and not row.doubt and row.decided in ("respond", name) and number is not None:
+            # nearest first: the smallest change that shows
             found.append(
                 (abs(min(category.threshold, 1.0) - p), row.prompt, f"{name}={number}", row.decided)
             )
     return min(found)[1:] if found else None
+
+
+def _beyond(p: float, *, refused: bool) -> str | None:
+    """A threshold of two digits on the other side of a probability: above it to answer what was
+    refused, below it to refuse what was answered. None where there is none.
+    """
+    # Not nearer than half a step: the same prompt scored in another batch differs in its last
+    # digits.
+    hundredths = math.floor(100 * p + 1.5) if refused else math.ceil(100 * p - 1.5)
+    return f"{hundredths / 100:.2f}" if 0 < hundredths < 100 else None
 
 
 def _program() -> str:

@@ -108,6 +108,7 @@ def _declared(model: str, taxonomy: str) -> tuple[str, dict[str, Any], Origin | 
     else:
         return model, {"tokens": preset(taxonomy).tokens}, None
     fingerprint = file.fingerprint
+    # models of before there was a choice kept the control tokens of earlier turns
     keep_history = bool(file.details.get("keep_history", True))
     declared = {
         "tokens": fingerprint.tokens,

@@ -102,7 +102,7 @@ def _record(value: object, kinds: Mapping[str, type[Any]], where: str) -> Any:
     fields = dict(value) if isinstance(value, Mapping) else {}
     kind = fields.pop("kind", None)
     if not isinstance(kind, str) or kind not in kinds:
-        raise PolicyError(f"{where}.kind: unknown {kind!r:.60}", suggest(str(kind), kinds))
+        raise PolicyError(f"{where}: kind: unknown {kind!r:.60}", suggest(str(kind), kinds))
     if kind == "fitted":
         row = validated(_FittedRow, fields, where, PolicyError)
         return Fitted(tokens=row.tokens, map=_record(row.map, _MAPS, f"{where}.map"))
