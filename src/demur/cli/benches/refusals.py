@@ -130,7 +130,7 @@ def command(
             bench_refusals.run, bench_refusals.Config(limit=limit), replace(found, judge=built)
         )
     # hub_rows imports the package `datasets`, for benchmarks without a file only
-    sets = [sources.load(one, sources.hub_rows) for one in wanted]
+    sets = [sources.load_benchmark(one, sources.hub_rows) for one in wanted]
     # costs are told also where measuring fails or is interrupted: they were paid
     try:
         with progress_bar("benchmark") as progress:
