@@ -100,35 +100,21 @@ def command(
     shown as 0.
     """
     from demur.assembly import sources
-    from demur.assembly.run import reopen
-    from demur.stages import bench_refusals
 
     wanted = [sources.parse_selection(text) for text in benchmark]
     # all that can be wrong with the flags, before a model is loaded or an endpoint asked
     _require_once(benchmark, wanted)
     _require_card(card, wanted)
-    # MODEL is an endpoint's TOML, the name of a test subject, or a run folder
-    asked = Path(model).suffix == ".toml"
-    target = out or (Path() if asked or model in SUBJECTS else Path(model)) / "bench"
+    # only a run is a folder that results can go to
+    beside_a_run = Path(model).suffix != ".toml" and model not in SUBJECTS
+    target = out or (Path(model) if beside_a_run else Path()) / "bench"
     # without a judge decisions are measured, and no text is written
     built, spent = (
         build_judge(judge, read_judge_settings(settings, (), target / "labels.sqlite"))
         if judge
         else (None, None)
     )
-    spent_asking: CostReport | None = None
-    measure: Callable[..., BenchFile]
-    # An endpoint shows no decisions: its texts are measured. A subject and a run have both.
-    if asked:
-        endpoint, spent_asking = _endpoint(Path(model), policy, built, target)
-        measure = partial(bench_refusals.run_endpoint, bench_refusals.Config(limit=limit), endpoint)
-    else:
-        found = (
-            _subject(model, policy) if model in SUBJECTS else _trained(reopen(Path(model)), policy)
-        )
-        measure = partial(
-            bench_refusals.run, bench_refusals.Config(limit=limit), replace(found, judge=built)
-        )
+    measure, spent_asking = _measure(model, policy, built, target, limit)
     # hub_rows imports the package `datasets`, for benchmarks without a file only
     sets = [sources.load_benchmark(one, sources.hub_rows) for one in wanted]
     # costs are told also where measuring fails or is interrupted: they were paid
@@ -150,6 +136,25 @@ def command(
             {s.name: d for s, w in zip(sets, wanted, strict=True) if (d := w.benchmark.dataset)},
         )
     _require_measured(bench)
+
+
+def _measure(
+    model: str, policy: Path | None, judge: Judge | None, target: Path, limit: int | None
+) -> tuple[Callable[..., BenchFile], CostReport | None]:
+    """The stage to run for MODEL (of rows, folder and progress), and the costs of its endpoint.
+
+    model: an endpoint's TOML file, the name of a test subject, or a run folder.
+    """
+    from demur.assembly.run import reopen
+    from demur.stages import bench_refusals
+
+    config = bench_refusals.Config(limit=limit)
+    # An endpoint shows no decisions: its texts are measured. A subject and a run have both.
+    if Path(model).suffix == ".toml":
+        endpoint, spent = _endpoint(Path(model), policy, judge, target)
+        return partial(bench_refusals.run_endpoint, config, endpoint), spent
+    found = _subject(model, policy) if model in SUBJECTS else _trained(reopen(Path(model)), policy)
+    return partial(bench_refusals.run, config, replace(found, judge=judge)), None
 
 
 def _require_once(texts: Sequence[str], wanted: Sequence[sources.BenchmarkSelection]) -> None:
