@@ -292,6 +292,7 @@ class Group(TyperGroup):
 
 
 def _write_rows(formatter: Any, title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Write a section of the help: a name and its help line on each row."""
     with formatter.section(title):
         formatter.write_dl(list(rows))
 
@@ -408,6 +409,7 @@ def set_up(*, debug: bool) -> None:
 
 
 def _exit_with(message: str, code: int) -> None:
+    """Print an error on stderr and exit; with --debug, print its traceback too."""
     # the exception that is being handled; Ctrl-C is nobody's bug
     if os.environ.get(DEBUG_VARIABLE) and code != INTERRUPTED:
         traceback.print_exc()

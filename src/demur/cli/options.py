@@ -34,6 +34,7 @@ Set = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
+# Both say what a request may say to the server; a threshold wins over a rate.
 Threshold = Annotated[
     list[str] | None,
     typer.Option(
@@ -46,6 +47,7 @@ Rate = Annotated[
         "--rate", metavar="CATEGORY=R", help="Refuse at most this share of traffic. Repeatable."
     ),
 ]
+# a policy of the run by its name; verbs that take files too declare a --policy of their own
 OfRun = Annotated[
     str | None,
     typer.Option(

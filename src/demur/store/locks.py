@@ -119,6 +119,7 @@ def abandoned_journals(beside: Path) -> list[Abandoned]:
 
 
 def _whole_rows(path: Path) -> list[Any]:
+    """Read the rows of a journal up to the first damaged one."""
     # What follows the last line break is a row that was being written when the process was killed.
     rows = []
     for line in path.read_bytes().split(b"\n")[:-1]:

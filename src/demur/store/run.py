@@ -233,6 +233,7 @@ def run_of(policy: Path) -> RunFolder | None:
 
 
 def _remedy(stage: Stage | Beside, folder: RunFolder) -> str:
+    """The command that makes a stage again."""
     if stage == "distil":
         return f"run: demur distil {folder.root} --traffic FILE"
     if stage == "blackbox":

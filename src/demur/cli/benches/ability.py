@@ -89,6 +89,7 @@ def command(
 
 
 def _show(found: tuple[TaskComparison, ...]) -> None:
+    """Print a row per task: both shares, the change with its interval, the largest loss."""
     rows = [
         (
             "task",
@@ -142,6 +143,7 @@ def _statement(most: float | None, tasks: int, confidence: float) -> str:
 
 
 def _json(c: TaskComparison) -> dict[str, object]:
+    """One task for programs; shares, not points."""
     p = c.paired
     return {
         "task": c.task,
@@ -181,4 +183,5 @@ def _entry(found: tuple[TaskComparison, ...], text: str) -> CardEntry:
 
 
 def _points(share: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
     return f"{100 * share:+.1f}"

@@ -179,6 +179,7 @@ def _require_card(card: Path | None, wanted: Sequence[sources.BenchmarkSelection
 
 
 def _write_card(file: Path, bench: BenchFile, datasets: Mapping[str, str]) -> None:
+    """Write both rates as results of a model card. datasets: benchmark -> dataset on the hub."""
     from demur.stages.bench_refusals.model_card import card_entries
     from demur.store.results.item_results import write_card
 
@@ -217,6 +218,9 @@ def _require_measured(bench: BenchFile) -> None:
 def _endpoint(
     file: Path, policy: Path | None, judge: Judge | None, target: Path
 ) -> tuple[Endpoint, CostReport]:
+    """Open an endpoint and its stored replies, with the function that puts its costs into words.
+    Raises ConfigError with a policy or without a judge.
+    """
     from demur.stages.bench_refusals import Endpoint
 
     if policy or judge is None:
@@ -231,6 +235,7 @@ def _endpoint(
 
 
 def _subject(name: str, policy: Path | None) -> Candidate:
+    """A test subject under the natural policy. Raises ConfigError with a policy."""
     from demur.stages.bench_refusals import Candidate
 
     if policy:
@@ -245,6 +250,7 @@ def _subject(name: str, policy: Path | None) -> Candidate:
 
 
 def _trained(workspace: Workspace, policy: Path | None) -> Candidate:
+    """The model of a run under a policy file, or under the run's own policy."""
     from demur.assembly.run import RunEngine
     from demur.core.training.seen import merge_records, seen_of
     from demur.stages.bench_refusals import Candidate
@@ -264,6 +270,7 @@ def _trained(workspace: Workspace, policy: Path | None) -> Candidate:
 
 
 def _print(bench: BenchFile) -> None:
+    """Print a table for each measured benchmark, and notes on all of them."""
     from demur.stages.bench_refusals import HEADER, table_rows
     from demur.stages.bench_refusals.content import facts
 

@@ -114,6 +114,7 @@ def _fetched(settings: Path, to: Path) -> Path:
 
 
 def _day(text: str) -> date:
+    """Parse a date. Raises ConfigError."""
     try:
         return date.fromisoformat(text)
     except ValueError:

@@ -98,14 +98,14 @@ def command(
     config, spent = _Judging(name=judge, hand=hand, overrides=others, folder=folder).built()
     with progress_bar("ask") as progress:
         collected = collect.run(prompts, chat, folder, progress)
-    _tell_collected(collected, chat)
+    _note_collected(collected, chat)
     # Costs are told also where judging fails or is interrupted: they were paid.
     try:
         with progress_bar("judge") as progress:
             file = label.run(config, collected, folder, progress)
     finally:
         notes(spent())
-    _show(file)
+    _print_verdicts(file)
     # again: more answers are more rows, and the predictor is fitted anew on them
     steps = Steps(workspace, TERMINAL, again=True)
     made = [steps.perform(stage) for stage in STAGES]
@@ -176,7 +176,7 @@ def _workspace(out: Path) -> Workspace:
     return create(config_from(table, str(out / "config.json"), base=out), out)
 
 
-def _tell_collected(collected: collect.Collected, chat: Any) -> None:
+def _note_collected(collected: collect.Collected, chat: Any) -> None:
     """Note prompts that were not asked or not answered, and what the others cost."""
     prompts, spent, endpoint = collected.prompts, chat.spent, chat.endpoint
     if prompts.without:
@@ -208,7 +208,7 @@ def _tell_collected(collected: collect.Collected, chat: Any) -> None:
     )
 
 
-def _show(file: BlackboxFile) -> None:
+def _print_verdicts(file: BlackboxFile) -> None:
     """Print the counts of verdicts, and note how reliable they are."""
     # A partial answer counts as declining.
     scored = file.answered - file.verdicts["unscored"]

@@ -72,9 +72,9 @@ def command(
             if line == "/new":
                 turns = ()
             elif line.startswith("/"):
-                policy = _obey(line, workspace.folder, policy)
+                policy = _run_command(line, workspace.folder, policy)
             else:
-                answered = _turn(engine, policy, (*turns, _said("user", line)), speaks=speaks)
+                answered = _turn(engine, policy, (*turns, _message("user", line)), speaks=speaks)
                 # with --alone every line begins a new conversation
                 turns = () if alone else answered
         except DemurError as e:  # a slip of the finger ends no conversation
@@ -97,7 +97,7 @@ def _lines() -> Iterator[str]:
             yield line.strip()
 
 
-def _said(role: Role, text: str) -> Message:
+def _message(role: Role, text: str) -> Message:
     return Message(role=role, content=text)
 
 
@@ -110,7 +110,7 @@ def _turn(
     be decided otherwise: a refused turn may affect those after it.
     """
     scorer = engine.scorer_for(policy)
-    logp_C, decision, answer = _asked(engine, scorer, prompt, policy, speaks=speaks)
+    logp_C, decision, answer = _answer_prompt(engine, scorer, prompt, policy, speaks=speaks)
     _show(policy, logp_C, decision, answer)
     # the last turn alone costs a prefill more, and only where there are earlier ones
     if len(prompt) > 1:
@@ -119,10 +119,10 @@ def _turn(
             note(f"without the turns before it: {alone.choice} (/new begins anew)")
     # Nothing was answered (engines that write nothing): the conversation cannot go on.
     text = _text(policy, decision, answer)
-    return (*prompt, _said("assistant", text)) if text else ()
+    return (*prompt, _message("assistant", text)) if text else ()
 
 
-def _obey(line: str, folder: RunFolder, policy: Policy) -> Policy:
+def _run_command(line: str, folder: RunFolder, policy: Policy) -> Policy:
     """Do a /command; return the policy after it."""
     match line.split():
         case ["/threshold", category, value]:
@@ -141,7 +141,7 @@ def _obey(line: str, folder: RunFolder, policy: Policy) -> Policy:
     return policy
 
 
-def _asked(
+def _answer_prompt(
     engine: RunEngine, scorer: Scorer, prompt: Prompt, policy: Policy, *, speaks: bool
 ) -> tuple[Floats, Decision, Answer | None]:
     """Score, decision and answer of a prompt. speaks: whether the engine writes answers at all."""

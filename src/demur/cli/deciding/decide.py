@@ -28,6 +28,8 @@ SHOWN_CHARACTERS = 60
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
+    """Rows with their scores and the fingerprint of the model that gave them."""
+
     names: Sequence[dict[str, str]]  # N: what each row is called, by "id", "prompt" or both
     logp_NC: Floats
     fingerprint: Fingerprint
@@ -35,6 +37,8 @@ class _Scored:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
+    """A prompt, and what its row of the result is called."""
+
     name: dict[str, str]
     messages: Prompt
 
@@ -121,6 +125,7 @@ def _policy(run: Path | None, path: Path | None) -> Policy:
 
 
 def _stored(path: Path) -> _Scored:
+    """Read the rows of a score file; no model is loaded."""
     from demur.store.scores.tables import read_scores
 
     table, fingerprint = read_scores(path)
@@ -183,6 +188,7 @@ def _asked(prompts: Sequence[str] | None, file: Path | None, *, lines: bool) -> 
 
 
 def _cells(row: dict[str, object], choices: Sequence[str]) -> tuple[str, ...]:
+    """A row of the table: the prompt in short, the decision, and the probability of each choice."""
     # a prompt of several lines becomes one
     text, probability = " ".join(str(row["prompt"]).split()), row["probability"]
     assert isinstance(probability, dict)

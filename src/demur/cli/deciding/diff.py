@@ -104,6 +104,7 @@ def _show(
     changed: Sequence[_Row],
     texts: Mapping[str, str],
 ) -> None:
+    """Print the table of old and new decisions, then the first changed rows."""
     # a table of all pairs: rows are the old decision, columns the new one
     counts = Counter((row.before, row.after) for row in rows)
     old, new = (p.taxonomy.choices for p in policies)

@@ -80,6 +80,7 @@ def command(
     """Say what decides a request: thresholds win over rates, rates over a sensitivity, that over
     the policy.
     """
+    # A file at fault is noted, and the others are explained: a server serves them too.
     there = read_folder(policy_file(policies, policy))
     for fault in there.faults:
         note(f"not read: {fault.message}")
@@ -206,6 +207,7 @@ def _parts(text: str, flag: str, example: str) -> tuple[str, str]:
 
 
 def _show(explained: _Explained) -> None:
+    """Print where each threshold comes from, the decided row, and the policy's promises."""
     policy, decision = explained.live.policy, explained.decision
     header = ["category", "where from", "callers may choose", "threshold"]
     cells = [
@@ -248,6 +250,7 @@ def _freedom(policy: Policy, setting: CategorySetting) -> str:
 
 
 def _json(explained: _Explained) -> dict[str, object]:
+    """The same for programs, with the promises as their file has them."""
     policy = explained.live.policy
     # the promises as their file has them, with the status that was found on reading
     promises = policy_to_json(policy)["promises"]

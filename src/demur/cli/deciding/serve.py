@@ -74,11 +74,14 @@ def command(
     served = service.state.registry.current.tenants
     keys = "no key needed" if served is None else f"{len(served.keys)} keys"
     run_server(
-        service, lambda address: _say(f"serving {found.settings.model!r} on {address}/v1, {keys}")
+        service,
+        lambda address: _note_or_nothing(
+            f"serving {found.settings.model!r} on {address}/v1, {keys}"
+        ),
     )
 
 
-def _say(text: str) -> None:
+def _note_or_nothing(text: str) -> None:
     """Print a note on stderr; a closed or full stderr must not keep the server from starting."""
     with suppress(OSError):
         note(text)

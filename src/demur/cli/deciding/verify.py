@@ -41,6 +41,7 @@ def command(
     """
     from demur.stages import verify
 
+    # a run stands for its own policy
     file = policy_file(policy)
     found, promises = verify.run(file, _folder(run, file), Trust(keys=tuple(trusted or ())))
     # a policy without promises has nothing that could be verified
@@ -88,6 +89,7 @@ def _row(v: VerifiedPromise) -> tuple[str, ...]:
 
 
 def _json(v: VerifiedPromise) -> dict[str, object]:
+    """A promise for programs; null where its rows could not be counted again."""
     counted = v.counted
     return {
         "risk": v.promise.risk,

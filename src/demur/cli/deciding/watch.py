@@ -169,6 +169,7 @@ def _notes(found: WatchResult) -> None:
 
 
 def _json(found: WatchResult) -> dict[str, object]:
+    """The same for programs: promises with alarms, shifts, audits, and counts."""
     from demur.stages import watch
 
     return {

@@ -110,6 +110,7 @@ def _print(check: Check) -> None:
                 f"{c.judge} beside {b.other}: right where the other is wrong {b.right_only_here} "
                 f"times, the reverse {b.right_only_there} times, p = {b.p_value:.2g} (McNemar)"
             )
+    # warnings of the stage, such as too few labels of one kind
     for text in check.notes:
         note(text)
 
@@ -141,6 +142,7 @@ def _print_together(check: Check) -> None:
 
 
 def _line(name: str, a: Agreement) -> Line:
+    """A row of the table: one judge on all answers, or on one stratum."""
     rates = (
         _rate(a.accuracy),
         _figure(a.kappa, a.kappa_interval),
@@ -205,6 +207,7 @@ def _json(check: Check) -> dict[str, object]:
 
 
 def _agreement_json(a: Agreement) -> dict[str, object]:
+    """A judge's agreement with people for programs."""
     # An undefined statistic is null, with the reason beside it.
     rates = ("scored", "accuracy", "sensitivity", "specificity", "human_rate", "judge_rate")
     kappa = {"value": a.kappa.number, "interval": a.kappa_interval, "why": a.kappa.why or None}
@@ -216,6 +219,7 @@ def _agreement_json(a: Agreement) -> dict[str, object]:
 
 
 def _together_json(t: RaterAgreement) -> dict[str, object]:
+    """The agreement of several raters for programs."""
     return {
         "raters": list(t.raters),
         "pairable": t.pairable,
@@ -230,6 +234,7 @@ def _together_json(t: RaterAgreement) -> dict[str, object]:
 
 
 def _rate_json(rate: Rate) -> dict[str, object]:
+    """A rate for programs; null where it is not defined."""
     interval = rate.interval() if rate.defined else None
     return {
         "hits": rate.hits,
@@ -240,6 +245,7 @@ def _rate_json(rate: Rate) -> dict[str, object]:
 
 
 def _corrected_json(found: RateEstimate | str) -> dict[str, object]:
+    """A corrected rate for programs, or null with the reason."""
     if isinstance(found, str):
         return {"value": None, "why": found}
     return {"value": found.value, "interval": (found.low, found.high), "method": found.method}

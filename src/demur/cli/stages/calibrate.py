@@ -117,11 +117,11 @@ def command(
     note_policy(policy)
     if told := doubt_note(policy, _threshold_scores(workspace.folder, policy)):
         note(told)
-    _tell_cascade(workspace.folder, policy)
+    _note_cascade(workspace.folder, policy)
     note(f"policy: {workspace.folder.policy}")
 
 
-def _tell_cascade(folder: RunFolder, policy: Policy) -> None:
+def _note_cascade(folder: RunFolder, policy: Policy) -> None:
     """Note the front's share of decisions and their cost, under a policy of a cascade."""
     if policy.fingerprint is not None and policy.fingerprint.front is not None:
         made = read_front_metrics(folder)

@@ -77,7 +77,7 @@ def command(
     if as_json:
         print_json(made.model_dump(mode="json"))
         return
-    _tell(asked, made)
+    _print_metrics(asked, made)
     note(f"next: demur calibrate {run} --name cascade --set cascade=true")
 
 
@@ -122,7 +122,7 @@ def _stored(path: Path, asked: Prompts, engine: RunEngine) -> tuple[ScoreTable, 
     return table.select(tuple(row.id for row in asked.rows)), None
 
 
-def _tell(asked: Prompts, made: FrontMetrics) -> None:
+def _print_metrics(asked: Prompts, made: FrontMetrics) -> None:
     """Print what the front decides of the held-out traffic, and what a decision costs."""
     if asked.without:
         note(f"left out: {len(asked.without)} rows hold no prompt")

@@ -64,13 +64,13 @@ def command(
     if origin is None and "fingerprint" not in declared and is_base(model, declared["tokens"]):
         settings = replace(defaults(model, recipe or ("none" if has_gpu() else "cpu")), base=model)
         readiness = base_readiness(preset(taxonomy), settings, rows)
-        _tell(readiness, "to be trained", as_json=as_json)
+        _print_readiness(readiness, "to be trained", as_json=as_json)
         return
     readiness = model_readiness(model, dtypes=dtypes, **declared)
-    _tell(readiness, "to be scored and served", origin, as_json=as_json)
+    _print_readiness(readiness, "to be scored and served", origin, as_json=as_json)
 
 
-def _tell(
+def _print_readiness(
     readiness: Readiness, purpose: str, origin: Origin | None = None, *, as_json: bool
 ) -> None:
     """Print the findings. Raises Exit with NOT_READY unless all are fine."""

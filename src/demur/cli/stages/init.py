@@ -65,8 +65,8 @@ def command(
             "docs/data.md shows what a row may look like",
         )
     # The draft is tried before it is written: a TOML that `demur data` refuses helps nobody.
-    text = _drafted(folder, to, usable)
-    _try(text, to, shown=not as_json)
+    text = _draft(folder, to, usable)
+    _try_draft(text, to, shown=not as_json)
     write_text(to, text)
     note(f"written: {to}; read it, then: demur data {to}")
 
@@ -101,7 +101,8 @@ def _guesses(folder: Path) -> list[Any]:
     return [guess_file(folder, name.as_posix()) for name in names if name not in runs]
 
 
-def _drafted(folder: Path, to: Path, guesses: list[Any]) -> str:
+def _draft(folder: Path, to: Path, guesses: list[Any]) -> str:
+    """The TOML text of a run from what was guessed of its files."""
     from demur.assembly.sources import ConfigDraft
 
     # Paths in a TOML are relative to it, so that folder and TOML can move together.
@@ -110,7 +111,7 @@ def _drafted(folder: Path, to: Path, guesses: list[Any]) -> str:
     return text
 
 
-def _try(text: str, to: Path, *, shown: bool) -> None:
+def _try_draft(text: str, to: Path, *, shown: bool) -> None:
     """Run the data stage on a draft, in a folder that is thrown away. Raises DataError, after
     printing the draft, if the stage fails.
     """
@@ -134,6 +135,7 @@ def _try(text: str, to: Path, *, shown: bool) -> None:
 
 
 def _cells(guess: Any) -> tuple[str, ...]:
+    """A row of the table: a file, its shape, and how many rows are to be refused and answered."""
     # counts are by kind and category
     refuse = sum(n for (kind, _), n in guess.counts.items() if kind == "refusal")
     answer = sum(n for (kind, _), n in guess.counts.items() if kind != "refusal")
@@ -148,6 +150,7 @@ def _cells(guess: Any) -> tuple[str, ...]:
 
 
 def _json(guess: Any) -> dict[str, object]:
+    """The guesses about one file for programs."""
     counts = [
         {"kind": kind, "category": category, "rows": n}
         for (kind, category), n in guess.counts.items()

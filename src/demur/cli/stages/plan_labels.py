@@ -95,6 +95,7 @@ def command(
     if as_json:
         print_json([asdict(row) for row in plan])
         return
+    # the table, a sentence per goal, then what the words of the header mean
     print_table([HEADER, *map(_cells, plan)], words=2)
     for row in plan:
         note(sentence(row))

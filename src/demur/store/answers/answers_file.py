@@ -50,6 +50,8 @@ class AnswerRow:
 
 
 class _Line(Strict):
+    """The keys of a line that matter here."""
+
     model_config = ConfigDict(extra="allow", frozen=True)  # people's files say more than we need
 
     id: RowId | None = None

@@ -48,6 +48,8 @@ class DrawnRow(Strict):
 
 
 class _DrawnLabelRow(Strict):
+    """The keys of a line of drawn texts that matter here."""
+
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     id: RowId

@@ -22,6 +22,8 @@ FORMAT = "demur.encoded-classifier/1"
 
 
 class _Head(Strict):
+    """The part of the file that is JSON."""
+
     format: Literal["demur.encoded-classifier/1"]
     model: str  # folder or name of the encoder's checkpoint
     encoder: str  # its name with the digest of its weights
@@ -85,6 +87,7 @@ def read_encoded(path: Path, load: Callable[[str], Encoder]) -> tuple[EncodedCla
 
 
 def _arrays(path: Path) -> tuple[bytes, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    """Read the head's bytes and the weights (D,). Raises ArtifactError."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["head"].tobytes(), arrays["weight"] if "weight" in arrays else np.zeros(

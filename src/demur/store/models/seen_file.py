@@ -43,6 +43,8 @@ FROM_NOTHING = ("tiny", PROMPTS)  # bases that bring no weights along
 
 
 class _Head(Strict):
+    """The part of the file that is JSON."""
+
     format: Literal["demur.seen/1"] = "demur.seen/1"
     model: str  # digest of the weights that it speaks of
     unknown: tuple[str, ...] = ()
@@ -179,6 +181,7 @@ def seen_by_files(paths: Iterable[Path]) -> Seen:
 
 
 def _seen_by_file(path: Path) -> Seen:
+    """Read one record by the kind of its path."""
     if path.suffix == ".npz":
         return read_seen(path)
     if (path / FILE_NAME).exists():

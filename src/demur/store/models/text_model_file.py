@@ -85,6 +85,7 @@ def read_text_classifier(path: Path) -> tuple[TextClassifier, str]:
 
 
 def _view(view: NgramView, n: int, arrays: Any) -> FittedView:
+    """Fit a view together from its arrays. Raises ValueError if they differ in length."""
     terms = _texts(arrays[f"terms{n}"])
     idf_V, weight_V = arrays[f"idf{n}"], arrays[f"weight{n}"]
     if not len(terms) == len(idf_V) == len(weight_V):

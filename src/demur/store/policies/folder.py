@@ -129,6 +129,7 @@ def reload(
 
 
 def _listed(path: Path) -> list[Path]:
+    """The policy files of a folder, or the one file. Raises OSError if the path is not there."""
     if not path.is_dir():
         path.stat()  # raises if it is not there
         return [path]
@@ -188,11 +189,13 @@ def _read_file(path: Path, before: _FileState | None, terms: PolicySet) -> _File
 
 
 def _stamp(descriptor: int) -> tuple[int, ...]:
+    """Times, size and inode of an open file: another stamp may be another content."""
     status = os.fstat(descriptor)
     return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
 
 
 def _parsed(path: Path, data: bytes, terms: PolicySet) -> Live | Fault:
+    """The policy of a file's bytes, or the fault in them."""
     try:
         policy = policy_from_json(json_value(data), str(path), terms.trust)
         if terms.fingerprint is not None:
@@ -298,6 +301,7 @@ def _missing_defaults(
 
 
 def _with_changes(old: PolicySet, new: PolicySet) -> tuple[PolicySet, tuple[Change, ...]]:
+    """The new set with its differences from the old one, for the log."""
     changes: list[Change] = []
     for name in sorted({*old.policies, *new.policies}):
         was, now = old.policies.get(name), new.policies.get(name)

@@ -182,6 +182,7 @@ def key_block(tenant: str, label: str, key: str, expires: datetime | None = None
 
 
 def _require_unique(what: str, values: tuple[str, ...]) -> None:
+    """Raise ConfigError if a value occurs twice; of hashes only the beginning is shown."""
     for value in values:
         if values.count(value) > 1:
             raise ConfigError(

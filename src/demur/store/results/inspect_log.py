@@ -59,6 +59,7 @@ def read_log(path: Path, scorer: str) -> tuple[str, list[Sample]]:
 
 
 def _archive(path: Path) -> tuple[dict[str, Any], list[Any]]:
+    """Header and samples of an .eval archive. Raises ArtifactError or DataError."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [
@@ -85,6 +86,7 @@ def _archive(path: Path) -> tuple[dict[str, Any], list[Any]]:
 
 
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """The bytes of one file of an archive, also of one that is packed by zstandard."""
     if info.compress_type != ZSTANDARD:
         return archive.read(info)
     # zipfile finds the member and cannot unpack it: its bytes are read from the archive's own file.
@@ -112,6 +114,7 @@ def _json(text: str, where: str) -> dict[str, Any]:
 
 
 def _sample(sample: Mapping[str, Any], scorer: str, where: str) -> Sample:
+    """A sample with its verdict. Raises DataError if its score does not say right or wrong."""
     name, epoch = str(sample.get("id")), sample.get("epoch", 1)
     scores = sample.get("scores") or {}
     # the named scorer's score; without one, the only score there is

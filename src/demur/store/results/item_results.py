@@ -92,6 +92,7 @@ def _items(file: Path, metric: str) -> list[Item]:
 
 
 def _item(line: str, file: Path, metric: str, where: str) -> Item:
+    """The item of a line of JSONL, in demur's format or the harness's. Raises DataError."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as e:

@@ -164,6 +164,7 @@ def _write(path: Path, table: pa.Table) -> None:
 
 
 def _read(path: Path, expected: bytes) -> pa.Table:
+    """Read a parquet file of this format. Raises ArtifactError naming file and fault."""
     try:
         # Files of older versions have no checksums; their runs' receipts have digests.
         table = pq.read_table(path, page_checksum_verification=True)
