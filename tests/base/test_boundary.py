@@ -1,8 +1,10 @@
+from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pytest
 
-from demur.base.boundary import Strict, read_json, read_toml, validated
+from demur.base.boundary import Strict, dumped, read_json, read_toml, validated
 from demur.base.errors import ArtifactError, ConfigError
 from demur.base.text import read_text
 
@@ -16,6 +18,34 @@ class Outer(Strict):
     rule: Literal["natural", "heaviest"] = "natural"
     inner: Inner | None = None
     many: tuple[Inner, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Count:
+    hits: int
+    share: float = 0.5
+
+
+class Holder(Strict):
+    count: Count
+
+
+def test_a_dataclass_is_read_as_strictly_as_a_strict_record():
+    assert validated(Count, {"hits": 3}, "here") == Count(hits=3)
+    with pytest.raises(ArtifactError, match="here: hit: unknown key") as e:
+        validated(Count, {"hit": 3}, "here")
+    assert "'hits'" in e.value.hint
+    with pytest.raises(ArtifactError, match=r"here: count\.hit: unknown key") as e:
+        validated(Holder, {"count": {"hit": 3}}, "here")
+    assert "'hits'" in e.value.hint
+    with pytest.raises(ArtifactError, match="finite"):
+        validated(Count, {"hits": 3, "share": float("inf")}, "here")
+
+
+def test_a_dataclass_with_numbers_of_numpy_is_written_as_plain_json():
+    count = Count(hits=np.int64(3), share=np.float32(0.25))
+    assert dumped(count) == {"hits": 3, "share": 0.25}
+    assert Holder(count=count).model_dump(mode="json") == {"count": {"hits": 3, "share": 0.25}}
 
 
 def test_what_fits_is_returned_frozen():

@@ -20,9 +20,12 @@ from demur.base.text import read_text
 
 
 class Strict(BaseModel):
-    """A record at the boundary: frozen, and a key it does not know is an error."""
+    """A record at the boundary: frozen, and a key it does not know is an error.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Core records within it are checked when it is made, too: numbers of numpy become plain ones.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, revalidate_instances="always")
 
 
 Record = TypeVar("Record")
@@ -57,7 +60,9 @@ def validated(
 
 def dumped(record: object) -> Any:
     """The JSON value of a frozen dataclass, which `validated` reads back."""
-    return _adapter(type(record)).dump_python((record,), mode="json")[0]
+    adapter = _adapter(type(record))
+    # validated first: fitted records may hold numpy's numbers, which JSON does not know
+    return adapter.dump_python(adapter.validate_python((record,)), mode="json")[0]
 
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # making one takes longer than most uses of it
@@ -68,7 +73,7 @@ def _adapter(kind: type) -> TypeAdapter[Any]:
         # pydantic takes no configuration for a dataclass itself, and hands it down to one inside
         # another type: hence the tuple of one. A Strict has its own.
         one: Any = GenericAlias(tuple, (kind,))
-        config = ConfigDict(extra="forbid", allow_inf_nan=False)
+        config = ConfigDict(extra="forbid", allow_inf_nan=False, revalidate_instances="always")
         _ADAPTERS[kind] = TypeAdapter(one, config=config)
     return _ADAPTERS[kind]
 
