@@ -88,7 +88,7 @@ class AnswerStream:
             await self._events.aclose()
 
     async def _next(self) -> AnswerPart:
-        """The next part that says anything; a decline is a part with that finish."""
+        """The next part that is not empty; a decline is a part with that finish."""
         if self._first is not None:
             part, self._first = self._first, None
             return part

@@ -14,7 +14,7 @@ import httpx
 
 MOST_BYTES = 4 * 2**20
 IDENTITY = {"accept-encoding": "identity"}
-_ANSWERS = (b'"choices"', b'"error"')  # one of them is in any answer that says something
+_ANSWERS = (b'"choices"', b'"error"')  # a completion or an error has one of these keys
 _DONE = b"[DONE]"
 # bytes that may follow the end: read, so that the connection can be used again
 _AFTER_DONE = 65_536

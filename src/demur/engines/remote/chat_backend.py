@@ -178,10 +178,15 @@ class OpenAiBackend:
 
     async def _first_token(self, messages: list[dict[str, Any]]) -> tuple[dict[str, float], int]:
         """Log-probabilities of the most probable first tokens, and the prompt's token count."""
-        body = {"messages": messages, "logprobs": True, "top_logprobs": TOP, "max_tokens": 1}
-        # Temperature 1: some servers report log-probabilities after processing.
-        asked = {"model": self.model, "temperature": 1.0, **body}
-        chat = await self._client.post("chat/completions", asked, read_completion)
+        body = {
+            "model": self.model,
+            "messages": messages,
+            "temperature": 1.0,  # some servers report log-probabilities after processing
+            "logprobs": True,
+            "top_logprobs": TOP,
+            "max_tokens": 1,
+        }
+        chat = await self._client.post("chat/completions", body, read_completion)
         require_same_model(chat, self._answers_as or chat.model)
         return first_token_logprobs(chat), chat.prompt_tokens or 0
 
@@ -226,8 +231,8 @@ class OpenAiBackend:
         several tokens.
         """
         messages = [{"role": "user", "content": "Hello."}]
-        asked = {"model": self.model, "messages": messages, "max_tokens": 1}
-        plain = await self._client.post("chat/completions", asked, read_completion)
+        body = {"model": self.model, "messages": messages, "max_tokens": 1}
+        plain = await self._client.post("chat/completions", body, read_completion)
         opened = await self._client.post(
             "chat/completions",
             {**self._continuation_body(messages, 0), "max_tokens": 1},

@@ -24,7 +24,7 @@ from demur.engines.remote.completion import MalformedReply, parse_json
 from demur.engines.remote.dialect import Dialect, adapted_dialect
 
 CHAT = "chat/completions"
-LONGEST_WAIT_S = 60.0  # of what an endpoint asks for in Retry-After; it is not believed beyond that
+LONGEST_WAIT_S = 60.0  # cap on Retry-After, and on the pause between two tries
 
 
 class RejectedRequest(Exception):

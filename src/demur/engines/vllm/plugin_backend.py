@@ -148,10 +148,10 @@ class PluginBackend(TwoCallBackend):
         if before is not None:
             return now
         body = {"model": self.model, **decision_body(self._encoder, self._encoder.token_ids[:1])}
+        body["vllm_xargs"] = {POLICY: _NO_POLICY}
         # The plug-in refuses an unknown policy; a server without it ignores the name and answers.
         try:
-            asked = {**body, "vllm_xargs": {POLICY: _NO_POLICY}}
-            await self._client.post("completions", asked, partial(parse_body, kind=Completion))
+            await self._client.post("completions", body, partial(parse_body, kind=Completion))
         except BackendError:
             raise
         except EngineError:
