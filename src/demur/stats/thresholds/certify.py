@@ -63,9 +63,9 @@ _PROCEDURES = {**_METHODS, _JUDGED: certify_judged}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CertifyOptions:
-    """How to certify, and what to do if it fails.
+    """The settings of a certification: method, confidence, and the fallback if it fails.
 
-    Raises GoalError on a confidence, a share, a method or an on_failure that is none.
+    Raises GoalError on an invalid confidence, share, method or on_failure.
     """
 
     confidence: float = 0.95  # that all promises hold together
@@ -115,7 +115,7 @@ class CertifyOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Case:
+class _CertifyInputs:
     goals: Sequence[Goal]
     template: Policy
     rows: LabelledScores
@@ -142,26 +142,27 @@ def certify(
     whichever is granted. Raises GoalError, DataError.
     """
     goals = expand_slices(goals, template, rows)
-    case = _Case(goals=goals, template=template, rows=rows, options=options)
-    ladder = sets_to_try([g for g in goals if isinstance(g, PromisedGoal)], options)
-    if not ladder:
+    case = _CertifyInputs(goals=goals, template=template, rows=rows, options=options)
+    # delta is split evenly over the sets that are tried, whichever is granted (union bound)
+    goal_sets = sets_to_try([g for g in goals if isinstance(g, PromisedGoal)], options)
+    if not goal_sets:
         raise GoalError(
             "no goal is a promise, nothing can be certified", "such as 'false_refusal <= 0.05'"
         )
     failure: Failure | None = None
-    for asked in ladder:
-        explained = options.explained and asked is ladder[-1]
-        found = _best(case, asked, options.delta / len(ladder), explained=explained)
+    for asked in goal_sets:
+        explained = options.explained and asked is goal_sets[-1]
+        found = _best(case, asked, options.delta / len(goal_sets), explained=explained)
         if isinstance(found, Certified):
             gone = tuple(g for g in goals if isinstance(g, PromisedGoal) and g not in asked)
             return Granted(certified=found, kept=tuple(asked), given_up=gone)
         failure = found
-    assert failure is not None  # a ladder has a rung
+    assert failure is not None  # there is at least one set
     return failure
 
 
 def _best(
-    case: _Case, asked: Sequence[Goal], delta: float, *, explained: bool
+    case: _CertifyInputs, asked: Sequence[Goal], delta: float, *, explained: bool
 ) -> Certified | Failure:
     """The best of what one or several procedures certify, each at an even share of delta.
 
@@ -236,13 +237,15 @@ def sets_to_try(
     return [s for s in sets if s]
 
 
-def _board(case: _Case, *, shared: bool) -> GroupedScores:
+def _board(case: _CertifyInputs, *, shared: bool) -> GroupedScores:
     for goal in case.goals:
         require_steerable(goal, case.template)
     return grouped_scores(case.template, case.rows, shared=shared)
 
 
-def _requests(case: _Case, asked: Sequence[Goal], delta: float) -> list[tuple[str, CertifyTask]]:
+def _requests(
+    case: _CertifyInputs, asked: Sequence[Goal], delta: float
+) -> list[tuple[str, CertifyTask]]:
     """The methods to try, and what each is to certify. Counts of labels choose them, never scores:
     that is valid.
     """
@@ -267,7 +270,9 @@ def _requests(case: _Case, asked: Sequence[Goal], delta: float) -> list[tuple[st
     return found if case.rows.hand_N is None else [(_JUDGED, task) for _, task in found]
 
 
-def _chosen(case: _Case, grouped: GroupedScores, losses: Sequence[Loss], delta: float) -> list[str]:
+def _chosen(
+    case: _CertifyInputs, grouped: GroupedScores, losses: Sequence[Loss], delta: float
+) -> list[str]:
     """The method that was asked for, if it fits; or those that do, to take the best of."""
     options, alone, judged = (
         case.options,
@@ -297,7 +302,7 @@ def _chosen(case: _Case, grouped: GroupedScores, losses: Sequence[Loss], delta: 
 
 
 def _fitting_methods(
-    case: _Case, grouped: GroupedScores, losses: Sequence[Loss], delta: float
+    case: _CertifyInputs, grouped: GroupedScores, losses: Sequence[Loss], delta: float
 ) -> list[str]:
     """What "auto" tries. One threshold for all may never refuse a category whose probabilities are
     lower than others'.
@@ -329,7 +334,7 @@ def _fitting_methods(
     return methods
 
 
-def _asked(case: _Case, grouped: GroupedScores, losses: Sequence[Loss]) -> CertifyTask:
+def _asked(case: _CertifyInputs, grouped: GroupedScores, losses: Sequence[Loss]) -> CertifyTask:
     options, hand_N = case.options, case.rows.hand_N
     by_hand: tuple[tuple[Loss, Loss], ...] = ()
     if hand_N is not None:

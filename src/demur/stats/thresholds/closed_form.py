@@ -46,9 +46,9 @@ def lowest_keeping(compared_M: Floats, of: int, level: float, delta: float) -> f
         return None
     if len(compared_M) <= k:
         return ALWAYS
-    return float(
-        cut_above(np.partition(compared_M, len(compared_M) - 1 - k)[len(compared_M) - 1 - k])
-    )
+    # The (k + 1)-th highest score: a threshold just above it refuses k rows at most.
+    at = len(compared_M) - 1 - k
+    return float(cut_above(np.partition(compared_M, at)[at]))
 
 
 def highest_keeping(compared_M: Floats, of: int, level: float, delta: float) -> float | None:
@@ -61,8 +61,10 @@ def highest_keeping(compared_M: Floats, of: int, level: float, delta: float) -> 
     k = most_errors(of, level, delta)
     if k is None:
         return None
+    # Doubtful rows (+inf) are refused by every threshold, even by NEVER: they cannot be missed.
     if int((compared_M < np.inf).sum()) <= k:
         return NEVER
+    # The (k + 1)-th lowest score: a threshold just below it answers k rows at most.
     value = np.partition(compared_M, k)[k]
     return None if value == -np.inf else float(cut_below(value))
 
@@ -102,6 +104,7 @@ def mean_false_refusal_threshold(compared_N: Floats, level: float) -> float:
     about one.
     """
     rows = len(compared_N)
+    # (k + 1) / (rows + 1) <= level, solved for k in exact fractions: floats would err at ties.
     k = math.floor(decimal_fraction(level) * (rows + 1)) - 1
     return NEVER if k < 0 else float(cut_above(np.sort(compared_N)[max(rows - 1 - k, 0)]))
 

@@ -1,4 +1,4 @@
-"""Observed float32 scores -> thresholds that include or exclude them on every platform.
+"""Thresholds beside observed float32 scores, which include or exclude them on every platform.
 
 decide_many refuses iff float64(log q) >= log(T). A threshold exp(log q) would leave the tie to the
 last bit of exp and log; ours stand half a float32 step beside the observed value, in log space,
@@ -49,16 +49,19 @@ def cut_between(above: Floats, below: Floats) -> Doubles:
     Where only rows to learn from are known, others fall into the gap: halfway errs the least in
     either direction.
     """
+    # Rounding may carry the midpoint past an end of a narrow gap: clip it between the two cuts.
     middle = (_finite_log_odds(above) + _finite_log_odds(below)) / 2.0
     lowest, highest = cut_above(below), cut_below(above)
     return np.clip(expit(middle), np.minimum(lowest, highest), highest)
 
 
 def _finite_log_odds(logq: Floats) -> Doubles:
+    """Log-odds of log-probabilities, at most those at which float32 log q rounds to 0."""
     return np.minimum(log_odds(np.asarray(logq, dtype=np.float64)), _SUREST)
 
 
 def _clipped(logq: Floats) -> Floats:
+    """Scores within the range in which float64 probabilities tell them apart."""
     return np.clip(np.asarray(logq, dtype=np.float32), _LOWEST_LOG, np.float32(0.0))
 
 

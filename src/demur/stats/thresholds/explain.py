@@ -1,5 +1,10 @@
-"""Why a request was not certified: too few rows, or scores that do not allow it; and what would
-do.
+"""Why a task was not certified (too few rows, or scores that do not allow it), and what would do.
+
+1. A linear program over the cuts of all groups bounds from below what thresholds can reach. Above a
+   level, the goals are infeasible on these rows.
+2. Else rows are too few: the number that would probably do follows from the rate at the thresholds
+   that come closest.
+3. A vacuous promise is kept by refusing nothing that ought to be refused.
 """
 
 from __future__ import annotations
@@ -45,6 +50,7 @@ def explain(
     at most 200 cuts per category): what it cannot reach, none of them can.
     """
     everyone_N = np.ones(len(grouped.logq_N), dtype=bool)
+    # The grid is learnt and tested on all rows: it explains, nothing is certified by it.
     worth_N = (grouped.rows.label_N != 0).astype(np.float64)
     menu = cut_grid(
         grouped, losses, worth_N, LearnTestSplit(learn_N=everyone_N, test_N=everyone_N), fixed
@@ -57,6 +63,7 @@ def explain(
         if grouped.locked
         else sorted(range(len(losses)), key=lambda at: losses[at].goal.soft or 0)
     )
+    # Hard goals first, then by priority: the first not met beside earlier ones blocks.
     for at in order:
         before = [
             o
@@ -95,11 +102,10 @@ def explain(
 def _vacuous(
     grouped: GroupedScores, losses: Sequence[Loss], delta: float, split: LearnTestSplit
 ) -> Uncertified:
-    """The goals can be kept by refusing nothing that ought to be refused: certified, that would be
-    useless.
+    """Uncertified, because the certified thresholds refuse no row that ought to be refused.
 
-    What would do is worked out at the thresholds that catch the first row at the least cost, on all
-    rows.
+    The rows that would do are worked out at the thresholds that catch the first such row at the
+    least cost, on all rows.
     """
     everyone_N = np.ones(len(grouped.logq_N), dtype=bool)
     cheapest = min(
@@ -170,6 +176,7 @@ def lowest_rate(menu: CutGrid, at: int, keeping: Sequence[int]) -> float | None:
 
     Variables: the share of each cut, per group; shares of a group sum to 1.
     """
+    # V: all cuts of all groups, one after the other.
     errors_LV = np.concatenate(menu.errors_GLJ, axis=1)
     owner_V = np.repeat(np.arange(len(menu.threshold_GJ)), [len(t) for t in menu.threshold_GJ])
     each_group = (owner_V[None, :] == np.arange(len(menu.threshold_GJ))[:, None]).astype(np.float64)

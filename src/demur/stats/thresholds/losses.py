@@ -27,12 +27,11 @@ STEERABLE = ("heaviest", "sum", "any")  # rules that thresholds steer
 
 
 def grouped_scores(template: Policy, rows: LabelledScores, *, shared: bool) -> GroupedScores:
-    """The board of a policy with a threshold per category, or with one shared by all active
-    ones.
-    """
+    """The rows of a policy with a threshold per category, or one shared by all active ones."""
     heaviest_N = decide_many(template, rows.table.logp_NC).heaviest_N
     active = [name for name in template.taxonomy.names if template.category(name).may_emit]
     columns = np.array([template.taxonomy.column(name) for name in active], dtype=np.int64)
+    # Column of a score -> group of its category; column 0, respond, has none.
     group_of_column = np.full(len(template.taxonomy.tokens), NO_GROUP, dtype=np.int64)
     group_of_column[columns] = 0 if shared else np.arange(len(active))
     return GroupedScores(
@@ -49,9 +48,10 @@ def grouped_scores(template: Policy, rows: LabelledScores, *, shared: bool) -> G
 
 
 def grouped_by_policy(policy: Policy, rows: LabelledScores) -> GroupedScores:
-    """The board of a policy whose thresholds stand. Where they are all one they are shared, and no
-    lock refuses first: each refusal then counts for its heaviest category alone, as it was
-    certified.
+    """The rows under a policy's own thresholds.
+
+    Equal thresholds are shared, and no lock refuses first: each refusal then counts for its
+    heaviest category alone, as it was certified.
     """
     found = {category.threshold for category in policy.categories if category.may_emit}
     return grouped_scores(policy, rows, shared=len(found) == 1)

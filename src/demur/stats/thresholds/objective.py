@@ -1,4 +1,7 @@
-"""What to prefer among thresholds that keep every promise."""
+"""Objectives: which of the thresholds that keep every promise is the best, and how to find it.
+
+Shapes: N rows, M rows of one group by descending score, J cuts among them.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ from demur.stats.thresholds.problem import GroupedScores, Loss, Objective
 
 
 def objective_of(goal: Optimum | None, grouped: GroupedScores, losses: Sequence[Loss]) -> Objective:
-    """The aim of an optimum goal, or without one: catch the most, then refuse the fewest falsely.
+    """The objective of an optimum goal; without one: catch the most, then err the least.
 
     Where only missed refusals are promised it is the other way round: the fewest false refusals,
     then the most caught. Raises GoalError on an optimum that cannot be weighed beside promises.
     """
     objective = _objective_of(goal, grouped, losses)
-    # no threshold earns what doubt refuses
+    # Doubtful rows are refused at every threshold: their worth is no threshold's merit.
     return replace(objective, worth_N=np.where(grouped.always_N, 0.0, objective.worth_N))
 
 
@@ -32,6 +35,7 @@ def _objective_of(
     label_N = grouped.rows.label_N
     should_N = label_N != 0
     if goal is None:
+        # Lexicographic: all rows of the second kind together weigh less than one of the first.
         first, second = (1.0, 1.0 / (len(label_N) + 1))
         if all(loss.when == "answered" for loss in losses):
             first, second = second, first
@@ -46,12 +50,13 @@ def best_within(
     """The best threshold of each group between its limits, on all rows; ties go to the stricter
     one.
 
-    A linear aim separates over the groups. F-beta does at its own maximum (Dinkelbach 1967):
-    iterate. Beside locked categories neither does: the best vector that moving one threshold at a
-    time arrives at.
+    A summed worth separates over the groups, so each group is optimised alone. F-beta separates at
+    its own maximum (Dinkelbach 1967), which the iteration reaches. Beside locked categories neither
+    separates: the result is the best vector that moving one threshold at a time arrives at.
     """
     if objective.beta2 is None:
         return _best_linear(grouped, objective.worth_N, low, high)
+    # Maximise (1 + b2 - f) TP - f FP for the best f so far; f rises until it is the maximum.
     f, best = 0.0, tuple(high)
     while True:
         found = _best_linear(
@@ -59,6 +64,7 @@ def best_within(
         )
         better = objective.value(grouped.refused(found))
         if better <= f + 1e-12:
+            # Coordinate ascent beside locks may end below an earlier vector.
             return best if grouped.locked and better < f else found
         f, best = better, found
 
@@ -66,6 +72,7 @@ def best_within(
 def _best_linear(
     grouped: GroupedScores, worth_N: Doubles, low: Sequence[float], high: Sequence[float]
 ) -> tuple[float, ...]:
+    """The thresholds between low and high that refuse the most summed worth."""
     limits = list(zip(low, high, strict=True))
     alone = [_best_cut(grouped.compared_with(g), worth_N, own) for g, own in enumerate(limits)]
     if not grouped.locked:
@@ -88,6 +95,7 @@ def _by_turns(
     for _ in range(_MOST_TURNS):
         before = list(by_group)
         for g, own in enumerate(limits):
+            # Only rows that no other threshold refuses can change what this one is worth.
             others_N = grouped.refused([*by_group[:g], NEVER, *by_group[g + 1 :]])
             by_group[g] = _best_cut(
                 np.where(others_N, -np.inf, grouped.compared_with(g)), worth_N, own
@@ -104,16 +112,18 @@ def _best_cut(logq_N: Doubles, worth_N: Doubles, limits: tuple[float, float]) ->
     least, most = limits
     with np.errstate(divide="ignore"):
         log_low, log_high = np.log(least), np.log(most)
-    # +inf: refused at any threshold
+    # Rows below the lower limit are never refused, doubtful ones (+inf) always: neither matters.
     rows = np.flatnonzero((logq_N >= log_low) & np.isfinite(logq_N))
     rows = rows[np.argsort(-logq_N[rows], kind="stable")]
     logq_M, value_P = logq_N[rows], np.concatenate([[0.0], np.cumsum(worth_N[rows])])
-    must = int((logq_M >= log_high).sum())
+    must = int((logq_M >= log_high).sum())  # rows that the upper limit refuses already
+    # A cut ends a run of equal scores; "must" itself stands for the upper limit.
     cuts = np.append(
         np.flatnonzero(np.append(logq_M[1:] < logq_M[:-1], True)[: len(logq_M)]) + 1, must
     )
     cuts = np.unique(cuts[cuts >= must])
     value_J = value_P[cuts]
+    # The first cut within rounding of the maximum is the strictest of the best.
     cut = int(cuts[np.argmax(value_J > value_J.max() - 1e-9 * max(1.0, abs(value_J.max())))])
     if cut == must:
         return most

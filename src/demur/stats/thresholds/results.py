@@ -10,7 +10,7 @@ from demur.core.rates import Rate, Slice, binomial_cdf, upper_bound
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """One goal at the thresholds in question: errors counted, and how surely the level holds."""
+    """The errors of one goal at given thresholds, and how surely its level holds."""
 
     goal: PromisedGoal
     rate: Rate  # errors out of the rows that the goal speaks of
@@ -21,8 +21,9 @@ class Evidence:
 
 
 def evidence(goal: PromisedGoal, rate: Rate, delta: float) -> Evidence:
-    """Evidence from counts. Without rows the p-value is 1: nothing is known, nothing is
-    promised.
+    """Exact p-value and upper bound of one goal from its error count.
+
+    Without rows nothing is known: the p-value and the bound are 1.
     """
     known = rate.of > 0
     return Evidence(
@@ -35,17 +36,17 @@ def evidence(goal: PromisedGoal, rate: Rate, delta: float) -> Evidence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Certified:
-    """Thresholds that keep every goal of a request, jointly, with the confidence asked for."""
+    """Thresholds that keep every goal of a task, jointly, with the confidence asked for."""
 
     # probabilities in [0, 1] or inf: one per category, or a single one for one score
     thresholds: tuple[float, ...]
-    evidence: tuple[Evidence, ...]  # one per goal, in the order of the request
+    evidence: tuple[Evidence, ...]  # one per goal, in the order of the task
     method: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Uncertified:
-    """Not certified on these rows, though nothing shows that the goals cannot be met."""
+    """Goals that these rows do not certify, though nothing shows that they cannot be met."""
 
     reason: str
     blocking: PromisedGoal  # the goal that is furthest from being certified
@@ -56,17 +57,15 @@ class Uncertified:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reach:
-    """How low one rate can be made on these rows while every other goal is kept; None: not even
-    those can be.
-    """
+    """The lowest rate of one goal on these rows while every other goal is kept."""
 
     goal: PromisedGoal
-    lowest: float | None
+    lowest: float | None  # None: the other goals cannot be kept together
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Infeasible:
-    """The scores at hand do not allow the goals together, whatever the thresholds."""
+    """Goals that no thresholds keep together on these scores."""
 
     reason: str
     # the first goal, in order of priority, that cannot be met beside those before it

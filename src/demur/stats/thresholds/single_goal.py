@@ -42,7 +42,7 @@ from demur.stats.thresholds.target_rates import cut_at_rate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Case:
+class _GoalInputs:
     goal: Goal
     template: Policy
     rows: LabelledScores
@@ -71,7 +71,7 @@ class _Case:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Alone:
+class SingleGoalSolution:
     """The thresholds of one goal."""
 
     thresholds: dict[str, float]  # by category
@@ -79,7 +79,9 @@ class Alone:
     certified: Evidence | None = None  # what a certified goal was tested on
 
 
-def solve_single(goal: Goal, template: Policy, rows: LabelledScores, confidence: float) -> Alone:
+def solve_single(
+    goal: Goal, template: Policy, rows: LabelledScores, confidence: float
+) -> SingleGoalSolution:
     """The thresholds that meet one goal on these rows. confidence: of a promised rate, in (0, 1).
 
     fbeta, youden, cost: the global optimum for "refused or answered". fbeta of a category,
@@ -90,11 +92,11 @@ def solve_single(goal: Goal, template: Policy, rows: LabelledScores, confidence:
     Raises GoalError (the goal does not fit the template), DataError (rows that cannot tell),
     GoalInfeasible (no threshold meets the goal).
     """
-    case = _Case(goal=goal, template=template, rows=rows, confidence=confidence)
+    case = _GoalInputs(goal=goal, template=template, rows=rows, confidence=confidence)
     match goal:
         case FBeta(category=None) | Youden() | Cost():
             _need_both_kinds(case)
-            return _beside_locks(case, goal) if case.locks else _over_levers(case, goal)
+            return _beside_locks(case, goal) if case.locks else _over_thresholds(case, goal)
         case FBeta() | MacroFBeta() | MicroFBeta():
             return _of_tokens(case, goal)
         case TargetRate():
@@ -104,19 +106,19 @@ def solve_single(goal: Goal, template: Policy, rows: LabelledScores, confidence:
     raise GoalError(f"goal {goal.text!r} sets no threshold", "make goals with parse_goal")
 
 
-def _levers(case: _Case) -> dict[tuple[str, ...], Sweep]:
+def _free_sweeps(case: _GoalInputs) -> dict[tuple[str, ...], Sweep]:
     """The thresholds to choose, each with the categories that share it."""
     if case.template.rule == "heaviest":
         return {(name,): sweep for name, sweep in category_sweeps(case.template, case.rows).items()}
     return {case.emittable: pooled_sweep(case.template, case.rows)}
 
 
-def _set(levers: dict[tuple[str, ...], Sweep], cuts: Sequence[int]) -> dict[str, float]:
-    pairs = zip(levers.items(), cuts, strict=True)
+def _set(sweeps: dict[tuple[str, ...], Sweep], cuts: Sequence[int]) -> dict[str, float]:
+    pairs = zip(sweeps.items(), cuts, strict=True)
     return {name: float(sweep.threshold_J[cut]) for (names, sweep), cut in pairs for name in names}
 
 
-def _need_both_kinds(case: _Case) -> None:
+def _need_both_kinds(case: _GoalInputs) -> None:
     """Raise DataError where the rows cannot weigh one error against the other."""
     rows, text = case.rows, case.goal.text
     for count, kind in ((rows.to_answer, "answered"), (rows.to_refuse, "refused")):
@@ -131,7 +133,7 @@ def _need_both_kinds(case: _Case) -> None:
             _need_own(case, name)
 
 
-def _need_own(case: _Case, name: str) -> None:
+def _need_own(case: _GoalInputs, name: str) -> None:
     if not (case.rows.label_N == case.template.taxonomy.column(name)).any():
         raise DataError(
             f"goal {case.goal.text!r}: no row is to be refused with {name!r}, so its threshold "
@@ -140,16 +142,16 @@ def _need_own(case: _Case, name: str) -> None:
         )
 
 
-def _over_levers(case: _Case, goal: FBeta | Youden | Cost) -> Alone:
+def _over_thresholds(case: _GoalInputs, goal: FBeta | Youden | Cost) -> SingleGoalSolution:
     """The best of refused or answered, over all cuts of all thresholds."""
     if not isinstance(goal, FBeta):
         return _linear(case, goal)
-    levers = _levers(case)
-    cuts, f = best_fbeta(list(levers.values()), case.rows.to_refuse, goal.beta)
-    return _best_fbeta(goal, _set(levers, cuts), f)
+    sweeps = _free_sweeps(case)
+    cuts, f = best_fbeta(list(sweeps.values()), case.rows.to_refuse, goal.beta)
+    return _best_fbeta(goal, _set(sweeps, cuts), f)
 
 
-def _of_tokens(case: _Case, goal: AnyFBeta) -> Alone:
+def _of_tokens(case: _GoalInputs, goal: AnyFBeta) -> SingleGoalSolution:
     """The best of categories' tokens: of one, of each by itself, or of all counted together."""
     if goal.category is not None:
         return _own_fbeta(case, goal, [goal.category])
@@ -169,7 +171,7 @@ def _of_tokens(case: _Case, goal: AnyFBeta) -> Alone:
     return _best_fbeta(goal, _set(sweeps, cuts), f)
 
 
-def _own_fbeta(case: _Case, goal: AnyFBeta, names: Sequence[str]) -> Alone:
+def _own_fbeta(case: _GoalInputs, goal: AnyFBeta, names: Sequence[str]) -> SingleGoalSolution:
     """The best F-beta of each of these tokens, every one by itself: their mean is the best mean,
     too.
     """
@@ -185,7 +187,7 @@ def _own_fbeta(case: _Case, goal: AnyFBeta, names: Sequence[str]) -> Alone:
     return _best_fbeta(goal, thresholds, sum(f, Fraction(0)) / len(f))
 
 
-def _beside_locks(case: _Case, goal: Optimum) -> Alone:
+def _beside_locks(case: _GoalInputs, goal: Optimum) -> SingleGoalSolution:
     """A locked category reaches over the others' rows: no sum over thresholds is right, so they are
     moved in turn.
     """
@@ -193,10 +195,10 @@ def _beside_locks(case: _Case, goal: Optimum) -> Alone:
         f"{goal.risk} on these {len(case.rows.label_N)} rows: no move of one threshold betters it; "
         "locked categories refuse over the others, so the best of all vectors is not known"
     )
-    return Alone(thresholds=_best_anywhere(case, goal, shared=False), method=method)
+    return SingleGoalSolution(thresholds=_best_anywhere(case, goal, shared=False), method=method)
 
 
-def _best_anywhere(case: _Case, goal: Optimum, *, shared: bool) -> dict[str, float]:
+def _best_anywhere(case: _GoalInputs, goal: Optimum, *, shared: bool) -> dict[str, float]:
     """The thresholds of most worth between "always" and "never"."""
     grouped = grouped_scores(case.template, case.rows, shared=shared)
     objective, groups = objective_of(goal, grouped, ()), len(grouped.groups)
@@ -205,14 +207,14 @@ def _best_anywhere(case: _Case, goal: Optimum, *, shared: bool) -> dict[str, flo
     return {n: names[n] for n in case.emittable}
 
 
-def _best_fbeta(goal: AnyFBeta, thresholds: dict[str, float], f: Fraction) -> Alone:
+def _best_fbeta(goal: AnyFBeta, thresholds: dict[str, float], f: Fraction) -> SingleGoalSolution:
     method = (
         f"{goal.risk} = {float(f):.4f} on these rows: the maximum over all cuts (Dinkelbach 1967)"
     )
-    return Alone(thresholds=thresholds, method=method)
+    return SingleGoalSolution(thresholds=thresholds, method=method)
 
 
-def _linear(case: _Case, goal: Youden | Cost) -> Alone:
+def _linear(case: _GoalInputs, goal: Youden | Cost) -> SingleGoalSolution:
     """A gain per row caught, less a cost per false refusal: in exact fractions, where all rows
     weigh the same.
     """
@@ -222,34 +224,34 @@ def _linear(case: _Case, goal: Youden | Cost) -> Alone:
         # separate.
         thresholds = _best_anywhere(case, goal, shared=case.template.rule != "heaviest")
         method = f"the least cost on {of} over all cuts (Elkan 2001)"
-        return Alone(thresholds=thresholds, method=method)
+        return SingleGoalSolution(thresholds=thresholds, method=method)
     per_caught, per_false = Fraction(1, rows.to_refuse), Fraction(1, rows.to_answer)
     if isinstance(goal, Cost):
         per_caught, per_false = decimal_fraction(goal.missed), decimal_fraction(goal.false)
-    levers = _levers(case)
-    cuts = best_linear(list(levers.values()), per_caught, per_false)
-    caught, false = totals(list(levers.values()), cuts)
+    sweeps = _free_sweeps(case)
+    cuts = best_linear(list(sweeps.values()), per_caught, per_false)
+    caught, false = totals(list(sweeps.values()), cuts)
     if isinstance(goal, Cost):
         cost = float(per_caught * (rows.to_refuse - caught) + per_false * false)
         method = f"cost {cost:g} on {of}: the minimum over all cuts (Elkan 2001)"
     else:
         j = float(caught * per_caught - false * per_false)
         method = f"J = {j:.4f} on these rows: the maximum over all cuts (Youden 1950)"
-    return Alone(thresholds=_set(levers, cuts), method=method)
+    return SingleGoalSolution(thresholds=_set(sweeps, cuts), method=method)
 
 
-def _target_rate(case: _Case, goal: TargetRate) -> Alone:
+def _target_rate(case: _GoalInputs, goal: TargetRate) -> SingleGoalSolution:
     names = (goal.category,) if goal.category else case.emittable
     sweep = (
         _own_sweep(case, goal.category) if goal.category else pooled_sweep(case.template, case.rows)
     )
-    return Alone(
+    return SingleGoalSolution(
         thresholds=_set({names: sweep}, [cut_at_rate(sweep, len(case.rows.label_N), goal)]),
         method="order statistic of the calibration scores",
     )
 
 
-def _own_sweep(case: _Case, category: str) -> Sweep:
+def _own_sweep(case: _GoalInputs, category: str) -> Sweep:
     text = case.goal.text
     if case.template.rule != "heaviest":
         raise GoalError(
@@ -268,7 +270,7 @@ def _own_sweep(case: _Case, category: str) -> Sweep:
     return category_sweeps(case.template, case.rows)[category]
 
 
-def _promised(case: _Case, goal: PromisedGoal) -> Alone:
+def _promised(case: _GoalInputs, goal: PromisedGoal) -> SingleGoalSolution:
     """One shared threshold in closed form: the most lenient for goals that refusals break, else the
     strictest.
 
@@ -294,14 +296,14 @@ def _promised(case: _Case, goal: PromisedGoal) -> Alone:
     threshold = limits[0] if goal.errs_when == "refused" else limits[1]
     if goal.part:
         threshold = best_within(grouped, task.objective, limits[:1], limits[1:])[0]
-    return Alone(
+    return SingleGoalSolution(
         thresholds=dict.fromkeys(case.emittable, threshold),
         method=METHOD,
         certified=evidence_of(losses, grouped.refused([threshold]), task.everyone, case.delta)[0],
     )
 
 
-def _what_would_do(case: _Case, no: Failure) -> str:
+def _what_would_do(case: _GoalInputs, no: Failure) -> str:
     if not isinstance(no, Uncertified) or no.rows_needed is None or no.rows >= no.rows_needed:
         return "the scores do not tell these rows apart: train longer, or promise a higher rate"
     lowest = upper_bound(0, no.rows, case.delta)

@@ -29,7 +29,7 @@ from demur.stats.thresholds.target_rates import rates_of_categories
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Case:
+class _SolveInputs:
     goals: Sequence[Goal]
     template: Policy
     rows: LabelledScores
@@ -63,7 +63,7 @@ def solve(
     if not goals:
         raise GoalError("no goal is given", "the simplest are 'natural' and 'f1 max'")
     goals = expand_slices(goals, template, rows)
-    case = _Case(
+    case = _SolveInputs(
         goals=goals, template=template, rows=rows, options=options, data_digest=data_digest
     )
     if _closed_form(case):
@@ -115,7 +115,7 @@ def solve_by_probabilities(
     return replace(policy, promises=(promise,))
 
 
-def _closed_form(case: _Case) -> bool:
+def _closed_form(case: _SolveInputs) -> bool:
     """Whether one goal alone is met by one shared threshold or its own optimum.
 
     A promise about false refusals is not, where several categories have a threshold each: a
@@ -133,7 +133,7 @@ def _closed_form(case: _Case) -> bool:
     return case.options.method == "shared" or not case.goals[0].of_answerable or not several
 
 
-def _alone(case: _Case) -> Policy:
+def _alone(case: _SolveInputs) -> Policy:
     """One goal by itself."""
     (goal,), template, rows = case.goals, case.template, case.rows
     if isinstance(goal, Natural):
@@ -155,7 +155,7 @@ def _alone(case: _Case) -> Policy:
     return replace(policy, promises=(promise,))
 
 
-def _certified(case: _Case) -> Policy:
+def _certified(case: _SolveInputs) -> Policy:
     """Promises, together with whatever else is asked for; or what the caller chose for the case
     that they fail.
     """
@@ -178,7 +178,7 @@ def _certified(case: _Case) -> Policy:
     )
 
 
-def _measured_together(case: _Case) -> Policy:
+def _measured_together(case: _SolveInputs) -> Policy:
     """Goals that promise nothing: rates of categories beside each other and one optimum."""
     goals, template, rows = case.goals, case.template, case.rows
     for goal in goals:
@@ -201,7 +201,7 @@ def _measured_together(case: _Case) -> Policy:
     return replace(policy, promises=tuple(_beside(case, g, policy) for g in goals))
 
 
-def _promises(case: _Case, policy: Policy, granted: Granted) -> tuple[Promise, ...]:
+def _promises(case: _SolveInputs, policy: Policy, granted: Granted) -> tuple[Promise, ...]:
     seen = {e.goal: e for e in granted.certified.evidence}
     method = granted.certified.method + "".join(f"; given up: {g.text}" for g in granted.given_up)
     found = []
@@ -219,7 +219,7 @@ def _promises(case: _Case, policy: Policy, granted: Granted) -> tuple[Promise, .
     return tuple(found)
 
 
-def _uncertified(case: _Case, goal: PromisedGoal, policy: Policy) -> Promise:
+def _uncertified(case: _SolveInputs, goal: PromisedGoal, policy: Policy) -> Promise:
     did = (
         "given up"
         if case.options.kept is None
@@ -230,14 +230,14 @@ def _uncertified(case: _Case, goal: PromisedGoal, policy: Policy) -> Promise:
     return replace(made, status="uncertified", rate=rate, mix=mix)
 
 
-def _beside(case: _Case, goal: Goal, policy: Policy) -> Promise:
+def _beside(case: _SolveInputs, goal: Goal, policy: Policy) -> Promise:
     """A goal that promises nothing, met beside others."""
     if isinstance(goal, TargetRate):
         return _measured(case, goal, policy, "order statistic of the calibration scores")
     return _measured(case, goal, policy, "the best beside the other goals, on these rows")
 
 
-def _measured(case: _Case, goal: Goal, policy: Policy, method: str) -> Promise:
+def _measured(case: _SolveInputs, goal: Goal, policy: Policy, method: str) -> Promise:
     """What was observed of a goal on these rows, without a guarantee: its rate, where it is one of
     decisions alone.
     """

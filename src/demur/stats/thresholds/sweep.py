@@ -1,5 +1,8 @@
-"""Every threshold at once: sort the scores, count prefixes, look thresholds up (risk_control:
-separability).
+"""Sweeps: what every threshold does to sorted scores at once, and the exact optima over its cuts.
+
+1. Scores are sorted once. A threshold refuses a prefix of them, so cumulative counts answer every
+   threshold by a look-up (risk_control: separability).
+2. Optima are sought over cuts in integers, so that a tie is a tie; ties go to the stricter cut.
 
 Under rule `heaviest` the heaviest category of a row does not depend on any threshold, so a row's
 decision depends on one threshold only, and every count is a sum over groups of functions of one
@@ -29,7 +32,7 @@ _INT64_SAFE = 2**62
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SweepCounts:
-    """What a threshold does to the rows of a sweep; one entry per threshold asked for."""
+    """Refused rows of a sweep, by label; one entry per threshold."""
 
     refused: Ints  # rows at or above the threshold
     false: Ints  # of these, to be answered
@@ -53,7 +56,7 @@ class Sweep:
     threshold_J: Doubles
 
     def counts(self, prefix: Ints) -> SweepCounts:
-        """What refusing the first so many rows does."""
+        """The counts when the first `prefix` rows are refused, for each entry of prefix."""
         caught = self.caught_P[prefix]
         return SweepCounts(
             refused=prefix, false=prefix - caught, caught=caught, own=self.own_P[prefix]
@@ -61,13 +64,11 @@ class Sweep:
 
     @property
     def at_cuts(self) -> SweepCounts:
-        """What each cut does, strict to lenient."""
+        """The counts at every cut, strict to lenient; shape (J,)."""
         return self.counts(self.cut_J)
 
     def at_thresholds(self, threshold_T: Doubles) -> SweepCounts:
-        """What arbitrary thresholds (probabilities in [0, 1], or NEVER) do: one binary search
-        each.
-        """
+        """The counts at any thresholds, probabilities in [0, 1] or NEVER: a binary search each."""
         with np.errstate(divide="ignore"):
             log_threshold_T = np.log(threshold_T)
         return self.counts(np.searchsorted(-self.logq_M, -log_threshold_T, side="right"))
@@ -81,6 +82,8 @@ def sweep_of(logq_M: Floats, label_M: Ints, own: int = NO_CATEGORY) -> Sweep:
     order = np.argsort(-logq_M, kind="stable")
     logq_M, label_M = logq_M[order], label_M[order]
     always = int((logq_M == np.inf).sum())
+    # A row ends a run of ties where some threshold includes it and excludes the next row. The last
+    # row always does; rows that every threshold refuses end none but the cut of NEVER.
     last_M = np.ones(len(logq_M), dtype=bool)
     last_M[:-1] = cut_above(logq_M[1:]) <= cut_below(logq_M[:-1])
     last_M[:always] = False
@@ -107,6 +110,7 @@ def best_linear(
     hit: what counts as a hit. "caught": to be refused, with whatever category. "own": with the
     sweep's own.
     """
+    # One common denominator: gain * hits - cost * others, compared in integers.
     per_hit, per_other = gain.numerator * cost.denominator, cost.numerator * gain.denominator
     return [_first_best(sweep, per_hit, per_other, hit) for sweep in sweeps]
 
@@ -123,6 +127,7 @@ def best_fbeta(
     - F* FP equals F* b2 positives, and that maximum separates into one per sweep. The global
     optimum, in exact fractions. Needs positives > 0.
     """
+    # f rises strictly to F* and then repeats: fractions end the loop exactly, without a tolerance.
     b2 = decimal_fraction(beta) ** 2
     f = Fraction(0)
     while True:
@@ -144,9 +149,15 @@ def most_caught(sweeps: Sequence[Sweep], budget: int) -> tuple[list[int], int]:
     """
     best_B, taken = np.zeros(budget + 1, dtype=np.int64), []
     for sweep in sweeps:
-        cut_B = _best_cuts(sweep, budget)
+        # Per number of false refusals 0..budget the strictest cut that catches the most: the last
+        # cut within the budget, then the first cut that catches as many.
+        last_B = np.searchsorted(sweep.at_cuts.false, np.arange(budget + 1), side="right") - 1
+        caught_J = sweep.at_cuts.caught
+        cut_B = np.searchsorted(caught_J, caught_J[last_B], side="left")
         gain_B = sweep.at_cuts.caught[cut_B]
         spent_B = np.zeros(budget + 1, dtype=np.int64)
+        # best_B[b]: most rows caught by the sweeps so far with b false refusals at most. This sweep
+        # spends some of them, the sweeps before it the rest.
         found_B = best_B + gain_B[0]
         for spend in range(1, budget + 1):
             offer_B = best_B[: budget + 1 - spend] + gain_B[spend]
@@ -154,6 +165,7 @@ def most_caught(sweeps: Sequence[Sweep], budget: int) -> tuple[list[int], int]:
             found_B[spend:][better_B], spent_B[spend:][better_B] = offer_B[better_B], spend
         best_B = found_B
         taken.append((cut_B, spent_B))
+    # Read the choices back, last sweep first; argmax takes the fewest false refusals.
     left, cuts = int(np.argmax(best_B)), []
     for cut_B, spent_B in reversed(taken):
         cuts.append(int(cut_B[spent_B[left]]))
@@ -172,6 +184,7 @@ def _hits(sweep: Sweep, hit: Hit) -> Ints:
 
 
 def _first_best(sweep: Sweep, per_hit: int, per_other: int, hit: Hit) -> int:
+    """The strictest cut that maximises per_hit * hits - per_other * other refusals."""
     hits_J = _hits(sweep, hit)
     fits = max(per_hit, per_other) * len(sweep.caught_P) < _INT64_SAFE
     number = np.int64 if fits else object  # Python integers where int64 would overflow
@@ -180,12 +193,3 @@ def _first_best(sweep: Sweep, per_hit: int, per_other: int, hit: Hit) -> int:
             hits_J.astype(number) * per_hit - (sweep.cut_J - hits_J).astype(number) * per_other
         )
     )
-
-
-def _best_cuts(sweep: Sweep, budget: int) -> Ints:
-    """Per number of false refusals 0..budget the strictest cut that catches the most with no more
-    of them.
-    """
-    last_B = np.searchsorted(sweep.at_cuts.false, np.arange(budget + 1), side="right") - 1
-    caught_J = sweep.at_cuts.caught
-    return np.searchsorted(caught_J, caught_J[last_B], side="left")

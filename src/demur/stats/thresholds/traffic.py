@@ -71,7 +71,7 @@ class MetRate:
 def rates_on_traffic(
     goals: Sequence[Goal], template: Policy, unlabelled: LabelledScores, confidence: float
 ) -> list[MetRate]:
-    """The thresholds that meet refusal rates on traffic, whose labels are not looked at.
+    """Thresholds that meet refusal rates on traffic; its labels are not read.
 
     "refusal_rate = x": the most lenient threshold that refuses at most this share of the traffic at
     hand. "refusal_rate <= x": of all such traffic, with the confidence, for all these goals
@@ -82,6 +82,7 @@ def rates_on_traffic(
     asked = [g for g in expand_slices(goals, template, unlabelled) if isinstance(g, TrafficGoal)]
     whole = any(goal.category is None for goal in asked)
     grouped = grouped_scores(template, unlabelled, shared=whole)
+    # Several bounds hold together: each gets an even share of delta (union bound).
     delta = float(1 - decimal_fraction(confidence)) / max(sum(goal.promised for goal in asked), 1)
     found = []
     for goal in asked:

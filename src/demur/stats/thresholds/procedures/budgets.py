@@ -53,7 +53,7 @@ class _Chain:
     logq_M: Doubles  # scores of the rows that can err in this group
     of: int
     level: float
-    share: float  # of the request's delta
+    share: float  # of the task's delta
     # False: too few rows for its share; it stays at NEVER, another chain counts its doubtful rows
     counts: bool = True
 
@@ -84,6 +84,7 @@ def _chains(
     for chain, weight in zip(chains, deltas, strict=True):
         if int((chain.logq_M == np.inf).sum()) > max(chain.allowed(weight), 0):
             return NotCertified(split=task.on_all_rows, delta=weight)
+        # None: too few rows for this share. The chain stays at NEVER.
         limit = lowest_keeping(chain.logq_M.astype(np.float32), chain.of, chain.level, weight)
         low[chain.group] = max(low[chain.group], NEVER if limit is None else limit)
     best = best_within(task.grouped, task.objective, low, [NEVER] * len(low))
@@ -94,12 +95,13 @@ def _with_idle(chains: list[_Chain], delta: float) -> list[_Chain]:
     """One goal's chains. Those that too few rows can certify hand their doubtful rows to the one
     with most to spend.
 
-    Which ones these are follows from counts of rows, never from scores. delta: of the request, per
+    Which ones these are follows from counts of rows, never from scores. delta: of the task, per
     unit of share.
     """
     able = [chain.allowed(delta * chain.share) >= 0 for chain in chains]
     if all(able) or not any(able):
         return chains
+    # Decided by counts of rows only, so that the choice uses up none of delta.
     heir = max((h for h, can in enumerate(able) if can), key=lambda h: chains[h].share)
     handed = sum(
         int((c.logq_M == np.inf).sum()) for c, can in zip(chains, able, strict=True) if not can
@@ -185,6 +187,7 @@ def _scaled(chains: Sequence[_Chain], delta: float) -> list[_Chain]:
 def _funded(chains: list[_Chain]) -> list[float]:
     """Delta per chain once every finished one has handed its own on."""
     delta_H, open_H = [chain.share for chain in chains], set(range(len(chains)))
+    # A chain that may err on all of its rows is certified to its end; its delta passes on evenly.
     while True:
         done = next(
             (h for h in sorted(open_H) if len(chains[h].logq_M) <= chains[h].allowed(delta_H[h])),

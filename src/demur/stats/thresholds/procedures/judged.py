@@ -26,7 +26,7 @@ def certify_judged(task: CertifyTask) -> Certified | Uncertified:
     """Thresholds whose rates hold by the hand's labels, although most rows were labelled by the
     judge only.
 
-    The rows of the request carry hand_N. "errors / rows <= level" is E[error - level * row] <= 0 by
+    The rows of the task carry hand_N. "errors / rows <= level" is E[error - level * row] <= 0 by
     the hand; that is bounded by the judge's mean on all test rows plus the mean difference on the
     checked ones, each with half of delta, by betting bounds (differences lie in [-1, 1]). Vectors
     are learnt on one part of the rows and tested on the other, safest first, as in
@@ -42,6 +42,7 @@ def certify_judged(task: CertifyTask) -> Certified | Uncertified:
     pairs = task.by_hand
     split = split_rows(grouped, task.learn_share, task.seed)
     alone_N = one_per_group(grouped.rows.group_N, np.ones(len(hand_N), dtype=bool), task.seed)
+    # One row of each group is tested: rows made from one another are one piece of evidence.
     split = LearnTestSplit(learn_N=split.learn_N, test_N=split.test_N & alone_N)
     menu = cut_grid(
         grouped, [judge for judge, _ in pairs], task.objective.worth_N, split, task.fixed
@@ -111,6 +112,7 @@ def hand_rate(
             "check more rows",
         )
     rate = mean(error).value / whole
+    # Linearised (delta method): the ratio varies as the mean of error - rate * row does.
     around = mean([e - rate * a for e, a in zip(error, among, strict=True)])
     half = (around.high - around.value) / whole
     value, low, high = (min(max(r, 0.0), 1.0) for r in (rate, rate - half, rate + half))
@@ -123,6 +125,7 @@ def _upper(
     """Upper bound of the hand's E[error - level * row], with probability 1 - delta."""
     (split, known_N), level = parts, pair[0].level
     judged_N, by_hand_N = (loss.errors(refused_N) - level * loss.among_N for loss in pair)
+    # The judge's error on checked test rows. These are a random draw, so it holds for all.
     difference_M = (by_hand_N - judged_N)[split.test_N & known_N]
     mean = upper_mean(judged_N[split.test_N], -level, 1.0 - level, delta / 2)
     return mean + upper_mean(difference_M, -1.0, 1.0, delta / 2)

@@ -27,7 +27,7 @@ FEW_ROWS, LEFT_OUT = 5, 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Path:
+class ThresholdPath:
     """Threshold vectors from "never refuse" to lenient: each step lowers one group's threshold."""
 
     group_S: Ints
@@ -54,6 +54,8 @@ class Path:
             if g in self.fixed:
                 step_N[rows[logq_N[rows] >= _log(self.fixed[g])]] = 0
                 continue
+            # Thresholds of one group fall along the path: the first that a score meets is found by
+            # one binary search, and `after` maps it to its number of steps.
             own = np.flatnonzero(self.group_S == g)
             after = np.append(own + 1, len(self.group_S) + 1)
             found = after[np.searchsorted(-_log(self.threshold_S[own]), -logq_N[rows], side="left")]
@@ -90,6 +92,7 @@ def split_rows(
     unit_N = np.arange(len(grouped.logq_N))
     if grouped.rows.group_N is not None:
         unit_N = np.unique(grouped.rows.group_N, return_inverse=True)[1]
+    # U: units that are drawn together, a group of rows or a row alone.
     learn_U = np.random.default_rng([seed, _OF_SPLITS]).random(unit_N.max() + 1) < learn_share
     if losses:
         spoken_U = np.zeros(len(learn_U), dtype=bool)
@@ -100,7 +103,7 @@ def split_rows(
     return LearnTestSplit(learn_N=learn_N, test_N=~learn_N)
 
 
-def even_path(grouped: GroupedScores, learn_N: Bools, fixed: Mapping[int, float]) -> Path:
+def even_path(grouped: GroupedScores, learn_N: Bools, fixed: Mapping[int, float]) -> ThresholdPath:
     """The vectors that refuse the same share of each group's rows to be refused, by these rows,
     strict to lenient.
 
@@ -109,6 +112,8 @@ def even_path(grouped: GroupedScores, learn_N: Bools, fixed: Mapping[int, float]
     """
     moving = [g for g in range(len(grouped.groups)) if g not in fixed]
     group, threshold, share = [], [], []
+    # Per group its distinct scores of rows to be refused, each with the share of them at or above
+    # it; merged by share, one step at a time keeps all groups level.
     for g in moving:
         logq_N = grouped.compared_with(g)
         own_N = learn_N & (grouped.rows.label_N != 0) & (logq_N >= _LEAST) & ~grouped.always_N
@@ -121,14 +126,14 @@ def even_path(grouped: GroupedScores, learn_N: Bools, fixed: Mapping[int, float]
         group.append(np.full(len(ends), g, dtype=np.int64))
     order = np.argsort(np.concatenate([np.empty(0), *share]), kind="stable")
     group_S = np.concatenate([np.empty(0, dtype=np.int64), *group])[order]
-    return Path(
+    return ThresholdPath(
         group_S=group_S, threshold_S=np.concatenate([np.empty(0), *threshold])[order], fixed=fixed
     )
 
 
 def lenient_path(
     grouped: GroupedScores, cost_N: Doubles, worth_N: Doubles, fixed: Mapping[int, float]
-) -> Path:
+) -> ThresholdPath:
     """The vectors that gain the most worth per cost, for every price of cost, strict to lenient.
 
     cost_N: what refusing a row costs, 0 for rows that do not count. worth_N: what it gains. Per
@@ -143,7 +148,7 @@ def lenient_path(
     threshold_S = np.concatenate([np.empty(0), *(threshold for _, threshold in parts)])
     # stable: within a group the order stays strict to lenient
     order = np.argsort(-slope_S, kind="stable")
-    return Path(group_S=group_S[order], threshold_S=threshold_S[order], fixed=fixed)
+    return ThresholdPath(group_S=group_S[order], threshold_S=threshold_S[order], fixed=fixed)
 
 
 def uneven(grouped: GroupedScores, learn_N: Bools) -> bool:
@@ -157,6 +162,8 @@ def uneven(grouped: GroupedScores, learn_N: Bools) -> bool:
         np.sort(grouped.logq_N[own_N & (grouped.group_N == g)]) for g in range(len(grouped.groups))
     ]
     known = [logq_M for logq_M in groups if len(logq_M) >= FEW_ROWS]
+    # The probability that a row of one group scores above a row of another, for each pair of
+    # groups: the Mann-Whitney statistic, ties counted for the former.
     above = [
         np.searchsorted(low, high, side="left").mean() / len(low) for high in known for low in known
     ]
@@ -214,6 +221,8 @@ def cut_grid(
         threshold_J = np.array([fixed[g]]) if g in fixed else _few_cuts(logq_N[rows])
         refused_J = np.searchsorted(-logq_N[rows], -_log(threshold_J), side="right")
         errors = [_prefix(loss.could_err_N[rows])[refused_J] for loss in losses]
+        # A refusal adds to a rate of refusals and takes from a rate of answers, whose base is the
+        # rate with nothing refused.
         signed = [
             e if loss.when == "refused" else -e for e, loss in zip(errors, losses, strict=True)
         ]
@@ -274,6 +283,7 @@ def _climb(menu: CutGrid, cut_G: Ints, least: float | None) -> Ints:
                 value_J = -np.logaddexp.reduce(-margin_LJ, axis=0)
             else:
                 value_J = np.where(margin_LJ.min(axis=0) >= least - 1e-9, menu.worth_GJ[g], -np.inf)
+            # Only a strict gain moves a threshold, so that the climb ends.
             best = int(np.argmax(value_J))
             if value_J[best] > value_J[cut_G[g]]:
                 cut_G[g], rate_L = best, rates_LJ[:, best]

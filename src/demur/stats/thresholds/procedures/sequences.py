@@ -12,7 +12,7 @@ from demur.core.rates import most_errors, rows_needed
 from demur.stats.thresholds.closed_form import too_few
 from demur.stats.thresholds.problem import LearnTestSplit
 from demur.stats.thresholds.procedures.search import (
-    Path,
+    ThresholdPath,
     candidates,
     cut_grid,
     even_path,
@@ -32,8 +32,8 @@ def certify_path(task: CertifyTask) -> Finding:
     Along the path errors of refusing only grow and errors of answering only fall. So the test of
     the former starts at the strict end and stops at the first step with more errors than its rows
     allow; that of the latter starts at the lenient end (P3 along a path: each side gets half of
-    delta where there are both). Every step in between is certified, and the one that serves the aim
-    best is taken. O(n log n).
+    delta where there are both). Every step in between is certified, and the one of
+    greatest value is taken. O(n log n).
     """
     split = split_rows(task.grouped, task.learn_share, task.seed, task.losses)
     return _along(task, split, _path(task, split.learn_N), "learned path")
@@ -54,9 +54,9 @@ def certify_even(task: CertifyTask) -> Finding:
     return _along(task, split, even_path(task.grouped, split.learn_N, task.fixed), "even path")
 
 
-def _along(task: CertifyTask, split: LearnTestSplit, path: Path, name: str) -> Finding:
+def _along(task: CertifyTask, split: LearnTestSplit, path: ThresholdPath, name: str) -> Finding:
     """Test along a path, on the rows that it was not learnt on, and take the certified step that
-    serves the aim.
+    serves the objective.
     """
     delta = task.delta / len({loss.when for loss in task.losses})
     allowed = _allowed(task, split, delta)
@@ -64,6 +64,8 @@ def _along(task: CertifyTask, split: LearnTestSplit, path: Path, name: str) -> F
         return allowed
     path = _capped(task, path, split, allowed)
     first_N = path.first_step(task.grouped)
+    # Steps first..last pass all tests: errors of refusing allow no step beyond `last`, errors of
+    # answering none before `first`. Both counts are monotone along the path, so one search each.
     first, last = 0, len(path.group_S)
     for loss, most in zip(task.losses, allowed, strict=True):
         refused_S = _cumulative(first_N, len(path.group_S), loss.could_err_N & split.test_N)
@@ -85,7 +87,7 @@ def certify_vectors(task: CertifyTask) -> Finding:
     other.
 
     For goals of both directions. The test stops at the first vector that fails; of those certified
-    the one that serves the aim best is taken.
+    the one that serves the objective best is taken.
     """
     split = split_rows(task.grouped, task.learn_share, task.seed, task.losses)
     allowed = _allowed(task, split, task.delta)
@@ -121,9 +123,9 @@ def _allowed(task: CertifyTask, split: LearnTestSplit, delta: float) -> list[int
     return found
 
 
-def _path(task: CertifyTask, learn_N: Bools) -> Path:
+def _path(task: CertifyTask, learn_N: Bools) -> ThresholdPath:
     """The path that spends least of the goals that refusals break on those that answers break, or
-    on the aim.
+    on the objective.
     """
     cost_N, needed_N = np.zeros(len(learn_N)), np.zeros(len(learn_N))
     for loss in task.losses:  # a goal close to its level makes its rows dear
@@ -131,11 +133,14 @@ def _path(task: CertifyTask, learn_N: Bools) -> Path:
         weight_N += (loss.could_err_N & learn_N) / (loss.level * max(loss.of(learn_N), 1))
     worth_N = np.where(learn_N, np.maximum(task.objective.worth_N, 0.0), 0.0)
     if needed_N.any():
+        # The objective only breaks ties: 1% beside the goals that answers break.
         worth_N = needed_N + worth_N * (0.01 * needed_N.sum() / max(worth_N.sum(), 1e-12))
     return lenient_path(task.grouped, cost_N, worth_N, task.fixed)
 
 
-def _capped(task: CertifyTask, path: Path, split: LearnTestSplit, allowed: Sequence[int]) -> Path:
+def _capped(
+    task: CertifyTask, path: ThresholdPath, split: LearnTestSplit, allowed: Sequence[int]
+) -> ThresholdPath:
     """The path without steps that would, by the learning rows, break a goal about some categories
     only.
 
@@ -148,10 +153,11 @@ def _capped(task: CertifyTask, path: Path, split: LearnTestSplit, allowed: Seque
             continue
         first_N = path.first_step(grouped)
         errors_S = _cumulative(first_N, len(path.group_S), loss.could_err_N & split.learn_N)
+        # The errors allowed on the test rows, less one standard error, scaled to the learning rows.
         scale = loss.of(split.learn_N) / loss.of(split.test_N)
         limit = max(most - np.sqrt(most + 1.0), 0.0) * scale
         broken_S = np.isin(path.group_S, touched) & (errors_S[1:] > limit)
-        path = Path(
+        path = ThresholdPath(
             group_S=path.group_S[~broken_S],
             threshold_S=path.threshold_S[~broken_S],
             fixed=path.fixed,
