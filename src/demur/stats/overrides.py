@@ -20,7 +20,7 @@ from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.losses import rate_under
 
 
-def with_overrides(
+def override_categories(
     policy: Policy, overrides: Mapping[str, Override], rows: LabelledScores
 ) -> Policy:
     """Suppress or force categories of a policy; thresholds and curves stay as they are.

@@ -8,10 +8,10 @@ from typing import TypeVar
 
 from demur.core.example import Example
 
-Row = TypeVar("Row")
+AnyRow = TypeVar("AnyRow")
 
 
-def evenly_spaced(rows: Sequence[Row], limit: int | None) -> list[Row]:
+def evenly_spaced(rows: Sequence[AnyRow], limit: int | None) -> list[AnyRow]:
     """Choose at most `limit` of the rows, in even steps: rows stored source by source all keep
     their share.
     """

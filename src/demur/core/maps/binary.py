@@ -15,7 +15,7 @@ import numpy as np
 from demur.base.arrays import Doubles
 from demur.base.errors import PolicyError
 
-Row = tuple[float, ...]
+Numbers = tuple[float, ...]
 
 # calibrated probabilities stay within [EPSILON, 1 - EPSILON]: no event is impossible or certain
 EPSILON = 2.0**-52
@@ -69,8 +69,8 @@ class Isotonic:
     cannot part them.
     """
 
-    score_J: Row  # probabilities, ascending
-    calibrated_J: Row  # ascending
+    score_J: Numbers  # probabilities, ascending
+    calibrated_J: Numbers  # ascending
 
     def __post_init__(self) -> None:
         _check(
@@ -97,8 +97,8 @@ class Histogram:
     end bins.
     """
 
-    edge_J: Row  # the inner edges, ascending: one less than bins
-    value_B: Row
+    edge_J: Numbers  # the inner edges, ascending: one less than bins
+    value_B: Numbers
 
     def __post_init__(self) -> None:
         _check(
@@ -128,10 +128,10 @@ class VennAbers:
     1 beyond the last).
     """
 
-    score0_J: Row  # p0 of a score is p0_J at the last score0_J <= it
-    p0_J: Row
-    score1_J: Row  # p1 of a score is p1_J at the first score1_J >= it
-    p1_J: Row
+    score0_J: Numbers  # p0 of a score is p0_J at the last score0_J <= it
+    p0_J: Numbers
+    score1_J: Numbers  # p1 of a score is p1_J at the first score1_J >= it
+    p1_J: Numbers
 
     def __post_init__(self) -> None:
         _check(
@@ -175,7 +175,7 @@ def logit(p_N: Doubles) -> Doubles:
     return np.asarray(np.log(inside_N) - np.log1p(-inside_N), dtype=np.float64)
 
 
-def _ascends(values: Row) -> bool:
+def _ascends(values: Numbers) -> bool:
     return all(a <= b for a, b in pairwise(values))
 
 

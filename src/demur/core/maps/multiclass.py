@@ -16,7 +16,7 @@ from demur.base.errors import PolicyError
 from demur.core.calibrator import normalised
 from demur.core.maps.binary import BinaryMap
 
-Row = tuple[float, ...]
+Numbers = tuple[float, ...]
 
 _QUADRATURE_STEPS = 50  # as published with h-calibration
 _ENTRIES_AT_ONCE = 1024  # of a Umnn: bounds its memory to 51 x hidden x so many numbers
@@ -44,8 +44,8 @@ class Temperature:
 class Vector:
     """softmax(w * score + b), one weight and one offset per control token."""
 
-    weights: Row  # C
-    offsets: Row  # C, centred
+    weights: Numbers  # C
+    offsets: Numbers  # C, centred
 
     def __post_init__(self) -> None:
         _check(len(self.weights) == len(self.offsets), "weights and offsets differ in number")
@@ -66,8 +66,8 @@ class Matrix:
     arXiv 1910.12656.
     """
 
-    weights: tuple[Row, ...]  # C x C: row = calibrated token, column = score
-    offsets: Row  # C
+    weights: tuple[Numbers, ...]  # C x C: row = calibrated token, column = score
+    offsets: Numbers  # C
 
     def __post_init__(self) -> None:
         square = all(len(row) == len(self.offsets) for row in self.weights)
@@ -92,9 +92,9 @@ class BetaSoftmax:
     several classes.
     """
 
-    a: Row
-    b: Row
-    c: Row
+    a: Numbers
+    b: Numbers
+    c: Numbers
 
     def __post_init__(self) -> None:
         _check(len(self.a) == len(self.b) == len(self.c), "a, b and c differ in number")
@@ -160,8 +160,8 @@ class Ensemble:
     a row.
     """
 
-    inverse_temperatures: Row  # S, >= 0
-    weights: Row  # S, >= 0, sum 1
+    inverse_temperatures: Numbers  # S, >= 0
+    weights: Numbers  # S, >= 0, sum 1
 
     def __post_init__(self) -> None:
         _check(
@@ -202,7 +202,7 @@ class PiecewiseLinear:
     """
 
     width: float  # of a segment, in nats
-    slopes: Row  # one per segment, >= 0
+    slopes: Numbers  # one per segment, >= 0
 
     def __post_init__(self) -> None:
         _check(
@@ -238,8 +238,8 @@ class Umnn:
 
     mean: float
     deviation: float  # > 0
-    weights: tuple[tuple[Row, ...], ...]  # three layers, each output x input
-    offsets: tuple[Row, ...]
+    weights: tuple[tuple[Numbers, ...], ...]  # three layers, each output x input
+    offsets: tuple[Numbers, ...]
 
     def __post_init__(self) -> None:
         shapes = [(len(w), *{len(row) for row in w}) for w in self.weights]

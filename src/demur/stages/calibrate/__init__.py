@@ -22,7 +22,7 @@ from demur.stages.calibrate.thresholds import choose, labelled, template
 from demur.stats.doubt import measured_rule
 from demur.stats.evidence import with_row_digests
 from demur.stats.missing import note_missing, with_missing
-from demur.stats.overrides import with_overrides
+from demur.stats.overrides import override_categories
 from demur.stats.sensitivities import with_sensitivities
 from demur.store.policies.policy_file import bind_promises, write_policy
 from demur.store.rows import read_policy_rows
@@ -66,7 +66,7 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
         labelled(config.human_labels, examples, fitted, taxonomy), inputs.missing, inputs.goals
     )
     policy = choose(config, before, rows, fallback, inputs)
-    policy = with_overrides(policy, config.override, rows)
+    policy = override_categories(policy, config.override, rows)
     policy = with_sensitivities(note_missing(policy, inputs.missing), config.sensitivities)
     # Traffic has no labels, so no row of it can be counted for or against a promise.
     policy = bind_promises(

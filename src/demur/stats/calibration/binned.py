@@ -37,7 +37,11 @@ class Cells:
         """
         if norm == "l1":
             return float(np.abs(self.p_B - self.event_B).sum() / self.rows)
-        gap_B, weight_B = self._gaps()
+        # cells that have rows: the others have no gap
+        filled_B = self.count_B > 0
+        count_B = self.count_B[filled_B]
+        gap_B = (self.p_B[filled_B] - self.event_B[filled_B]) / count_B
+        weight_B = count_B / self.rows
         return float(np.sqrt((weight_B * gap_B**2).sum()) if norm == "l2" else np.abs(gap_B).max())
 
     def debiased_l1(self) -> float:
@@ -63,12 +67,6 @@ class Cells:
         noisy_B[uncertain_B] = folded
         # the gap less its excess, noisy - gap, summed with the cells' shares of all rows
         return float((n_B * (2 * gap_B - noisy_B)).sum() / self.rows)
-
-    def _gaps(self) -> tuple[Doubles, Doubles]:
-        """(gap, weight) of the cells that have rows."""
-        filled_B = self.count_B > 0
-        count_B = self.count_B[filled_B]
-        return (self.p_B[filled_B] - self.event_B[filled_B]) / count_B, count_B / self.rows
 
 
 def cells(view: BinaryView, scheme: Scheme, bins: int) -> Cells:

@@ -22,7 +22,7 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # tried by cross-validation, lambda =
 _FOLDS = 5
 _ROUGHLY = 1e-7  # enough to tell strengths apart, which differ tenfold
 ParameterBounds = list[tuple[float | None, float | None]]
-Objective = Callable[[Doubles], tuple[float, Doubles]]
+LossAndGradient = Callable[[Doubles], tuple[float, Doubles]]
 
 
 def fit_vector(rows: FitRows) -> FittedMap:
@@ -58,7 +58,7 @@ def fit_dirichlet(rows: FitRows, strength: float | None = None) -> FittedMap:
 
 
 def minimised(
-    objective: Objective,
+    objective: LossAndGradient,
     start: Doubles,
     bounds: ParameterBounds | None = None,
     tolerance: float = 1e-16,
