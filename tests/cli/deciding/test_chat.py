@@ -52,7 +52,7 @@ class Model:
     def __init__(self):
         self.loaded = self
 
-    def under(self, policy):
+    def scorer_for(self, policy):
         return self
 
     def answer(self, prompts, policy, progress=None):
