@@ -1,1 +1,1 @@
-"""Training: where base models come from, and how they learn their control tokens."""
+"""Training: finding base models, preparing them, and teaching them their control tokens."""

@@ -1,4 +1,4 @@
-"""Batches of training rows of like length, and how they are padded.
+"""Batches of training rows of like length, cut to a budget of tokens, and their padding.
 
 Shapes: B rows, T tokens.
 """
@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 IGNORE = -100  # the label that torch's cross-entropy leaves out
-TOKENS_PER_BATCH = 2048  # of rows that are read, not learnt from
+TOKENS_PER_BATCH = 2048  # of rows that are read only, without a backward pass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,17 +22,17 @@ class TrainingRow:
 
     input_ids: list[int]
     labels: list[int]  # as input_ids where the loss counts, IGNORE elsewhere
-    has_reply: bool = False  # whether it goes on after its control token
-    weight: float = 1.0  # of its control token in the loss, beside others' of the same kind
+    has_reply: bool = False  # whether a reply follows its control token
+    weight: float = 1.0  # factor of its control token's weight in the loss
 
 
 class TokenBudgetBatches(Sampler[list[int]]):
-    """Batches of rows of like length, about `budget` tokens each, padding counted; this process's
-    share of each.
+    """Batches of rows of like length within a budget of tokens; of each, this process's share.
 
-    The batches of an epoch depend on the rows, the seed and the epoch alone, never on the number of
-    processes: two processes see the two halves of what one would see. Rows of equal length trade
-    places every epoch. An index is row + epoch x rows, for NoisyRows.
+    budget: rows x longest row. The batches of an epoch depend on the rows, the seed and the epoch
+    alone, never on the number of processes: two processes see the two halves of one process's
+    batch. Rows of equal length trade places every epoch. An index is row + epoch x rows, for
+    NoisyRows.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class TokenBudgetBatches(Sampler[list[int]]):
         self._cuts = _cut(sorted(lengths), budget, at_least=world)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration gives."""
+        """Set the epoch of the next iteration."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -53,6 +53,8 @@ class TokenBudgetBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        # A stable sort by length of a random order: only rows of equal length trade places, so that
+        # the cuts, which depend on lengths alone, hold for every epoch.
         shuffled = torch.randperm(len(self._lengths), generator=generator)
         order = shuffled[torch.argsort(self._lengths[shuffled], stable=True)].tolist()
         batches = [order[start:end] for start, end in self._cuts]
@@ -61,43 +63,41 @@ class TokenBudgetBatches(Sampler[list[int]]):
 
 
 def by_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices of rows in batches of like length, rows x longest row <= budget, the shortest
-    first.
-    """
+    """Indices of rows in batches of like length, rows x longest row <= budget, shortest first."""
+    if not lengths:
+        return []
     order = sorted(range(len(lengths)), key=lambda n: lengths[n])
-    return (
-        [order[start:end] for start, end in _cut(sorted(lengths), budget, at_least=1)]
-        if order
-        else []
-    )
+    return [order[start:end] for start, end in _cut(sorted(lengths), budget, at_least=1)]
 
 
 def _cut(lengths: Sequence[int], budget: int, *, at_least: int) -> list[tuple[int, int]]:
-    """Slices of an ascending list of lengths: rows x longest row <= budget, but never under
-    `at_least` rows.
+    """Cut an ascending list of lengths into slices with rows x longest row <= budget.
+
+    A slice has `at_least` rows (one for each process), even if it then exceeds the budget.
     """
     cuts, start = [], 0
     for end in range(1, len(lengths) + 1):
+        # the cost of a slice that ends with this row, its longest
         grown = (end - start) * lengths[end - 1]
         if grown > budget and end - 1 - start >= at_least:
             cuts.append((start, end - 1))
             start = end - 1
+    # A last slice with too few rows joins the one before it.
     if cuts and len(lengths) - start < at_least:
         start = cuts.pop()[0]
     return [*cuts, (start, len(lengths))]
 
 
 def as_read(row: TrainingRow) -> dict[str, Any]:
-    """A row as the collator takes it."""
+    """The row as the dictionary that the collator takes."""
     return {"input_ids": row.input_ids, "labels": row.labels, "weights": row.weight}
 
 
 class NoisyRows(Dataset[dict[str, Any]]):
-    """Training rows, a share of their prompts' tokens replaced by random ordinary ones (word
-    dropout).
+    """Training rows with a share of their prompts' tokens replaced by random ones (word dropout).
 
-    The noise depends on seed, epoch and row alone, so a resumed training and any number of
-    processes see the same.
+    ordinary_ids: ids that may be replaced, and their replacements. The noise depends on seed, epoch
+    and row alone, so that it is the same in a resumed training and with any number of processes.
     """
 
     def __init__(
@@ -116,6 +116,7 @@ class NoisyRows(Dataset[dict[str, Any]]):
         generator = torch.Generator().manual_seed(self._seed * 1_000_000_007 + index)
         ids_T = torch.tensor(row.input_ids)
         hit_T = torch.rand(len(ids_T), generator=generator) < self._share
+        # Only tokens that are not learnt, and none of the template or of the control tokens.
         hit_T &= (torch.tensor(row.labels) == IGNORE) & torch.isin(ids_T, self._ordinary)
         at_T = torch.randint(len(self._ordinary), ids_T.shape, generator=generator)
         return as_read(row) | {
@@ -124,18 +125,19 @@ class NoisyRows(Dataset[dict[str, Any]]):
 
 
 class EpochLoader(DataLoader[Any]):
-    """A loader over TokenBudgetBatches that passes the epoch on to them."""
+    """A data loader that passes the epoch on to its TokenBudgetBatches."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Trainer before each epoch."""
+        """Set the epoch; Trainer calls this before each one."""
         assert isinstance(self.batch_sampler, TokenBudgetBatches)
         self.batch_sampler.set_epoch(epoch)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PadRight:
-    """Collate rows by padding on the right. No attention mask: under causal attention no real token
-    sees a pad.
+    """Collate rows by padding on the right.
+
+    No attention mask is needed: under causal attention no real token attends to padding.
     """
 
     pad_id: int
@@ -157,8 +159,8 @@ class PadRight:
 
 @dataclass(frozen=True, slots=True)
 class OwnBatches:
-    """What our own loader reads, in place of the trainer's."""
+    """Dataset and batches that replace the trainer's own."""
 
     rows: Dataset[Any]
     batches: TokenBudgetBatches
-    step_weight: float  # of what the loss counts, in a step on average
+    step_weight: float  # mean weight of the loss's targets in an optimizer step

@@ -1,14 +1,13 @@
-"""A frozen trunk: the lower layers of a base model are read once, and only the layers above them
-learn.
+"""Frozen lower layers: computed once for every row, while only the layers above them learn.
 
 A small machine spends most of a fine-tuning on layers that hardly move. Here
 
-1. every row runs through the lower layers once; the states that leave them are kept in one file;
+1. every row runs through the lower layers once; the hidden states after them are stored in one
+   file;
 2. the model is cut: it reads these states in place of token embeddings, so that a step costs the
    upper layers only;
 3. of the output head only the control tokens' rows learn. The head is untied from the embedding
-   first: the frozen layers have read the embedding as it was, and would read another one in
-   service;
+   first: the frozen layers have read the embedding as it was, and must read the same in service;
 4. afterwards the layers are joined again and saved as a plain checkpoint.
 
 Shapes: B rows, T tokens, d width, V vocabulary.
@@ -32,12 +31,12 @@ from demur.engines.training.batches import IGNORE, TrainingRow
 from demur.engines.training.hidden_states import States, digest_of, stored_states
 from demur.engines.training.resources.machine import has_bfloat16
 
-# largest |logit| difference between the whole model and the cut one, bfloat16 states between
+# Largest |logit| difference between the whole model and the cut one, with bfloat16 states between.
 PROBE_TOLERANCE = 0.05
 
 
 class RowsHead(nn.Module):
-    """An output head (V, d) of which only the rows of `ids` learn."""
+    """An output head (V, d) of which only the rows of the control ids learn."""
 
     ids: torch.Tensor
 
@@ -48,7 +47,7 @@ class RowsHead(nn.Module):
         self.register_buffer("ids", torch.tensor(list(ids)), persistent=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits, the control tokens' from the rows that learn."""
+        """Logits (..., V); those of control tokens from the rows that learn."""
         frozen = functional.linear(hidden, self.weight.to(hidden.dtype))
         learnt = functional.linear(hidden, self.rows.to(hidden.dtype))
         return frozen.index_copy(-1, self.ids, learnt.to(frozen.dtype))
@@ -59,7 +58,7 @@ class RowsHead(nn.Module):
             self.rows.copy_(rows_Cd)
 
     def whole(self) -> torch.Tensor:
-        """The head's weight with the learnt rows in place."""
+        """The head's weight (V, d) with the learnt rows in place."""
         weight = self.weight.detach().clone()
         weight[self.ids] = self.rows.detach().to(weight.dtype)
         return weight
@@ -67,14 +66,14 @@ class RowsHead(nn.Module):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CutModel:
-    """A model without its lower layers, and the layers."""
+    """A model without its lower layers, and these layers, for `join`."""
 
     model: Any
     lower: tuple[nn.Module, ...]
 
 
 def untie(model: Any) -> None:
-    """Give the model an output head of its own, equal to the embedding that it shared."""
+    """Untie a model's output head from its embedding; its weights stay equal for now."""
     head = model.get_output_embeddings()
     if head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr():
         head.weight = nn.Parameter(head.weight.detach().clone())
@@ -88,8 +87,9 @@ def frozen_states(
     folder: Path,
     progress: Progress = no_progress,
 ) -> States:
-    """What leaves the lower `frozen` layers for each row, (T, d) in bfloat16, kept in a file in
-    `folder`.
+    """Hidden states after the lower `frozen` layers for each row, (T, d) bfloat16.
+
+    They are stored in a file in `folder`, mapped into memory. Raises EngineError and ArtifactError.
     """
     body, layers = _body(model)
     embedding = model.get_input_embeddings()
@@ -108,6 +108,8 @@ def frozen_states(
             ).last_hidden_state
         return states
 
+    # The model's own code runs the lower layers: for this call they are all its layers, and the
+    # norm behind the last one does nothing.
     norm = body.norm
     body.layers, body.norm = layers[:frozen], nn.Identity()
     try:
@@ -117,11 +119,11 @@ def frozen_states(
 
 
 def cut(model: Any, frozen: int, control_ids: Sequence[int], probe: TrainingRow) -> CutModel:
-    """The model above its lower `frozen` layers; only these, the last norm and the control tokens'
-    rows learn.
+    """Cut a model above its lower `frozen` layers and make the rest trainable.
 
-    Raises EngineError if the cut model computes something else from the kept states than the whole
-    one: then its architecture scales embeddings or counts its layers in a way that a cut breaks.
+    The layers above, the last norm and the control tokens' head rows learn. Raises EngineError if
+    the cut model computes other logits on `probe` than the whole one: then its architecture scales
+    embeddings or counts its layers in a way that a cut breaks.
     """
     ids = torch.tensor([probe.input_ids], device=model.get_input_embeddings().weight.device)
     body, layers = _body(model)
@@ -149,7 +151,7 @@ def cut(model: Any, frozen: int, control_ids: Sequence[int], probe: TrainingRow)
 
 
 def join(cut_model: CutModel) -> Any:
-    """The whole model again, with a plain output head that holds the learnt rows."""
+    """Join a cut model's layers again, with a plain output head that holds the learnt rows."""
     model = cut_model.model
     body = model.get_decoder()
     body.layers = nn.ModuleList([*cut_model.lower, *body.layers])
@@ -163,14 +165,12 @@ def join(cut_model: CutModel) -> Any:
 
 
 def frozen_count(layers: int, share: float) -> int:
-    """How many of so many layers a share of them is."""
+    """Number of frozen layers for a share of them."""
     return round(share * layers)
 
 
 def layers_below(model: Any, share: float) -> int:
-    """How many of the model's layers a share of them is. Raises EngineError where that is none or
-    all of them.
-    """
+    """Number of a model's frozen layers. Raises EngineError if that is none or all of them."""
     layers = _body(model)[1]
     frozen = frozen_count(len(layers), share)
     if not 0 < frozen < len(layers):
@@ -182,6 +182,7 @@ def layers_below(model: Any, share: float) -> int:
 
 
 def _body(model: Any) -> tuple[Any, nn.ModuleList]:
+    """A model's decoder and its layers. Raises EngineError if they are not where most have them."""
     body = model.get_decoder()
     layers = getattr(body, "layers", None)
     if not isinstance(layers, nn.ModuleList) or not hasattr(body, "norm"):
@@ -192,9 +193,7 @@ def _body(model: Any) -> tuple[Any, nn.ModuleList]:
 
 
 class StateRows(Dataset[dict[str, torch.Tensor]]):
-    """Training rows as the cut model reads them. An index is row + epoch x rows, as for
-    NoisyRows.
-    """
+    """Training rows as hidden states. An index is row + epoch x rows, as for NoisyRows."""
 
     def __init__(self, states: Sequence[torch.Tensor], rows: Sequence[TrainingRow]) -> None:
         self._states, self._labels = states, [torch.tensor(r.labels) for r in rows]
@@ -213,7 +212,7 @@ class StateRows(Dataset[dict[str, torch.Tensor]]):
 
 
 def stacked(states: Sequence[torch.Tensor]) -> torch.Tensor:
-    """States (T, d) of several rows, padded on the right: (B, T, d), float32."""
+    """Stack states (T, d) of several rows, padded on the right: (B, T, d) float32."""
     longest = max(map(len, states))
     return torch.stack(
         [functional.pad(states_Td, (0, 0, 0, longest - len(states_Td))) for states_Td in states]
@@ -221,8 +220,9 @@ def stacked(states: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def pad_states(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Collate by padding on the right: {"inputs_embeds" (B, T, d) float32, "labels" (B, T),
-    "weights" (B,)}.
+    """Collate rows of StateRows by padding on the right.
+
+    {"inputs_embeds": (B, T, d) float32, "labels": (B, T), "weights": (B,)}.
     """
     states_BTd = stacked([r["inputs_embeds"] for r in rows])
     longest = states_BTd.shape[1]

@@ -1,9 +1,9 @@
-"""What leaves the frozen layers for every row: read once, kept in one file, read on where a killed
-training stopped.
+"""Hidden states after the frozen layers for every row, computed once and stored in one file.
 
-The file is written in batches of like length, so its size says which of them are whole. Its name
-holds a digest of the rows' ids and of the weights that read them: other rows, or another base,
-never find it.
+1. Rows are computed in batches of like length, and appended to the file in that order.
+2. A killed training goes on behind the last batch that is whole, which the file's size tells.
+3. The file's name holds a digest of the rows' ids and of the weights that read them, so that other
+   rows, or another base, never find it.
 
 Shapes: B rows, T tokens, d width.
 """
@@ -23,7 +23,7 @@ from demur.core.ports import Progress
 from demur.engines.training.batches import TOKENS_PER_BATCH, by_length
 from demur.engines.training.resources.available import free_disk
 
-BATCHES_PER_SYNC = 16  # a machine that loses power reads so many again
+BATCHES_PER_SYNC = 16  # batches between two fsyncs: lost at most if the machine loses power
 _BYTES = torch.bfloat16.itemsize
 States = list[torch.Tensor]
 Read = Callable[[torch.Tensor], torch.Tensor]  # ids (B, T) -> states (B, T, d)
@@ -31,25 +31,23 @@ Read = Callable[[torch.Tensor], torch.Tensor]  # ids (B, T) -> states (B, T, d)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CombinedProgress:
-    """Reading and steps in one count, so that a bar moves evenly: reading takes about as long as so
-    many steps.
-    """
+    """Progress of reading the frozen layers and of optimizer steps, as one count of steps."""
 
     progress: Progress
-    reading: int  # steps
-    steps: int  # about: batches are not cut yet
+    reading: int  # steps that take about as long as reading
+    steps: int  # estimated: batches are not cut yet
 
     def read(self, done: int, total: int) -> None:
-        """Progress of reading, in rows."""
+        """Report progress of reading, in rows."""
         self.progress(done * self.reading // total, self.reading + self.steps)
 
     def step(self, done: int, total: int) -> None:
-        """Progress of the optimizer, in steps."""
+        """Report progress of the optimizer, in steps."""
         self.progress(self.reading + done, self.reading + total)
 
 
 def digest_of(rows: Sequence[Sequence[int]], weights: Iterable[torch.Tensor]) -> str:
-    """16 hex digits of the rows' ids and of the weights that read them."""
+    """16 hex digits of sha256 over the rows' ids and the weights that read them."""
     state = hashlib.sha256()
     for ids in rows:
         state.update(torch.tensor(ids).numpy().tobytes())
@@ -61,18 +59,18 @@ def digest_of(rows: Sequence[Sequence[int]], weights: Iterable[torch.Tensor]) ->
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Work:
-    """Rows of ids in the batches in which they are read."""
+    """Rows of ids, and the batches in which they are read."""
 
     rows: Sequence[Sequence[int]]
-    batches: Sequence[Sequence[int]]
-    width: int
+    batches: Sequence[Sequence[int]]  # indices of rows
+    width: int  # d
 
     def octets(self, at: int) -> int:
-        """Bytes of the states of a batch."""
+        """Bytes of a batch's states, without padding."""
         return sum(len(self.rows[n]) for n in self.batches[at]) * self.width * _BYTES
 
     def read_batch(self, read: Read, at: int) -> list[torch.Tensor]:
-        """The states of each row of a batch, on the CPU."""
+        """States (T, d) of each row of a batch, bfloat16 on the CPU, without padding."""
         some = [self.rows[n] for n in self.batches[at]]
         longest = max(map(len, some))
         ids_BT = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in some])
@@ -83,10 +81,10 @@ class _Work:
 def stored_states(
     read: Read, rows: Sequence[Sequence[int]], width: int, file: Path, progress: Progress
 ) -> States:
-    """The states (T, d) of each row of ids, in bfloat16. A file that is whole is not made again.
+    """States (T, d) of each row of ids, bfloat16, from the file or computed into it now.
 
-    Rows of a batch are padded on the right: under causal attention no real token sees a pad. Raises
-    ArtifactError before reading if the disk has no room for the file.
+    read: computes the states of a batch, padded on the right: under causal attention no real token
+    attends to padding. Raises ArtifactError before reading if the disk has no room for the file.
     """
     lengths = [len(ids) for ids in rows]
     work = _Work(rows=rows, batches=by_length(lengths, TOKENS_PER_BATCH), width=width)
@@ -98,6 +96,7 @@ def stored_states(
         )
         _append(read, work, part, progress)
         part.replace(file)
+    # Mapped, not loaded: the states of all rows may be larger than the memory.
     whole = torch.from_file(
         str(file), shared=False, size=sum(lengths) * width, dtype=torch.bfloat16
     ).view(-1, width)
@@ -107,9 +106,10 @@ def stored_states(
 
 
 def _append(read: Read, work: _Work, part: Path, progress: Progress) -> None:
-    """Write the states of all batches behind those that are whole in the file already."""
+    """Append the states of all batches that are not whole in the file."""
     there = part.stat().st_size if part.exists() else 0
     whole = done = n = 0
+    # Count the batches that the file holds whole; an incomplete one is cut off below.
     while n < len(work.batches) and whole + work.octets(n) <= there:
         whole, done, n = whole + work.octets(n), done + len(work.batches[n]), n + 1
     with part.open("ab") as out:
@@ -125,7 +125,7 @@ def _append(read: Read, work: _Work, part: Path, progress: Progress) -> None:
 
 
 def _check_room(folder: Path, octets: int) -> None:
-    """Raise ArtifactError if the disk has no room for a file of so many bytes."""
+    """Raise ArtifactError if the disk has no room for so many more bytes."""
     free = free_disk(folder)
     if octets > free:
         raise ArtifactError(

@@ -1,13 +1,13 @@
-"""Whether the language survives: log loss of held-out ordinary replies, beside what it was in the
-base model.
+"""Language change: log loss of held-out replies in the trained model minus that in its base.
 
 A model that learns its control tokens alone forgets how to speak, and its decisions do not show it.
-The validation rows hold ordinary requests with replies that nobody trains on: the trained model
-reads them behind [respond], the base model without a control token, both in the same template.
-Control tokens count for nothing at these places, as in service, where none is written after the
-first position.
 
-Shapes: M reply tokens of a batch, V vocabulary.
+1. The validation rows hold ordinary requests with replies that are never trained on.
+2. The base model reads them without control tokens, before training.
+3. The trained model reads them behind [respond], in the same template.
+4. Control tokens get no probability within a reply, as in service, where they are banned there.
+
+Shapes: B rows, T tokens, M reply tokens of a batch, V vocabulary.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ from demur.engines.training.batches import (
 )
 from demur.engines.training.rows import reply_row
 
-ROWS, TOKENS = 64, 48  # at most, of rows and of each reply: some 2,500 tokens tell a tenth of a nat
+# Most rows, and most tokens of each reply: some 2,500 tokens measure a tenth of a nat.
+ROWS, TOKENS = 64, 48
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Language:
-    """Held-out replies, and how the base model reads them."""
+    """Held-out replies and their log loss in the base model."""
 
     rows: Sequence[TrainingRow]  # labels on the reply alone
     control_ids: tuple[int, ...]
@@ -47,29 +48,41 @@ class Language:
 
     @property
     def tokens(self) -> int:
-        """Reply tokens that are counted."""
+        """Number of reply tokens in the loss."""
         return _tokens(self.rows)
 
 
 def held_out_replies(
     examples: Sequence[Example], encoder: ChatEncoder, settings: TrainSettings
 ) -> list[TrainingRow]:
-    """Benign examples with a reply, at most ROWS, drawn by id and seed: the loss counts on the
-    reply alone.
+    """Rows of benign examples with a reply, labelled on the reply alone.
+
+    At most ROWS rows, drawn by id and seed; rows longer than train.max_length are left out.
     """
     spoken = [e for e in examples if e.kind == "benign" and e.reply]
     spoken.sort(key=lambda e: uniform_hash(settings.seed, f"language:{e.id}"))
-    rows = [_last_reply(reply_row(e, 0, encoder, TOKENS), encoder.token_ids) for e in spoken]
+    rows = []
+    for example in spoken:
+        row = reply_row(example, 0, encoder, TOKENS)
+        # The reply is what follows the last control token.
+        at = max(n for n, token in enumerate(row.input_ids) if token in encoder.token_ids)
+        labels = [IGNORE] * (at + 1) + row.labels[at + 1 :]
+        rows.append(TrainingRow(input_ids=row.input_ids, labels=labels))
     return [r for r in rows if len(r.input_ids) <= settings.max_length][:ROWS]
 
 
 def measured_base(
     model: Any, rows: Sequence[TrainingRow], control_ids: Sequence[int], autocast: bool
 ) -> Language:
-    """How the base model reads the replies. It may have rows for control tokens already; it reads
-    none.
+    """Measure the base model's loss on held-out replies, without their control tokens.
+
+    autocast: in bfloat16 arithmetic, as in training.
     """
-    bare = [_without(row, control_ids) for row in rows]
+    bare = []
+    for row in rows:
+        kept = [n for n, token in enumerate(row.input_ids) if token not in control_ids]
+        ids, labels = [row.input_ids[n] for n in kept], [row.labels[n] for n in kept]
+        bare.append(TrainingRow(input_ids=ids, labels=labels))
     loss = reply_loss(model, bare, control_ids, autocast)
     return Language(rows=rows, control_ids=tuple(control_ids), base_loss=loss)
 
@@ -77,8 +90,9 @@ def measured_base(
 def reply_loss(
     model: Any, rows: Sequence[TrainingRow], control_ids: Sequence[int], autocast: bool
 ) -> float:
-    """Mean negative log-likelihood of the labelled tokens, nats. autocast: in bfloat16 arithmetic,
-    as in training.
+    """Mean negative log-likelihood of the labelled tokens, in nats.
+
+    autocast: in bfloat16 arithmetic, as in training.
     """
     device = model.get_input_embeddings().weight.device
     trains, pad = model.training, PadRight(pad_id=0)
@@ -88,6 +102,7 @@ def reply_loss(
         padded = {
             name: part.to(device) for name, part in pad([as_read(rows[n]) for n in batch]).items()
         }
+        # The logits of a position predict the next token: labels shift left by one.
         targets_BT = functional.pad(padded["labels"][:, 1:], (0, 1), value=IGNORE)
         arithmetic = torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast)
         with torch.no_grad(), arithmetic, head_on(model, marked_rows(targets_BT != IGNORE)):
@@ -100,18 +115,5 @@ def reply_loss(
 
 
 def _tokens(rows: Sequence[TrainingRow]) -> int:
+    """Number of labelled tokens."""
     return sum(label != IGNORE for row in rows for label in row.labels)
-
-
-def _last_reply(row: TrainingRow, control_ids: Sequence[int]) -> TrainingRow:
-    """The row with labels on what follows its last control token."""
-    at = max(n for n, token in enumerate(row.input_ids) if token in control_ids)
-    return TrainingRow(input_ids=row.input_ids, labels=[IGNORE] * (at + 1) + row.labels[at + 1 :])
-
-
-def _without(row: TrainingRow, control_ids: Sequence[int]) -> TrainingRow:
-    """The row without its control tokens."""
-    kept = [n for n, token in enumerate(row.input_ids) if token not in control_ids]
-    return TrainingRow(
-        input_ids=[row.input_ids[n] for n in kept], labels=[row.labels[n] for n in kept]
-    )

@@ -1,6 +1,4 @@
-"""Muon on the matrices, AdamW on everything else, behind one optimizer as transformers' Trainer
-wants it.
-"""
+"""One optimizer for transformers' Trainer: Muon on the matrices, AdamW on all other weights."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-# Newton-Schulz iterations: on matrices this small five (the usual number) cost as much as the
+# Newton-Schulz iterations of Muon; on matrices this small the usual five cost as much as the
 # model's own arithmetic.
 ORTHOGONAL_STEPS = 3
 
@@ -18,7 +16,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
     """torch.optim.Muon for two-dimensional weights inside the layers, AdamW for embeddings, head
     and norms.
 
-    The recipe that trains the tiny model best in minutes of CPU time (docs/benchmarks.md). Both
+    Of those tried it trains the tiny model best in minutes of CPU time (docs/benchmarks.md). Both
     parts keep their own state; the learning-rate schedule scales both alike.
     """
 
@@ -26,6 +24,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self, model: nn.Module, *, lr_matrices: float, lr_rest: float, weight_decay: float
     ) -> None:
         tables: Any = model
+        # Muon is made for the matrices of hidden layers: embedding and head get AdamW.
         embeddings = (tables.get_input_embeddings(), tables.get_output_embeddings())
         ends = {id(p) for e in embeddings for p in e.parameters()}
         trainable = [p for p in model.parameters() if p.requires_grad]
@@ -42,9 +41,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._share_groups()
 
     def _share_groups(self) -> None:
-        """Show the parts' own parameter groups, so that whoever sets a learning rate here sets it
-        there.
-        """
+        """Share the parts' parameter groups, so that a learning rate set here reaches the parts."""
         self.param_groups = [group for part in self._parts for group in part.param_groups]
 
     @torch.no_grad()

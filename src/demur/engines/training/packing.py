@@ -1,4 +1,4 @@
-"""Proof that packed rows do not read each other."""
+"""Check that packed rows do not attend to each other."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ import torch
 
 from demur.base.errors import EngineError
 
-TOLERANCE = 1e-2  # |logit|, float32; a leak moves logits by whole units, bf16 kernels by hundredths
+# Difference of logits; attention across rows moves them by whole units, bfloat16 by hundredths.
+TOLERANCE = 1e-2
 
 
 def check_packing(model: Any) -> None:
-    """Compare a document's logits alone and behind another one in the same packed sequence.
+    """Compare a row's logits alone and behind another row in one packed sequence.
 
-    Raises EngineError if they differ: the model's attention then ignores document borders, and the
-    decision would be learnt in the presence of strangers' conversations.
+    Raises EngineError if they differ: the model's attention then ignores the borders of rows, and
+    decisions would be learnt beside other people's conversations.
     """
     vocabulary = model.get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(0)
     first, second = (
         torch.randint(0, vocabulary, (1, n), generator=generator).to(model.device) for n in (7, 5)
     )
+    # Position ids that begin again at 0 mark the second row, as in packed training.
     positions = torch.cat([torch.arange(7), torch.arange(5)])[None].to(model.device)
     was_training = model.training
     model.eval()

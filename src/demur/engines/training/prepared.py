@@ -1,5 +1,10 @@
-"""A base model made ready to learn: control tokens in place, rows encoded, frozen layers read and
-cut away.
+"""Preparation of a training: a base model with control tokens, encoded rows, frozen layers cut off.
+
+1. Tokenizer and chat template; control tokens are added, their position is proved.
+2. Rows are encoded, and memory and disk are estimated before anything is loaded.
+3. The model is loaded; the control tokens' rows are added and initialised.
+4. The base's loss on held-out replies is measured.
+5. Adapters are added (LoRA), or the lower layers are computed for all rows and cut off.
 """
 
 from __future__ import annotations
@@ -39,57 +44,60 @@ BACKWARD = 2.0  # a backward pass costs about two forward passes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """One training, as one of its processes does it."""
+    """One training in one of its processes."""
 
     settings: TrainSettings
     taxonomy: Taxonomy
     learnt_from: Sequence[Example]
-    aside: Sequence[Example]  # to validate on
+    aside: Sequence[Example]  # validation examples
     base: Base | None  # None: the tiny one, made in `work`
-    work: Path  # checkpoints, and what else a killed training goes on with
-    state: PartialState
+    work: Path  # folder of checkpoints and other files that a killed training needs to go on
+    state: PartialState  # of the processes
     progress: Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """A base model with its control tokens in place, and the rows it will learn from."""
+    """A base model with control tokens, and its training rows."""
 
     model: Any
     tokenizer: PreTrainedTokenizerFast
     encoder: ChatEncoder
     rows: list[TrainingRow]
-    aside: list[TrainingRow]  # to validate on: each ends at its control token
-    before: torch.Tensor  # the control tokens' rows as initialised
-    table_names: list[str]  # of the matrices they are rows of
+    aside: list[TrainingRow]  # validation rows: each ends at its control token
+    before: torch.Tensor  # the control tokens' rows as initialised, (tables, C, d)
+    table_names: list[str]  # names of these tables in the state dict
     reused: int  # control tokens that took over a reserved row of the vocabulary
     scale: CombinedProgress  # of progress
-    origin: Origin | None = None  # of the base; None: made here, or this process is not the first
+    # of the base; None: it was made here, or this process is not the first
+    origin: Origin | None = None
     # None: no held-out replies, or this process is not the first
     language: language.Language | None = None
     cut: frozen_layers.CutModel | None = (
         None  # with frozen layers: the model is then what lies above them
     )
-    states: States | None = None  # with frozen layers: what the rows are read as
-    aside_states: States | None = None
+    states: States | None = None  # with frozen layers: hidden states of `rows`
+    aside_states: States | None = None  # the same of `aside`
 
     def validation_rows(self) -> torch.utils.data.Dataset[Any]:
-        """The rows to validate on, as the model reads them."""
+        """Dataset of the validation rows: token ids, or hidden states for a cut model."""
         if self.aside_states is not None:
             return frozen_layers.StateRows(self.aside_states, self.aside)
         return NoisyRows(self.aside, share=0.0, seed=0, ordinary_ids=())
 
     def collate(self, rows: Any) -> dict[str, torch.Tensor]:
-        """A batch of rows, padded."""
+        """Collate rows of a dataset, token ids or hidden states, by padding."""
         padded = PadRight(pad_id=self.tokenizer.pad_token_id or 0)
         return frozen_layers.pad_states(rows) if self.cut is not None else padded(rows)
 
 
 def prepare(task: Task) -> Prepared:
-    """The model, its tokenizer and its rows. Raises EngineError where the base or the rows will not
-    do.
+    """Prepare a model, its tokenizer and its rows for training.
+
+    Raises EngineError if the base cannot be trained, no row fits, or memory or disk do not suffice.
     """
     s, state = task.settings, task.state
+    # The first process makes files (a tiny base, downloads); the others find them.
     with state.main_process_first():
         base = task.base or _tiny(task)
         plain = load_tokenizer(base.name, s.chat_template)
@@ -105,7 +113,7 @@ def prepare(task: Task) -> Prepared:
     set_seed(s.seed)
     model = load_base(base.name, s.dtype)
     if s.frozen_share:
-        frozen_layers.untie(model)  # the frozen layers keep reading the embedding that they know
+        frozen_layers.untie(model)  # the embedding stays as it is for the frozen layers
     token_rows.add_token_rows(model, tokenizer, task.taxonomy, encoder.token_ids)
     header = encoder.prompt([Message(role="user", content="Hello")])[-1]
     token_rows.start_respond_row(model, encoder.token_ids[0], header)
@@ -126,7 +134,7 @@ def prepare(task: Task) -> Prepared:
 
 
 def _tiny(task: Task) -> Base:
-    """The base model from nothing, with a tokenizer learnt on the rows."""
+    """Make the tiny base model from nothing, with a tokenizer learnt on the rows."""
     s, folder = task.settings, task.work / "base"
     if task.state.is_main_process and not (folder / "tokenizer.json").exists():
         sizes = TinyConfig(
@@ -140,7 +148,11 @@ def _tiny(task: Task) -> Base:
 
 
 def _scale(task: Task, rows: Sequence[TrainingRow]) -> CombinedProgress:
-    """How long reading the frozen layers takes beside the steps."""
+    """Progress over reading the frozen layers and the optimizer steps.
+
+    Reading is one forward pass of the frozen share; a step is a forward and a backward pass of the
+    rest.
+    """
     s = task.settings
     if not s.frozen_share or s.batch_tokens is None:
         return CombinedProgress(progress=task.progress, reading=0, steps=0)
@@ -152,10 +164,10 @@ def _scale(task: Task, rows: Sequence[TrainingRow]) -> CombinedProgress:
 
 
 def _language(task: Task, prepared: Prepared) -> language.Language | None:
-    """How the base reads held-out replies. None on all processes but the first, and where no
-    process has all weights.
+    """Measure the base's loss on held-out replies; only the first process does.
 
-    A model from nothing has no language that could be lost.
+    None without such replies, for a model from nothing, which has no language to lose, and if
+    weights are sharded, since no process then has all of them.
     """
     if task.base is None or not task.state.is_main_process or shards_weights():
         return None
@@ -169,7 +181,10 @@ def _language(task: Task, prepared: Prepared) -> language.Language | None:
 
 
 def _teachable(task: Task, prepared: Prepared) -> Prepared:
-    """With adapters, or cut above its frozen layers, as the settings say."""
+    """Add adapters or cut off frozen layers, as the settings say.
+
+    Raises EngineError if packed rows would attend to each other.
+    """
     s = task.settings
     if s.packing:
         check_packing(prepared.model)
@@ -183,13 +198,12 @@ def _teachable(task: Task, prepared: Prepared) -> Prepared:
 
 
 def _cut(task: Task, prepared: Prepared) -> Prepared:
-    """The model above its frozen layers, and the rows as these layers leave them. Only the head's
-    rows learn.
-    """
+    """Compute the frozen layers for all rows and cut them off the model."""
     model, learnt = prepared.model, len(prepared.rows)
     if not shards_weights():
         model.to(task.state.device)
     frozen = frozen_layers.layers_below(model, task.settings.frozen_share)
+    # The first process computes and stores the states; the others map its file.
     with task.state.main_process_first():
         every = [*prepared.rows, *prepared.aside]
         states = frozen_layers.frozen_states(model, every, frozen, task.work, prepared.scale.read)
@@ -204,6 +218,7 @@ def _cut(task: Task, prepared: Prepared) -> Prepared:
         cut=cut,
         states=states[:learnt],
         aside_states=states[learnt:],
+        # Of the two tables the embedding is frozen: only the head's rows learn.
         before=prepared.before[-1:],
         table_names=prepared.table_names[-1:],
     )

@@ -1,6 +1,4 @@
-"""Examples to pre-tokenised training rows, so that we, not the trainer, decide how people's text is
-encoded.
-"""
+"""Examples to tokenized training rows; the trainer itself never encodes people's text."""
 
 from __future__ import annotations
 
@@ -20,13 +18,12 @@ from demur.engines.training.batches import IGNORE, TrainingRow
 def training_rows(
     examples: Sequence[Example], taxonomy: Taxonomy, encoder: ChatEncoder, settings: TrainSettings
 ) -> list[TrainingRow]:
-    """One row per example: the loss counts on control tokens and on the first `answer_tokens`
-    tokens of each answer.
+    """One row per example, labelled on control tokens and the first tokens of each answer.
 
-    A row without a reply, or one that is not drawn for it (`reply_share`), ends at its control
-    token. Past assistant turns of a conversation are answers that were given, so they open with
-    [respond]; the last one with the example's own token. Raises EngineError if every row is longer
-    than max_length (in tokens); a single longer row is left out.
+    A row without a reply, or one not drawn for it (`reply_share`), ends at its control token;
+    others have labels on `answer_tokens` tokens of each answer. Past assistant turns of a
+    conversation open with [respond], the last one with the example's own token. A row longer than
+    max_length tokens is left out; raises EngineError if all are.
     """
     replying = [e.reply is not None and learns_reply(e.id, settings) for e in examples]
     rows = [
@@ -50,8 +47,9 @@ def training_rows(
 def validation_rows(
     examples: Sequence[Example], taxonomy: Taxonomy, encoder: ChatEncoder, settings: TrainSettings
 ) -> list[TrainingRow]:
-    """One row per example that fits, up to its control token. Raises EngineError if none of them
-    fits.
+    """One row per example that fits max_length, up to its control token.
+
+    Raises EngineError if validation is wanted and no row fits.
     """
     rows = [decision_row(e, taxonomy.column(e.label), encoder) for e in examples]
     fitting = [r for r in rows if len(r.input_ids) <= settings.max_length]
@@ -65,14 +63,12 @@ def validation_rows(
 
 
 def learns_reply(row_id: str, settings: TrainSettings) -> bool:
-    """Whether a row with a reply is among those that learn it: drawn by its id and the seed
-    alone.
-    """
+    """Whether a row's reply is learnt: drawn by the row's id and the seed alone."""
     return uniform_hash(settings.seed, f"reply:{row_id}") < settings.reply_share
 
 
 def decision_row(example: Example, column: int, encoder: ChatEncoder) -> TrainingRow:
-    """The prompt and the control token that answers it; the loss counts on that alone."""
+    """Row of a prompt and the control token that answers it; labels on that token alone."""
     past = [0] * sum(m.role == "assistant" for m in example.prompt)
     ids = [*encoder.prompt(example.prompt, past), encoder.token_ids[column]]
     return TrainingRow(input_ids=ids, labels=[IGNORE] * (len(ids) - 1) + ids[-1:])
@@ -81,13 +77,16 @@ def decision_row(example: Example, column: int, encoder: ChatEncoder) -> Trainin
 def reply_row(
     example: Example, column: int, encoder: ChatEncoder, answer_tokens: int
 ) -> TrainingRow:
-    """The conversation up to the last reply token that is learnt."""
+    """Row of a conversation up to the last reply token that is learnt.
+
+    column: the control token of the last answer, as a score column.
+    """
     past = [0] * sum(m.role == "assistant" for m in example.prompt)
     ids, turns = encoder.conversation(example.messages, [*past, column])
     labels = [IGNORE] * len(ids)
     for turn in turns:
-        # + 1: the end-of-turn token is learnt too
+        # text_end + 1: the end-of-turn token is learnt too
         last = min(turn.text_end + 1, turn.control_at + 1 + answer_tokens)
         labels[turn.control_at : last] = ids[turn.control_at : last]
-    learnt = last if turns else 0  # what follows the last supervised token teaches nothing
+    learnt = last if turns else 0  # tokens after the last labelled one have no loss
     return TrainingRow(input_ids=ids[:learnt], labels=labels[:learnt], has_reply=True)

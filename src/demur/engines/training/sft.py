@@ -1,6 +1,4 @@
-"""Training with TRL: base model in, plain Hugging Face checkpoint with trained control tokens
-out.
-"""
+"""Training with TRL: from a base model to a plain checkpoint with trained control tokens."""
 
 from __future__ import annotations
 
@@ -47,8 +45,9 @@ from demur.engines.training.validation import Validation, ValidationLoss, Valida
 
 @dataclass(frozen=True, slots=True)
 class SftTrainer:
-    """The Trainer port on TRL's SFTTrainer: full or LoRA, one process or many under torchrun or
-    accelerate.
+    """Trains with TRL's SFTTrainer, in one process or many. Implements demur.core.ports.Trainer.
+
+    All weights, LoRA or frozen lower layers; several processes under torchrun or accelerate.
     """
 
     settings: TrainSettings
@@ -60,23 +59,23 @@ class SftTrainer:
         folder: Path,
         progress: Progress = no_progress,
     ) -> TrainedModel | None:
-        """Train into `folder`/model, resuming from `folder`/checkpoints. None on every process but
-        the first.
+        """Train into `folder`/model, resuming from `folder`/checkpoints.
 
-        Raises EngineError when a category has no training row, when the processes asked for did not
-        come, or when a control token did not train, ArtifactError when the disk is full. Memory is
-        given back. Validation rows, if any are asked for, are among `examples`.
+        Returns None on every process but the first. Validation rows are drawn from `examples`.
+        Raises EngineError when a category has no training row, when another number of processes
+        takes part than the settings say, or when a control token did not train, ArtifactError when
+        the disk is full. Memory is released in any case.
         """
         state = check_processes(self.settings.processes)
         try:
             with disk_errors_named(folder), no_progress_bars():
-                return self._trained(
-                    self._task(examples, taxonomy, folder, (state, progress)), folder
-                )
+                task = self._task(examples, taxonomy, folder, state, progress)
+                return self._trained(task, folder)
         finally:
             release_memory()
 
     def _trained(self, task: Task, folder: Path) -> TrainedModel | None:
+        """Prepare, train, and write the model."""
         prepared = prepare(task)
         trainer = self._trainer(prepared, task)
         best = None
@@ -84,10 +83,13 @@ class SftTrainer:
             validation = self._validation(
                 trainer, prepared, task.work / f"best-{task.state.process_index}.pt"
             )
-            trainer.train(resume_from_checkpoint=_last_whole_checkpoint(task.work))
+            # The newest whole checkpoint: Trainer writes trainer_state.json last of all.
+            found = [p.parent for p in task.work.glob("checkpoint-*/trainer_state.json")]
+            found.sort(key=lambda p: int(p.name.rpartition("-")[2]))
+            trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
             if validation is not None:
                 best = validation.finish()
-            # sharded or not, all processes take part
+            # A collective operation: all processes take part, even if only the first writes.
             weights = trainer.accelerator.get_state_dict(trainer.model)
             trained = None
             if task.state.is_main_process:
@@ -102,9 +104,11 @@ class SftTrainer:
         examples: Sequence[Example],
         taxonomy: Taxonomy,
         folder: Path,
-        how: tuple[PartialState, Progress],
+        state: PartialState,
+        progress: Progress,
     ) -> Task:
-        s, (state, progress) = self.settings, how
+        """Split the examples, check their categories and find the base model."""
+        s = self.settings
         learnt_from, aside = learning_rows(examples, s)
         _check_categories(learnt_from, taxonomy)
         with state.main_process_first():  # a GGUF file is unpacked once
@@ -121,9 +125,10 @@ class SftTrainer:
         )
 
     def _trainer(self, prepared: Prepared, task: Task) -> ControlTokenTrainer:
+        """The trainer of the prepared model, with demur's loss, batches and progress."""
         s = self.settings
         rows = [as_read(r) for r in prepared.rows]
-        if s.packing:  # its own collator knows no weights
+        if s.packing:  # TRL's collator for packed rows takes no weights of rows
             rows = [{k: v for k, v in row.items() if k != "weights"} for row in rows]
         optimizer = None
         if s.optimizer == "muon":
@@ -151,13 +156,14 @@ class SftTrainer:
             weights=weights,
             own=self._own_batches(prepared, task.state, weights),
         )
-        # the library is silent; the log history keeps every figure
+        # The library prints nothing; the log history has every figure.
         trainer.remove_callback(PrinterCallback)
         return trainer
 
     def _validation(
         self, trainer: ControlTokenTrainer, prepared: Prepared, file: Path
     ) -> Validation | None:
+        """Add validation to the trainer; None without validation rows. file: for best weights."""
         if not prepared.aside:
             return None
         what = ValidationSetup(
@@ -176,6 +182,7 @@ class SftTrainer:
     def _own_batches(
         self, prepared: Prepared, state: PartialState, weights: LossWeights
     ) -> OwnBatches | None:
+        """Dataset and batches by a budget of tokens; None if the settings fix rows per device."""
         s = self.settings
         if s.batch_tokens is None:
             return None
@@ -202,7 +209,11 @@ class SftTrainer:
         weights: dict[str, Any],
         folder: Path,
     ) -> TrainedModel:
-        # without autocast
+        """Write the trained model to `folder`/model and describe it.
+
+        Raises EngineError if a control token's row did not move.
+        """
+        # False: without the wrapper of mixed precision
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         partial, final = folder / "model.partial", folder / "model"
         shutil.rmtree(partial, ignore_errors=True)
@@ -214,8 +225,8 @@ class SftTrainer:
             weights = model.state_dict()
         dtype = saved_dtype(self.settings)
         if not self.settings.lora_rank:
-            # The model names its dtype in its config, so it is cast itself. Tied weights stay one
-            # tensor.
+            # The model is cast too, since its config names its dtype. Tied weights, which share
+            # memory, are cast once, so that they stay one tensor.
             cast: dict[int, torch.Tensor] = {}
             saved = {
                 n: cast.setdefault(t.data_ptr(), t.to(DTYPES[dtype])) for n, t in weights.items()
@@ -225,7 +236,7 @@ class SftTrainer:
         tables = [weights[name] for name in prepared.table_names]
         change = token_rows.row_change(tables, prepared.encoder.token_ids, prepared.before)
         shutil.rmtree(final, ignore_errors=True)
-        partial.replace(final)  # whole or not there: the rename is the moment the model exists
+        partial.replace(final)  # a rename is atomic: the folder holds a whole model or none
         return TrainedModel(
             fingerprint=fingerprint(final, prepared.tokenizer, prepared.encoder, dtype),
             steps=trainer.state.global_step,
@@ -253,7 +264,7 @@ class SftTrainer:
 
 
 def _spoken(model: Any, prepared: Prepared, settings: TrainSettings) -> dict[str, int | float]:
-    """What became of the language, for a model's details; nothing where it was not measured."""
+    """Language change, for the details of a trained model; {} if it was not measured."""
     held = prepared.language
     if held is None:
         return {}
@@ -269,7 +280,7 @@ def _spoken(model: Any, prepared: Prepared, settings: TrainSettings) -> dict[str
 def _validated(
     prepared: Prepared, best: ValidationLoss | None
 ) -> dict[str, str | int | float | bool]:
-    """What validation says of a model, for its details."""
+    """Figures of validation, for the details of a trained model; {} without validation."""
     if best is None:
         return {}
     return {
@@ -281,6 +292,7 @@ def _validated(
 
 
 def _arguments(s: TrainSettings, work: Path) -> SFTConfig:
+    """TRL's configuration of these settings. work: folder of checkpoints."""
     on_cpu = not torch.cuda.is_available()
     return SFTConfig(
         output_dir=str(work),
@@ -312,6 +324,7 @@ def _arguments(s: TrainSettings, work: Path) -> SFTConfig:
 
 
 def _check_categories(examples: Sequence[Example], taxonomy: Taxonomy) -> None:
+    """Raise EngineError unless every choice has a training row."""
     present = {taxonomy.column(e.label) for e in examples}
     missing = [name for column, name in enumerate(taxonomy.choices) if column not in present]
     if missing:
@@ -324,10 +337,10 @@ def _check_categories(examples: Sequence[Example], taxonomy: Taxonomy) -> None:
 def _work_name(
     settings: TrainSettings, examples: Sequence[Example], taxonomy: Taxonomy, base: Base | None
 ) -> str:
-    """A folder name that changes with anything that changes training, so that a resume never mixes
-    two trainings.
+    """Folder name of a training: a digest of everything that changes it.
 
-    Of a base that lies in a folder its weights and settings files count, not its name.
+    A resumed training therefore never mixes two. Of a base in a folder the digest takes weights and
+    settings files, not the name.
     """
     here = base is not None and Path(base.name).is_dir()
     began = checkpoint_digest(Path(base.name)) if base and here else settings.base
@@ -338,11 +351,3 @@ def _work_name(
         [(e.id, e.text, e.reply, e.label) for e in examples],
     ]
     return hashlib.sha256(json.dumps(what, ensure_ascii=False).encode()).hexdigest()[:16]
-
-
-def _last_whole_checkpoint(work: Path) -> str | None:
-    """The newest checkpoint that was written to its end: Trainer writes trainer_state.json after
-    everything else.
-    """
-    whole = [p for p in work.glob("checkpoint-*") if (p / "trainer_state.json").exists()]
-    return str(max(whole, key=lambda p: int(p.name.rpartition("-")[2]))) if whole else None

@@ -21,18 +21,19 @@ from demur.engines.training.batches import IGNORE, EpochLoader, OwnBatches, Trai
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossWeights:
-    """What a token counts in the loss."""
+    """Weights of tokens in the loss."""
 
     control_ids: tuple[int, ...]  # [respond] first
     control: float  # weight of [respond]
     refusal: float  # weight of a refusal token
     answer: float  # weight of every other supervised token
-    # share of a control token's target that is spread over all control tokens
+    # label smoothing: share of a control token's target that is spread over all control tokens
     smoothing: float = 0.0
 
     def of(self, targets_BT: torch.Tensor, rows_B: torch.Tensor | None = None) -> torch.Tensor:
-        """Weights of target ids, (B, T); 0 where the target is ignored. rows_B: times this, of
-        control tokens.
+        """Weights (B, T) of target ids; 0 where the target is ignored.
+
+        rows_B: factors of each row's control tokens; None: 1.
         """
         refusal_ids = torch.tensor(self.control_ids[1:], device=targets_BT.device)
         of_rows = (
@@ -45,36 +46,34 @@ class LossWeights:
         return weights.masked_fill(targets_BT == IGNORE, 0.0)
 
     def total(self, rows: Sequence[TrainingRow]) -> float:
-        """The weight of all targets of the rows."""
+        """Sum of the weights of all targets of the rows."""
         return sum(
             float(self.of(torch.tensor([row.labels[1:]]), torch.tensor([row.weight])).sum())
             for row in rows
         )
 
     def are_control(self, targets: torch.Tensor) -> torch.Tensor:
-        """Which targets are control tokens, same shape."""
+        """Mask of the targets that are control tokens, of the same shape."""
         return torch.isin(targets, torch.tensor(self.control_ids, device=targets.device))
 
     def losses(self, logits_MV: torch.Tensor, targets_M: torch.Tensor) -> torch.Tensor:
-        """Negative log-likelihood of each target, (M,), without its weight; a control token's
-        target smoothed.
-        """
+        """Negative log-likelihood (M,) of each target, unweighted, with label smoothing."""
         losses_M = functional.cross_entropy(logits_MV, targets_M, reduction="none")
         if not self.smoothing:
             return losses_M
+        # mean negative log-likelihood of all control tokens: the spread part of the target
         all_M = torch.logsumexp(logits_MV, dim=1) - logits_MV[:, list(self.control_ids)].mean(dim=1)
         share_M = self.smoothing * self.are_control(targets_M)
         return (1 - share_M) * losses_M + share_M * all_M
 
 
 class ControlTokenTrainer(SFTTrainer):
-    """SFTTrainer whose loss weighs control tokens apart and whose logits exist only where the loss
-    looks.
+    """SFTTrainer with weights of control tokens in the loss, and logits of labelled positions only.
 
     The loss is the weighted mean of the negative log-likelihood over the whole optimizer step, all
     processes and accumulated batches together, so the number of processes does not change it. With
-    our own batches, of like length and so of few long rows or many short ones, the mean is over the
-    weight of an average step: every row counts alike.
+    demur's batches, which have few long rows or many short ones, the sum is divided by the weight
+    of an average step instead, so that every row counts alike.
     """
 
     def __init__(
@@ -83,14 +82,13 @@ class ControlTokenTrainer(SFTTrainer):
         super().__init__(*args, **kwargs)
         self._weights = weights
         self._own = own
+        # (loss of control tokens, whole loss) of each batch since the last log
         self._shares: list[torch.Tensor] = []
-        # _get_num_items_in_batch spans the accumulated batches
+        # Trainer must not divide by accumulated batches: _get_num_items_in_batch spans them.
         self.loss_is_scaled_for_ga: Any = True
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Our batches when they are given (already this process's share), else the trainer's
-        own.
-        """
+        """Demur's batches, already this process's share, or the trainer's own without them."""
         if self._own is None:
             loader: DataLoader[Any] = super().get_train_dataloader()
             return loader
@@ -101,6 +99,7 @@ class ControlTokenTrainer(SFTTrainer):
     def _get_num_items_in_batch(
         self, batch_samples: list[Any], device: torch.device
     ) -> torch.Tensor:
+        """Trainer's hook: the weight of an optimizer step over all processes."""
         if self._own is not None:
             return torch.tensor(self._own.step_weight, device=device)
         weighed = (
@@ -117,7 +116,7 @@ class ControlTokenTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The weighted loss. num_items_in_batch: the weight of the whole step. See the class."""
+        """Weighted loss; see the class. num_items_in_batch: the weight of the whole step."""
         logits_MV, targets_BT, outputs = self.at_targets(model, inputs)
         supervised_BT = targets_BT != IGNORE
         targets_M = targets_BT[supervised_BT]
@@ -130,27 +129,24 @@ class ControlTokenTrainer(SFTTrainer):
             / whole
             * (self.accelerator.num_processes if num_items_in_batch is not None else 1)
         )
-        self._note_share(losses_M.detach(), targets_M)
+        parts_M = losses_M.detach()
+        of_control = parts_M[self._weights.are_control(targets_M)].sum()
+        self._shares.append(torch.stack([of_control, parts_M.sum()]))
         return (loss, outputs) if return_outputs else loss
 
     def at_targets(
         self, model: Any, inputs: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor, Any]:
-        """Raw logits where a target is supervised, (M, V) float32; the targets, (B, T); and the
-        model's outputs.
-        """
+        """Logits of the M labelled targets, (M, V) float32; all targets (B, T); the outputs."""
+        # The logits of a position predict the next token: labels shift left by one.
         targets_BT = functional.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORE)
         rest = {k: v for k, v in inputs.items() if k not in ("labels", "weights")}
         with head_on(self.accelerator.unwrap_model(model), marked_rows(targets_BT != IGNORE)):
             outputs = model(**rest, use_cache=False)
         return outputs.logits[0].float(), targets_BT, outputs
 
-    def _note_share(self, losses_M: torch.Tensor, targets_M: torch.Tensor) -> None:
-        is_control_M = self._weights.are_control(targets_M)
-        self._shares.append(torch.stack([losses_M[is_control_M].sum(), losses_M.sum()]))
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the control tokens' share of the loss since the last log (this process's rows)."""
+        """Log the figures and the control tokens' share of the loss, of this process's rows."""
         if self._shares and "loss" in logs:
             control, everything = torch.stack(self._shares).sum(dim=0).tolist()
             logs["control_loss_share"] = control / everything if everything else 0.0
@@ -159,11 +155,11 @@ class ControlTokenTrainer(SFTTrainer):
 
 
 class StepProgress(TrainerCallback):
-    """Tells the caller's progress callback how many optimizer steps are done."""
+    """Reports optimizer steps to the caller's progress callback."""
 
     def __init__(self, progress: Callable[[int, int], None]) -> None:
         self._progress = progress
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Called by Trainer after every optimizer step."""
+        """Report a step; Trainer calls this after each one."""
         self._progress(state.global_step, state.max_steps)

@@ -1,17 +1,16 @@
-"""Validation: how a training decides rows that it never learns from, and which of its weights
-decide them best.
+"""Validation during training: early stopping, and the weights with the lowest log loss.
 
-1. Whole groups of the training rows are set aside (core.rows.splitting.hold_out); each ends at its
-   control token.
-2. Every so many steps the log loss of the decision is measured on them, over the whole vocabulary,
-   so that mass which lies on no control token counts against it; and that mass itself.
-3. The best weights so far lie in a file beside the checkpoints, so that a killed training finds
-   them again.
-4. After `patience` measurements without gain training stops. The best weights are put back either
-   way.
+1. Whole groups of the training rows are set aside (core.rows.splitting.hold_out); each row ends at
+   its control token.
+2. Every few steps the log loss of their decisions is measured over the whole vocabulary, so that
+   probability outside the control tokens counts against it; and that leftover mass itself.
+3. The best weights so far are stored in a file beside the checkpoints, for a killed training to
+   find.
+4. After `patience` measurements without gain training stops. The best weights are restored at the
+   end in any case.
 
 Every process measures all rows: sharded weights need all processes in every forward pass, and all
-decide alike.
+processes must stop at the same step. Shapes: B rows, T tokens, C control tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -35,28 +34,31 @@ from demur.engines.training.trainer import ControlTokenTrainer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationLoss:
-    """The decisions on the validation rows after so many steps."""
+    """Loss of the decisions on the validation rows after a number of steps."""
 
     step: int
     loss: float  # mean negative log-probability of the right control token, nats
-    leftover: float  # mean probability off all control tokens
+    leftover: float  # mean probability outside the control tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationSetup:
-    """Rows to validate on and when to."""
+    """Validation rows, and when they are measured."""
 
     rows: Dataset[Any]  # each ends at its control token
     collate: Callable[[list[Any]], dict[str, torch.Tensor]]
-    lengths: Sequence[int]  # tokens of each
+    lengths: Sequence[int]  # tokens of each row
     control_ids: tuple[int, ...]
-    every: int  # optimizer steps
-    patience: int  # measurements
-    file: Path  # where the best weights lie meanwhile: one for each process
+    every: int  # optimizer steps between two measurements
+    patience: int  # measurements without gain before training stops
+    file: Path  # of the best weights so far, one for each process
 
 
 class Validation(TrainerCallback):
-    """Measures while a trainer trains, stops it, and puts the best weights back."""
+    """Measures the validation rows during training, stops it, and restores the best weights.
+
+    Raises EngineError under DeepSpeed, whose weights cannot be restored this way.
+    """
 
     def __init__(self, trainer: ControlTokenTrainer, what: ValidationSetup) -> None:
         if trainer.is_deepspeed_enabled:
@@ -71,7 +73,7 @@ class Validation(TrainerCallback):
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Called by Trainer after every optimizer step."""
+        """Measure if it is due; Trainer calls this after every optimizer step."""
         if state.global_step % self._what.every:
             return
         self._measure(state.global_step)
@@ -80,10 +82,9 @@ class Validation(TrainerCallback):
             control.should_training_stop = True
 
     def finish(self) -> ValidationLoss:
-        """Measure the last step if that is due, and put the best weights back. Returns what they
-        decide.
+        """Measure the last step unless that was done, and restore the best weights.
 
-        Raises EngineError if no measurement gave a number.
+        Returns the loss of the best weights. Raises EngineError if no measurement gave a number.
         """
         step = self._trainer.state.global_step
         if self._last is None or self._last.step != step:
@@ -102,6 +103,7 @@ class Validation(TrainerCallback):
         return self.best
 
     def _measure(self, step: int) -> None:
+        """Measure and log; store the weights if they are the best so far."""
         found = self._last = self._decided(step)
         self._trainer.log({"validation_loss": found.loss, "validation_leftover": found.leftover})
         if math.isnan(found.loss) or (self.best and found.loss >= self.best.loss):
@@ -113,7 +115,7 @@ class Validation(TrainerCallback):
         part.replace(self._what.file)
 
     def _learnt(self) -> dict[str, torch.Tensor]:
-        """The weights that learn, by name; of sharded ones this process's part."""
+        """Trainable weights by name; of sharded ones, this process's part."""
         learnt = {
             n: p.detach()
             for n, p in self._trainer.model_wrapped.named_parameters()
@@ -138,8 +140,7 @@ class Validation(TrainerCallback):
             leftover_B = 1 - logp_BV[:, control_C].exp().sum(dim=1)
             sums += torch.stack([loss_B.sum(), leftover_B.sum()])
         model.train()
-        # The mean over processes, which differ by rounding at most, so that all of them stop at one
-        # step.
+        # Processes differ by rounding. With the mean over them, all stop at the same step.
         means = trainer.accelerator.reduce(sums.to(trainer.accelerator.device), "mean") / len(
             self._what.lengths
         )
@@ -147,7 +148,7 @@ class Validation(TrainerCallback):
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """The best weights so far by name, and what they decided."""
+    """Read the file of the best weights: their loss, and the weights by name."""
     kept = torch.load(file, weights_only=True)
     step, loss, leftover = kept["measured"]
     return {

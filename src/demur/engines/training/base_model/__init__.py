@@ -1,3 +1,1 @@
-"""Base models before training: where they lie, what training would do with them, one from
-nothing.
-"""
+"""Base models before training: finding them, examining them, making one from nothing."""

@@ -1,9 +1,9 @@
-"""What training would do with a base model. Looks at tokenizer, template and configuration, and
-loads no weights.
+"""Examination of a base model: findings on what training would do with it. Loads no weights.
 
-In order: where it comes from; its shape; which rows of the vocabulary the control tokens get; the
-head; where the answer starts in its template; the system prompt that the template writes by itself;
-thoughts; which layers learn; memory, disk and time for so many rows.
+1. Origin, sizes, and the rows of the vocabulary that the control tokens get.
+2. Whether the output head is tied, and stays so.
+3. The chat template: position of the control token, default system prompt, thoughts.
+4. The layers that learn; memory, disk and time for the expected rows.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ from demur.engines.training.resources.memory import (
 )
 
 _QUESTION = (Message(role="user", content="What is the capital of Portugal?"),)
-# of a typical prompt with the beginning of its answer, without what the template adds
+# Tokens of a typical prompt with the beginning of its answer, without those of the template.
 ROW_TOKENS = 40
-# a step beside its matrix products alone, by measurement: norms, attention, optimizer, memory
+# Time of a step relative to its matrix products alone, as measured: norms, attention, optimizer.
 SLOWER = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseCase:
-    """A base model, and the training that is meant for it."""
+    """A base model to examine, and the training intended for it."""
 
     base: str
     taxonomy: Taxonomy
     settings: TrainSettings
-    rows: int  # how many there will be
+    rows: int  # expected number of training rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,18 +64,16 @@ class _Loaded:
     """A base model without its weights."""
 
     found: Base
-    plain: PreTrainedTokenizerFast  # as it comes
-    tokenizer: Any  # with the control tokens
+    plain: PreTrainedTokenizerFast  # without control tokens
+    tokenizer: Any  # with them
     encoder: ChatEncoder
-    reused: dict[str, str]
+    reused: dict[str, str]  # control token -> the reserved token whose row it takes
     sizes: ModelSizes
     config: Any
 
 
 def is_base(model: str, tokens: tuple[str, ...]) -> bool:
-    """Whether a model is one to train from: none of these control tokens is in its tokenizer, or it
-    cannot be read.
-    """
+    """Whether a model is a base model: its tokenizer has no control token, or cannot be read."""
     if model in PACKAGED or Path(model).suffix == ".gguf":
         return True
     try:
@@ -85,9 +83,7 @@ def is_base(model: str, tokens: tuple[str, ...]) -> bool:
 
 
 def examine_base(case: BaseCase) -> Readiness:
-    """What training will do, one finding each; a base that cannot be trained gets failing ones,
-    never an exception.
-    """
+    """Examine a base model; problems become failed findings, never exceptions."""
     try:
         with tempfile.TemporaryDirectory() as scratch:
             loaded = _load(case, Path(scratch))
@@ -98,6 +94,7 @@ def examine_base(case: BaseCase) -> Readiness:
 
 
 def _load(case: BaseCase, scratch: Path) -> _Loaded:
+    """Load tokenizer and configuration as training would. scratch: an empty folder."""
     check_base(case.base, case.settings.chat_template)
     found = find_base(case.base, template=case.settings.chat_template)
     plain = load_tokenizer(found.name, case.settings.chat_template)
@@ -118,7 +115,7 @@ def _load(case: BaseCase, scratch: Path) -> _Loaded:
 
 
 def _findings(case: BaseCase, loaded: _Loaded) -> Iterator[Finding]:
-    if Path(loaded.found.name).is_dir():  # a name's weights may not be here yet
+    if Path(loaded.found.name).is_dir():  # weights of a Hub name may not be downloaded yet
         yield Finding(check="base", ok=True, detail=origin_of(loaded.found).text)
     yield _shape(loaded)
     yield _rows(loaded)
@@ -137,6 +134,7 @@ def _findings(case: BaseCase, loaded: _Loaded) -> Iterator[Finding]:
 
 
 def _shape(loaded: _Loaded) -> Finding:
+    """Report architecture, parameters, layers and context length."""
     s, text = loaded.sizes, loaded.config.get_text_config(decoder=True)
     detail = (
         f"{type(loaded.config).__name__.removesuffix('Config')}, {s.all / 1e6:,.1f} million "
@@ -147,7 +145,7 @@ def _shape(loaded: _Loaded) -> Finding:
 
 
 def _rows(loaded: _Loaded) -> Finding:
-    """Which rows of the embedding the control tokens get."""
+    """Report the rows of the embedding that the control tokens get."""
     before, after, rows = len(loaded.plain), len(loaded.tokenizer), loaded.sizes.vocabulary
     tokens = loaded.encoder.tokens
     old = [t for t in tokens if t in loaded.plain.get_vocab()]
@@ -173,6 +171,7 @@ def _rows(loaded: _Loaded) -> Finding:
 
 
 def _head(case: BaseCase, loaded: _Loaded) -> Finding:
+    """Report whether the output head is tied to the embedding."""
     if not loaded.sizes.tied:
         detail = "not tied to the embedding: the control tokens' rows learn in both"
     elif case.settings.frozen_share:
@@ -186,9 +185,10 @@ def _head(case: BaseCase, loaded: _Loaded) -> Finding:
 
 
 def _answer(loaded: _Loaded) -> Finding:
-    """Where the control token stands in the template."""
+    """Report the text before the control token; failed if training and service differ in it."""
     ids = loaded.encoder.prompt(_QUESTION)
     opens = [n for n, token_id in enumerate(ids) if token_id in loaded.tokenizer.all_special_ids]
+    # from the last special token on: the header of the answer
     tail = loaded.tokenizer.decode(ids[opens[-1] if opens else -4 :])
     try:
         require_same_position(loaded.tokenizer, loaded.encoder)
@@ -202,10 +202,10 @@ def _answer(loaded: _Loaded) -> Finding:
 
 
 def _default_prompt(case: BaseCase, loaded: _Loaded) -> Finding:
-    """What the template writes where nobody wrote a system message, in tokens."""
+    """Report the tokens of the system prompt that the template writes by itself."""
     try:
         bare = load_tokenizer(loaded.found.name, "bare")
-    except EngineError:  # only a template of the caller's
+    except EngineError:  # the model has no template; the caller's is used
         return Finding(
             check="default system prompt", ok=True, detail="the template is the caller's"
         )
@@ -238,6 +238,7 @@ def _default_prompt(case: BaseCase, loaded: _Loaded) -> Finding:
 
 
 def _thought(loaded: _Loaded) -> Finding:
+    """Report whether the template opens a thought."""
     reasons = "<think>" in str(loaded.plain.chat_template)
     detail = (
         "its template opens a thought: see train.thought" if reasons else "its template knows none"
@@ -246,6 +247,7 @@ def _thought(loaded: _Loaded) -> Finding:
 
 
 def _layers(case: BaseCase, loaded: _Loaded) -> Finding:
+    """Report the layers that learn; failed if frozen_share freezes none or all."""
     s, frozen, learnt = (
         loaded.sizes,
         frozen_layer_count(loaded.sizes, case.settings),
@@ -271,7 +273,8 @@ def _layers(case: BaseCase, loaded: _Loaded) -> Finding:
 
 
 def _typical(case: BaseCase, loaded: _Loaded) -> BatchSizes:
-    """Batches of rows of a typical length; nobody has the rows yet."""
+    """Batches of rows of a typical length, since the rows are not known yet."""
+    # tokens that the template writes around a message
     added = len(loaded.encoder.prompt((Message(role="user", content=""),)))
     length = ROW_TOKENS + added
     s = case.settings
@@ -281,6 +284,7 @@ def _typical(case: BaseCase, loaded: _Loaded) -> BatchSizes:
     steps = -(-case.rows * length // per_step)
     return BatchSizes(
         tokens=case.rows * length,
+        # assumed: rows of eight times the typical length
         longest=min(s.max_length, 8 * length, positions),
         positions=positions,
         supervised=supervised,
@@ -289,6 +293,7 @@ def _typical(case: BaseCase, loaded: _Loaded) -> BatchSizes:
 
 
 def _memory(case: PlannedTraining) -> Finding:
+    """Estimate memory; failed, with a remedy, if it does not suffice."""
     need, free = memory_needed(case), free_memory()
     fits = free is None or need.total <= free
     known = "" if free is None else f"; {free / GB:.2g} GB are free"
@@ -297,6 +302,7 @@ def _memory(case: PlannedTraining) -> Finding:
 
 
 def _disk(case: PlannedTraining) -> Finding:
+    """Estimate disk; failed if it does not suffice."""
     parts, free = disk_needed(case), free_disk(Path.cwd())
     fits = sum(parts.values()) <= free
     named = ", ".join(f"{name} {size / GB:.2g}" for name, size in parts.items() if size)
@@ -307,11 +313,13 @@ def _disk(case: PlannedTraining) -> Finding:
 
 
 def _time(case: PlannedTraining, rows: int) -> Finding:
-    """Processor time by the speed of this machine's matrix products: forward 2, backward 4
-    operations a weight.
+    """Estimate time by the speed of this machine's matrix products.
+
+    A forward pass takes 2 operations a weight and token, a backward pass 4.
     """
     share = frozen_layer_count(case.sizes, case.settings) / case.sizes.layers
-    passes = 2 * share + 6 * (1 - share) * case.settings.epochs  # what is frozen is read once
+    # operations a weight: frozen layers are computed once, the others in every epoch
+    passes = 2 * share + 6 * (1 - share) * case.settings.epochs
     operations = case.batches.tokens * case.sizes.layer * case.sizes.layers * passes
     minutes = SLOWER * operations / _speed(case.sizes, case.half) / 60
     where = "on its GPU" if torch.cuda.is_available() else "of one core"
@@ -323,9 +331,7 @@ def _time(case: PlannedTraining, rows: int) -> Finding:
 
 
 def _speed(sizes: ModelSizes, half: bool) -> float:
-    """Operations a second of this machine's matrix products of the model's shape, one thread's
-    share.
-    """
+    """Measure the operations a second of a matrix product of the model's shape."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if half else torch.float32
     rows = torch.ones((1024, sizes.width), dtype=dtype, device=device)

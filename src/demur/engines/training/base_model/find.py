@@ -1,13 +1,10 @@
-"""Where a base model lies: a folder, a Hub name, a GGUF file, or a model that an installed package
-carries.
+"""Finding a base model: a folder, a Hub name, a GGUF file, or a preset in an installed package.
 
-1. A folder or a Hub name is given to transformers as it is.
+1. A folder or a Hub name is passed to transformers as it is.
 2. A GGUF file is unpacked once into a plain checkpoint (bfloat16), in a cache, under the digest of
-   the file: the same file is never unpacked twice, another file never found in its place.
-3. A preset names a package of the registry that carries such a file, with its licence and where its
-   weights come from.
-4. `origin_of` says of each what it is: name, licence, what carried it, and the digest of its
-   weights.
+   the file, so that another file is never found in its place.
+3. A preset names a package of the registry that contains such a file, its licence and its model.
+4. `origin_of` describes a base: name, licence, source, and the digest of its weights.
 """
 
 from __future__ import annotations
@@ -35,15 +32,15 @@ from demur.engines.training.base_model.gguf_file import (
     unpack,
 )
 
-UNPACKED_AS = 2  # raised whenever unpacking changes, so that older caches are not read
+UNPACKED_AS = 2  # version of unpacking, part of a cache's name: older caches are not read
 CACHE_VARIABLE = "DEMUR_CACHE"
-# in the head of a README.md
+# the licence in the front matter of a model card (README.md)
 _LICENCE = re.compile(r"^license(?:_name)?:\s*[\"']?([^\"'\n]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Packaged:
-    """A model inside a package of the registry."""
+    """A model in a package of the registry."""
 
     package: str
     version: str
@@ -53,7 +50,7 @@ class Packaged:
 
     @property
     def install(self) -> str:
-        """The one command that brings it; its own requirements are not needed."""
+        """Command that installs the package, without its requirements, which demur does not use."""
         return f"{GGUF_PACKAGE} {self.package}=={self.version}"
 
 
@@ -73,11 +70,11 @@ class Base:
     """A base model that transformers can load."""
 
     name: str  # a folder, or a name on the Hub
-    origin: Origin | None = None  # of GGUF files and presets; origin_of says it of the others
+    origin: Origin | None = None  # of GGUF files and presets; origin_of finds that of the others
 
 
 def find_base(name: str, *, cache: Path | None = None, template: str | None = None) -> Base:
-    """The base model of this name.
+    """Find the base model of this name, unpacking a GGUF file if that has not been done.
 
     cache: where unpacked GGUF files are kept; None: `DEMUR_CACHE`, else ~/.cache/demur. template: a
     chat template of the caller's (`train.chat_template`); without one the file must have its own.
@@ -85,9 +82,7 @@ def find_base(name: str, *, cache: Path | None = None, template: str | None = No
     GGUF file that cannot be read, is quantised below four bits or has no chat template.
     """
     if name in PACKAGED:
-        packaged = PACKAGED[name]
-        source = f"package {packaged.package} {packaged.version}"
-        return _unpacked(file_of(name, packaged), cache, (packaged.model, packaged.licence, source))
+        return _unpacked(file_of(name, PACKAGED[name]), cache, PACKAGED[name])
     path = Path(name)
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -102,8 +97,9 @@ def find_base(name: str, *, cache: Path | None = None, template: str | None = No
 
 
 def file_of(name: str, packaged: Packaged) -> Path:
-    """The file that an installed package carries. Raises MissingDependency, or EngineError if the
-    file is gone.
+    """Path of a preset's file in its installed package.
+
+    Raises MissingDependency without the package, EngineError if the package lacks the file.
     """
     try:
         path = Path(str(distribution(packaged.package).locate_file(packaged.file)))
@@ -119,11 +115,10 @@ def file_of(name: str, packaged: Packaged) -> Path:
 
 
 def origin_of(base: Base) -> Origin:
-    """What a base is, of one that can be loaded. Reads its weight files once, unless a GGUF file
-    carried them.
+    """Origin of a base that can be loaded: name, licence, source, digest of its weights.
 
-    A licence is what a README.md beside the weights names. Raises EngineError if there are no
-    weights.
+    Reads its weight files once, unless they come from a GGUF file. The licence is that of the model
+    card, a README.md beside the weights. Raises EngineError without weights.
     """
     if base.origin is not None:
         return base.origin
@@ -140,11 +135,10 @@ def origin_of(base: Base) -> Origin:
 
 
 def check_base(name: str, template: str | None) -> None:
-    """Raise EngineError unless a base model can be had: its tokenizer with a chat template, its
-    config, its weights.
+    """Raise EngineError unless a base has a tokenizer with a chat template, a config and weights.
 
-    Reads no weights, but unpacks a GGUF file if that has not been done. A name is looked up as
-    training would.
+    Reads no weights, but unpacks a GGUF file if that has not been done. Weights of a Hub name are
+    not looked for.
     """
     name = find_base(name, template=template).name
     load_tokenizer(name, template)
@@ -164,23 +158,23 @@ def check_base(name: str, template: str | None) -> None:
             )
 
 
-def _unpacked(file: Path, cache: Path | None, known: tuple[str, str, str] | None) -> Base:
-    """The checkpoint of a GGUF file, from the cache or made now. known: model, licence and source
-    of a preset.
-    """
+def _unpacked(file: Path, cache: Path | None, packaged: Packaged | None) -> Base:
+    """Checkpoint of a GGUF file, from the cache or unpacked now. packaged: the file's preset."""
     folder = _cache(cache) / "bases"
     digest = file_digest(file)
     place = folder / f"{digest.removeprefix('sha256:')[:16]}-{UNPACKED_AS}"
     if not (place / "origin.json").is_file():
         reader = checked_reader(file)
-        model, licence, source = known or (
-            text_of(reader, "general.name"),
-            text_of(reader, "general.license"),
-            file.name,
-        )
+        if packaged is not None:
+            model, licence = packaged.model, packaged.licence
+            source = f"package {packaged.package} {packaged.version}"
+        else:
+            model, licence = text_of(reader, "general.name"), text_of(reader, "general.license")
+            source = file.name
         origin = Origin(model=model, licence=licence, source=source, digest=digest)
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(place, ignore_errors=True)  # what is there without its last file is not whole
+        # origin.json is written last: a folder without it is incomplete.
+        shutil.rmtree(place, ignore_errors=True)
         part = folder / f"{place.name}.{os.getpid()}.part"
         part.mkdir()
         try:
@@ -196,9 +190,7 @@ def _unpacked(file: Path, cache: Path | None, known: tuple[str, str, str] | None
 
 
 def _put(part: Path, place: Path) -> None:
-    """Move a whole checkpoint to its place, unless another process was first: its readers may be at
-    it.
-    """
+    """Move a complete checkpoint to its place, unless another process was first with the same."""
     try:
         part.replace(place)
     except OSError:
@@ -219,6 +211,7 @@ def _check_template(file: Path, base: Base, template: str | None) -> None:
 
 
 def _cache(cache: Path | None) -> Path:
+    """Folder of the cache; see find_base."""
     if cache is not None:
         return cache
     named = os.environ.get(CACHE_VARIABLE)

@@ -4,7 +4,7 @@
    that transformers knows.
 2. transformers reads tokenizer and weights; a weight that the file lacks would be random, and is an
    error.
-3. What was read is saved as a checkpoint that says nothing of GGUF, so that it can be trained and
+3. The result is saved as a checkpoint without any trace of GGUF, so that it can be trained and
    saved again.
 
 GGUF weights are mostly quantised; unpacked they are a starting point for training, not the
@@ -13,7 +13,7 @@ published model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partialmethod
 from pathlib import Path
@@ -26,16 +26,16 @@ from demur.base.errors import EngineError, MissingDependency
 from demur.core.ports import NOT_STATED
 from demur.engines.hf.load import check_keys, no_progress_bars
 
-LEAST_BITS = 4.0  # a weight: below it a model has lost too much to be taught
-UNSCALED = ("none", "1.0", "1")  # values of rope.scaling keys that change nothing
+LEAST_BITS = 4.0  # bits a weight; with fewer a model has lost too much to be trained
+UNSCALED = ("none", "1.0", "1")  # values of rope.scaling keys that mean no scaling
 GGUF_PACKAGE = "pip install --no-deps gguf"
 
 
 def checked_reader(file: Path) -> Any:
-    """gguf's reader of a file whose weights can be taught.
+    """Open a GGUF file with gguf's reader and check that its weights can be trained.
 
-    Raises MissingDependency without the package gguf, EngineError on a file that is no GGUF file,
-    is cut short, has a weight matrix below four bits a weight, or scales its positions.
+    Raises MissingDependency without the package gguf, EngineError on a file that is not GGUF, is
+    cut short, has a weight matrix below four bits a weight, or scales its positions.
     """
     reader = _reader(file)
     _check_bits(file, reader)
@@ -44,15 +44,18 @@ def checked_reader(file: Path) -> Any:
 
 
 def text_of(reader: Any, field: str) -> str:
-    """A text of the file's header; NOT_STATED where it has none."""
+    """Text of a field in the file's header; NOT_STATED without the field."""
     found = reader.get_field(field)
     return str(found.contents()) if found is not None else NOT_STATED
 
 
 def unpack(file: Path, folder: Path) -> None:
-    """Write the file's model and tokenizer as a plain checkpoint. Raises EngineError if
-    transformers cannot read it.
+    """Write the file's model and tokenizer to `folder` as a plain checkpoint.
+
+    Raises EngineError if transformers cannot read the file.
     """
+    from transformers import GgufConfig
+
     of_models: Any = AutoModelForCausalLM
     try:
         with _quiet():
@@ -64,7 +67,7 @@ def unpack(file: Path, folder: Path) -> None:
                 gguf_file=file.name,
                 dtype=torch.bfloat16,
                 trust_remote_code=False,
-                quantization_config=_dequantize(),
+                quantization_config=GgufConfig(dequantize=True),
                 output_loading_info=True,
             )
     except (OSError, ValueError, KeyError, IndexError, RuntimeError, NotImplementedError) as e:
@@ -74,7 +77,12 @@ def unpack(file: Path, folder: Path) -> None:
             "use a Llama-, Qwen-, Gemma- or Mistral-shaped model",
         ) from None
     check_keys(read, found, file.name, "causal language model")
-    config = read.config.__class__.from_dict(_without_quantization(read.config.to_dict()))
+    # A new model of the same configuration: the one that was read would be saved as quantised, and
+    # under the name of the file.
+    settings = read.config.to_dict()
+    for key in ("quantization_config", "_name_or_path"):
+        settings.pop(key, None)
+    config = read.config.__class__.from_dict(settings)
     plain = of_models.from_config(config, dtype=torch.bfloat16)
     plain.load_state_dict(read.state_dict())
     plain.tie_weights()
@@ -84,6 +92,7 @@ def unpack(file: Path, folder: Path) -> None:
 
 
 def _reader(file: Path) -> Any:
+    """Open a file with gguf's reader; see checked_reader."""
     try:
         from gguf import GGUFReader  # only GGUF files need it
     except ModuleNotFoundError as e:
@@ -113,9 +122,7 @@ def _check_bits(file: Path, reader: Any) -> None:
 
 
 def _check_positions(file: Path, reader: Any) -> None:
-    """Raise EngineError if rotary positions are scaled: transformers' reader drops that without a
-    word.
-    """
+    """Raise EngineError if rotary positions are scaled: transformers' reader drops that silently."""
     said = [
         name
         for name in reader.fields
@@ -133,9 +140,8 @@ def _check_positions(file: Path, reader: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within the block neither transformers' own bars are drawn nor those that its GGUF loader
-    takes from tqdm.
-    """
+    """Within the block no progress bars are drawn, neither transformers' nor its GGUF loader's."""
+    # The loader has imported tqdm by name, so the name is replaced in its module.
     loader: Any = modeling_gguf_pytorch_utils
     tqdm = loader.tqdm
     silent = type("Silent", (tqdm,), {"__init__": partialmethod(tqdm.__init__, disable=True)})
@@ -145,14 +151,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         loader.tqdm = tqdm
-
-
-def _dequantize() -> Any:
-    from transformers import GgufConfig
-
-    return GgufConfig(dequantize=True)
-
-
-def _without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a plain model; `_name_or_path` would name the file's own origin."""
-    return {k: v for k, v in config.items() if k not in ("quantization_config", "_name_or_path")}

@@ -1,8 +1,7 @@
-"""A small Llama-architecture model from nothing: the demo's base model, and a base for tests.
+"""The tiny base model: a small Llama from nothing, for the demo and for tests.
 
-Recipe (measured on the project's own machine, see docs/benchmarks.md): byte-level BPE learnt on the
-training rows, 3 layers of width 192, tied embeddings. About two million parameters, minutes on a
-laptop CPU.
+Byte-level BPE learnt on the training rows, 3 layers of width 192, tied embeddings: about two
+million parameters, which train in minutes on a laptop's CPU (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ END = "<|end|>"
 PAD = "<|pad|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 
-# One line per turn: role token, text, end token. The answer's control token follows <|assistant|>
-# directly.
+# A turn is role token, text, end token. An answer's control token follows <|assistant|> directly.
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -32,7 +30,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TinyConfig:
-    """Sizes of the from-scratch model."""
+    """Sizes of the tiny model."""
 
     width: int = 192
     layers: int = 3
@@ -42,9 +40,9 @@ class TinyConfig:
 
 
 def make_tiny(examples: Sequence[Example], config: TinyConfig, folder: Path, *, seed: int) -> None:
-    """Write an untrained checkpoint with a tokenizer learnt on `examples` to `folder`.
+    """Write an untrained checkpoint, with a tokenizer learnt on `examples`, to `folder`.
 
-    Raises EngineError if the rows hold too little text for a tokenizer.
+    Raises EngineError if the examples have too little text for a tokenizer.
     """
     tokenizer = _learn_tokenizer(examples, config.vocabulary)
     torch.manual_seed(seed)
@@ -67,6 +65,7 @@ def make_tiny(examples: Sequence[Example], config: TinyConfig, folder: Path, *, 
 
 
 def _learn_tokenizer(examples: Sequence[Example], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Learn a byte-level BPE tokenizer of `vocabulary` tokens on the texts of examples."""
     texts = [m.content for e in examples for m in e.messages]
     if sum(map(len, texts)) < 1000:
         raise EngineError(
@@ -79,6 +78,7 @@ def _learn_tokenizer(examples: Sequence[Example], vocabulary: int) -> PreTrained
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=[PAD, END, *ROLES],
+        # all bytes, so that no text is unknown, whatever the examples have
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

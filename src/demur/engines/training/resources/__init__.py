@@ -1,1 +1,1 @@
-"""What a training takes of a machine, reckoned and measured."""
+"""Memory, disk, processes and arithmetic of a training: estimates and measurements."""

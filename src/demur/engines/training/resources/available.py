@@ -1,4 +1,4 @@
-"""What this machine has left: memory within its limits, and disk. Units: bytes."""
+"""Free memory, within the limits of control groups, and free disk. Units: bytes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
 
 
 def free_memory(proc: Path = Path("/proc"), cgroups: Path = _CGROUPS) -> float | None:
-    """Bytes that a training may still take; of the GPU where there is one. None where the system
-    does not tell.
+    """Bytes of memory that a training may still take; of the GPU if there is one.
 
-    The least of what the system has available and what each enclosing control group may still take.
+    The least of the system's available memory and of what each enclosing control group leaves. None
+    if the system does not tell. proc, cgroups: for tests.
     """
     if torch.cuda.is_available():
         return float(torch.cuda.mem_get_info()[0])
@@ -29,20 +29,19 @@ def free_memory(proc: Path = Path("/proc"), cgroups: Path = _CGROUPS) -> float |
 
 
 def free_disk(folder: Path) -> float:
-    """Bytes that may still be written below a folder that exists."""
+    """Bytes that may still be written below an existing folder."""
     return float(shutil.disk_usage(folder).free)
 
 
 def _left_in_groups(proc: Path, cgroups: Path) -> list[float]:
-    """What this process's control group, and those around it, may still take (version 2, then
-    version 1).
-    """
+    """Bytes that this process's control group and those around it leave, for each with a limit."""
     try:
         named = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     left = []
     for line in named:
+        # "id:kinds:path"; version 2 has no kinds, version 1 a hierarchy for each
         _, kinds, path = line.split(":", 2)
         if kinds not in ("", "memory"):
             continue
@@ -50,7 +49,7 @@ def _left_in_groups(proc: Path, cgroups: Path) -> list[float]:
         limit, used = ("memory.max", "memory.current") if kinds == "" else _VERSION_1
         group = root / path.lstrip("/")
         for folder in (group, *group.parents):
-            if folder == root.parent:
+            if folder == root.parent:  # above the root of all groups
                 break
             found = _left(folder, limit, used)
             if found is not None:
@@ -59,7 +58,10 @@ def _left_in_groups(proc: Path, cgroups: Path) -> list[float]:
 
 
 def _left(group: Path, limit: str, used: str) -> float | None:
-    """Limit less use, files that the system may drop given back; None where there is no limit."""
+    """Limit minus use of a control group, plus its cached files; None without a limit.
+
+    The system drops cached files (inactive_file) when memory is needed.
+    """
     try:
         most = (group / limit).read_text(encoding="ascii").strip()
         now = int((group / used).read_text(encoding="ascii"))

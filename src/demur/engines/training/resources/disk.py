@@ -1,6 +1,4 @@
-"""A full disk has four faces in the libraries that write checkpoints; here they become one
-error.
-"""
+"""Errors of a full disk: the libraries that write checkpoints raise four, demur one."""
 
 from __future__ import annotations
 
@@ -12,17 +10,14 @@ from safetensors import SafetensorError
 
 from demur.base.errors import ArtifactError
 
-# safetensors passes the system's words on as text; torch names the writer that gave up, and not
-# why.
+# safetensors and tokenizers put the system's error into their message; torch names its writer only.
 _SYSTEM = "os error "
 _TORCH = ("PytorchStreamWriter", "inline_container")
 
 
 @contextmanager
 def disk_errors_named(folder: Path) -> Iterator[None]:
-    """Within the block, what the disk refuses is an ArtifactError that names the folder and what to
-    do.
-    """
+    """Within the block, turn errors of writing into an ArtifactError that names the folder."""
     try:
         yield
     except OSError as e:
@@ -36,13 +31,14 @@ def disk_errors_named(folder: Path) -> Iterator[None]:
             raise
         raise _refused(folder, "the disk is full, or the file too large") from None
     except Exception as e:
-        # tokenizers raises nothing more special than that
+        # tokenizers raises plain Exception
         if type(e) is not Exception or _SYSTEM not in str(e):
             raise
         raise _refused(folder, str(e)) from None
 
 
 def _refused(folder: Path, why: str) -> ArtifactError:
+    """The error of a disk that takes no more."""
     return ArtifactError(
         f"cannot write below {folder}: {why}",
         "free some space, then run the same command: it goes on from the last whole checkpoint",

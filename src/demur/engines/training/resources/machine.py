@@ -1,4 +1,4 @@
-"""What a training takes of the machine: processes, arithmetic, memory."""
+"""Processes, arithmetic and memory of a training on this machine."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from demur.core.training.settings import TrainSettings
 
 
 def check_processes(asked: int | None) -> PartialState:
-    """The distributed state, after making sure that as many processes take part as were asked for.
+    """State of the processes that take part; raises EngineError if their number is another.
 
-    asked: from the settings; None means what the launcher announced (WORLD_SIZE). Raises
-    EngineError otherwise: some launchers silently start one process, and an unnoticed smaller batch
-    trains another model.
+    asked: from the settings; None: the launcher's WORLD_SIZE. Some launchers silently start one
+    process, and with a smaller batch than intended another model is trained.
     """
     announced = int(os.environ.get("WORLD_SIZE", "1"))
     state = PartialState(cpu=not torch.cuda.is_available())
@@ -35,22 +34,23 @@ def check_processes(asked: int | None) -> PartialState:
 
 
 def release_memory() -> None:
-    """Give back what a finished training held: its objects refer to each other, and the C library
-    keeps pages.
+    """Release the memory of a finished training to the system.
 
     Weights, gradients and optimizer state would otherwise stay beside the model that scores.
     """
-    gc.collect()
+    gc.collect()  # the trainer's objects refer to each other: no count of references falls to 0
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    # glibc keeps freed pages.
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library than glibc has no such function
             ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def attention() -> AbstractContextManager[None]:
-    """On a CPU the plain attention kernel: a quarter faster than the fused one on rows of a few
-    dozen tokens.
+    """Context of training's attention kernel: on a CPU the plain one.
+
+    It is a quarter faster than the fused one on rows of a few dozen tokens.
     """
     if torch.cuda.is_available():
         return nullcontext()
@@ -66,20 +66,20 @@ def has_bfloat16() -> bool:
 
 
 def uses_bfloat16(settings: TrainSettings) -> bool:
-    """Whether training multiplies in bfloat16."""
+    """Whether these settings train in bfloat16 arithmetic."""
     wanted = settings.autocast == "bfloat16" or (settings.autocast == "auto" and has_bfloat16())
     return wanted or settings.dtype == "bfloat16"
 
 
 def saved_dtype(settings: TrainSettings) -> str:
-    """The dtype of the weights in the model folder."""
+    """Dtype of the trained model's weights on disk."""
     if settings.saved_dtype == "auto":
         return "bfloat16" if has_bfloat16() else settings.dtype
     return settings.saved_dtype or settings.dtype
 
 
 def shards_weights() -> bool:
-    """Whether the launcher asked for weights that no process holds whole (FSDP, DeepSpeed)."""
+    """Whether the launcher shards weights, so that no process holds all (FSDP, DeepSpeed)."""
     return any(os.environ.get(name, "").lower() == "true" for name in _SHARDING)
 
 

@@ -1,16 +1,15 @@
-"""What a training will hold in memory and on disk, reckoned from settings, configuration and rows
-before it starts.
+"""Estimate of a training's memory and disk from settings, configuration and rows, before it starts.
 
 1. `model_sizes` counts the parameters of a configuration without making them (torch's meta device).
 2. `memory_needed` adds up weights, gradients, optimizer state, what a batch keeps for its backward
    pass, and logits.
-3. `disk_needed` adds up kept states, checkpoints and the finished model.
-4. `require_room` compares both with what there is, and says what to lower.
+3. `disk_needed` adds up stored states, checkpoints and the finished model.
+4. `require_room` compares both with what is free, and names a setting to lower.
 
-What a layer keeps per token was counted on Llama-shaped layers with torch's saved-tensor hooks
-(torch 2.13, plain attention, eager): 40 bytes for each of its width, 4 for each head and each token
-of the row, and per element of its feed-forward width 16 bytes, or 8 in bfloat16 arithmetic, which
-also keeps a copy of the weights. `bench/training_memory.py` holds the sum to measured peaks.
+The bytes that a layer keeps per token were counted on Llama-shaped layers with torch's saved-tensor
+hooks (torch 2.13, plain attention, eager): 40 for each of its width, 4 for each head and each token
+of the row, and 16 per element of its feed-forward width, or 8 in bfloat16 arithmetic, which also
+keeps a copy of the weights. `bench/training_memory.py` compares the sum with measured peaks.
 
 Units: bytes. 1 GB is 10^9 of them.
 """
@@ -37,16 +36,16 @@ from demur.engines.training.resources.machine import uses_bfloat16
 
 PER_WIDTH, PER_HEAD, PER_INNER, PER_INNER_HALF = 40, 4, 16, 8  # see the module's head
 PER_LOGIT = 14  # float32 logits, their softmax and its gradient, and a half-precision copy
-OVERHEAD = 5e7  # beside what was loaded before the estimate: trainer, data loader, allocator
-CHECKPOINTS = 3  # two are kept, and a third is there while it is written
-SPARE = 0.05  # of what is free: an estimate that leaves less than that will not fit
+OVERHEAD = 5e7  # trainer, data loader and allocator; libraries are loaded before the estimate
+CHECKPOINTS = 3  # two are kept, and a third exists while it is written
+SPARE = 0.05  # share of the free memory that must be left over, for errors of the estimate
 GB = 1e9
-MOSTLY_FROZEN = 0.75  # of the layers: what is proposed where memory is short
+MOSTLY_FROZEN = 0.75  # share of frozen layers that is proposed if memory is short
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSizes:
-    """A model's sizes."""
+    """Sizes of a model, for the estimate."""
 
     all: int  # parameters
     layers: int
@@ -63,7 +62,7 @@ class ModelSizes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchSizes:
-    """How rows are read."""
+    """Sizes of the rows and of their batches."""
 
     tokens: int  # of all rows, an epoch
     longest: int  # tokens of the longest row
@@ -74,7 +73,7 @@ class BatchSizes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryNeed:
-    """Bytes of memory by what they are for."""
+    """Bytes of memory by purpose."""
 
     weights: float
     gradients: float
@@ -85,12 +84,12 @@ class MemoryNeed:
 
     @property
     def total(self) -> float:
-        """The sum."""
+        """Sum of all bytes."""
         return sum(float(getattr(self, f.name)) for f in fields(self))
 
     @property
     def text(self) -> str:
-        """The sum and its parts, in words."""
+        """The sum and its parts from 10 MB on, largest first, in GB."""
         parts = [(getattr(self, f.name), f.name) for f in fields(self)]
         named = ", ".join(
             f"{name} {size / GB:.2g}"
@@ -102,7 +101,7 @@ class MemoryNeed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedTraining:
-    """A training to reckon with."""
+    """A training to estimate."""
 
     sizes: ModelSizes
     settings: TrainSettings
@@ -111,7 +110,10 @@ class PlannedTraining:
 
 
 def model_sizes(config: Any) -> ModelSizes:
-    """The sizes of a configuration. Raises EngineError where a model keeps its layers elsewhere."""
+    """Sizes of a model by its configuration.
+
+    Raises EngineError if its layers are not where most models have them.
+    """
     of_models: Any = AutoModelForCausalLM
     with torch.device("meta"):
         model = of_models.from_config(config)
@@ -139,16 +141,15 @@ def model_sizes(config: Any) -> ModelSizes:
 def batch_sizes(
     rows: Sequence[TrainingRow], settings: TrainSettings, processes: int = 1
 ) -> BatchSizes:
-    """How the trainer will read these rows: cut by length to a budget of tokens, or so many rows at
-    a time.
-    """
+    """Sizes of the batches that the trainer will make: by a budget of tokens, or of a few rows."""
     marked = sorted((len(r.input_ids), sum(label != IGNORE for label in r.labels)) for r in rows)
     lengths, supervised = [m[0] for m in marked], [m[1] for m in marked]
     tokens, longest = sum(lengths), lengths[-1]
     if settings.batch_tokens is not None:
         positions = max(settings.batch_tokens, longest)
-        # rows like this one in a batch
+        # rows of each length in a batch: the budget is for rows x longest row
         per_batch = [max(1, settings.batch_tokens // length) for length in lengths]
+        # Most labelled positions of a batch: of each row, with the rows before it that fit with it.
         sums = [0, *accumulate(supervised)]
         most = max(sums[n + 1] - sums[max(0, n + 1 - count)] for n, count in enumerate(per_batch))
         steps = -(-tokens // settings.batch_tokens)
@@ -167,7 +168,7 @@ def batch_sizes(
 
 
 def learnt_parameters(sizes: ModelSizes, settings: TrainSettings) -> int:
-    """How many parameters learn."""
+    """Number of parameters that learn."""
     if settings.lora_rank:
         return settings.lora_rank * sizes.adapted
     if settings.frozen_share:
@@ -176,22 +177,25 @@ def learnt_parameters(sizes: ModelSizes, settings: TrainSettings) -> int:
 
 
 def frozen_layer_count(sizes: ModelSizes, settings: TrainSettings) -> int:
-    """How many layers are read once, from below."""
+    """Number of frozen layers."""
     return frozen_count(sizes.layers, settings.frozen_share)
 
 
 def memory_needed(case: PlannedTraining) -> MemoryNeed:
-    """Bytes that one process holds at its peak."""
+    """Bytes of memory of one process at its peak, when a forward pass ends."""
     sizes, settings, batches, half = case.sizes, case.settings, case.batches, case.half
     octets = 2 if settings.dtype == "bfloat16" else 4
     own_head = sizes.tied and bool(settings.frozen_share)  # a frozen trunk gets a head of its own
     learnt = learnt_parameters(sizes, settings)
+    # momentum of Muon; first and second moments of AdamW
     states = 1 if settings.optimizer == "muon" else 2
     upper = sizes.layers - frozen_layer_count(sizes, settings)
     inner = PER_INNER_HALF if half else PER_INNER
+    # bytes that one layer keeps for one token until its backward pass
     token = PER_WIDTH * sizes.width + inner * sizes.inner + PER_HEAD * sizes.heads * batches.longest
     copies = 2 * sizes.layer if half and settings.dtype != "bfloat16" else 0
     kept = (token * batches.positions + copies) * upper
+    # With checkpointing each layer keeps its input alone, and one at a time all the rest.
     if settings.gradient_checkpointing:
         kept = (4 * sizes.width * upper + token) * batches.positions + copies
     head = (octets if own_head else 0) + (2 if half and octets == 4 else 0)
@@ -205,13 +209,13 @@ def memory_needed(case: PlannedTraining) -> MemoryNeed:
 
 
 def disk_needed(case: PlannedTraining) -> dict[str, float]:
-    """Bytes on disk by what they are for: kept states, checkpoints of the training, the finished
-    model.
-    """
+    """Bytes of disk by purpose: stored states, checkpoints, the finished model."""
     sizes, settings, batches = case.sizes, case.settings, case.batches
     octets = 2 if settings.dtype == "bfloat16" else 4
     weights = octets * (sizes.all + (sizes.table if sizes.tied and settings.frozen_share else 0))
+    # hidden states in bfloat16
     states = 2.0 * batches.tokens * sizes.width if settings.frozen_share else 0.0
+    # A checkpoint has all weights and two optimizer states; validation stores its best weights.
     written = min(CHECKPOINTS, -(-batches.steps // settings.save_every))
     best = learnt_parameters(sizes, settings) if settings.validation_share else 0
     return {
@@ -225,10 +229,10 @@ def disk_needed(case: PlannedTraining) -> dict[str, float]:
 def require_room(
     base: str, rows: Sequence[TrainingRow], settings: TrainSettings, folder: Path
 ) -> None:
-    """Raise EngineError, with the estimate and what to lower, if memory or the disk of `folder`
-    will not do.
+    """Raise EngineError, with the estimate and a remedy, if memory or disk do not suffice.
 
-    Loads no weights. Nothing is said where the system does not tell what is free.
+    folder: where the training writes. Loads no weights. Passes if the system does not tell how much
+    memory is free.
     """
     config = AutoConfig.from_pretrained(
         base, local_files_only=Path(base).is_dir(), trust_remote_code=False
@@ -239,6 +243,7 @@ def require_room(
         batches=batch_sizes(rows, settings, int(os.environ.get("WORLD_SIZE", "1"))),
         half=uses_bfloat16(settings),
     )
+    # Processes on CPUs share one memory; each on a GPU has its own.
     local = 1 if torch.cuda.is_available() else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     need, free = memory_needed(case), free_memory()
     if free is not None and need.total > (room := free * (1 - SPARE) / local):
@@ -262,17 +267,17 @@ def require_room(
 
 
 def cheaper_setting(case: PlannedTraining, room: float) -> str:
-    """The first change of settings, the mildest tried first, with which training needs no more than
-    `room`.
-    """
+    """The mildest change of one setting with which the training needs at most `room` bytes."""
     settings, batches = case.settings, case.batches
     tokens = settings.batch_tokens
+    # Smaller batches first: they change least of what is learnt.
     while tokens is not None and tokens // 2 >= batches.longest:
         tokens //= 2
         share = tokens / (settings.batch_tokens or 1)
         fewer = replace(batches, positions=tokens, supervised=round(batches.supervised * share))
         if (need := memory_needed(replace(case, batches=fewer))).total <= room:
             return f"train.batch_tokens = {tokens} would need about {need.total / GB:.2g} GB"
+    # Then changes in the order of what they cost; each only where other settings allow it.
     changes: list[dict[str, Any]] = [{"gradient_checkpointing": True}]
     if not settings.lora_rank and tokens is not None and not settings.prompt_noise:
         changes.append({"frozen_share": MOSTLY_FROZEN})
