@@ -4,7 +4,7 @@ Some templates open every conversation without a system message with one of thei
 helpful assistant named ..."): a third of all tokens of short prompts. `bare` wraps such a template
 so that this text is taken away:
 
-1. a conversation is rendered with a system message of ours and without one; what differs is the
+1. a conversation is rendered with a system message and without one; the difference is the
    default prompt;
 2. its turn reaches from the special token that opens every turn to the same token before the user's
    turn;

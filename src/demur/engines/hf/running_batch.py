@@ -193,7 +193,7 @@ class RunningBatch:
 
 
 def rounding(dtype: torch.dtype, largest: float) -> float:
-    """Bound on what rounding does to a log-probability of a model whose logits reach `largest`.
+    """Bound on the rounding error of a log-probability of a model whose logits reach `largest`.
 
     One rounding moves a number by half a step of the format; the layers before it add theirs.
     """
@@ -211,6 +211,6 @@ def batching_gap(model: Any, prompts: Sequence[Sequence[int]], filler: int) -> t
         single.join(prefill_unmasked(model, [ids], filler), [0])
         alone.append(single.step([ids[0]]))
         together.join(prefill_unmasked(model, [ids], filler), [0])
-    said_RV, alone_RV = together.step([ids[0] for ids in prompts]), torch.cat(alone)
-    gap_RV = said_RV.log_softmax(dim=1) - alone_RV.log_softmax(dim=1)
+    joined_RV, alone_RV = together.step([ids[0] for ids in prompts]), torch.cat(alone)
+    gap_RV = joined_RV.log_softmax(dim=1) - alone_RV.log_softmax(dim=1)
     return float(gap_RV.abs().max()), rounding(model.dtype, float(alone_RV.abs().max()))

@@ -48,6 +48,7 @@ class RowsHead(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (..., V); those of control tokens from the rows that learn."""
+        # All V logits from the frozen weight, then those of the control tokens replaced.
         frozen = functional.linear(hidden, self.weight.to(hidden.dtype))
         learnt = functional.linear(hidden, self.rows.to(hidden.dtype))
         return frozen.index_copy(-1, self.ids, learnt.to(frozen.dtype))
@@ -127,6 +128,7 @@ def cut(model: Any, frozen: int, control_ids: Sequence[int], probe: TrainingRow)
     """
     ids = torch.tensor([probe.input_ids], device=model.get_input_embeddings().weight.device)
     body, layers = _body(model)
+    # The probe row's logits of the whole model, and of the cut one from the probe's states.
     with torch.inference_mode():
         wanted = model(input_ids=ids, use_cache=False).logits[0, -1].float()
         norm = body.norm
@@ -140,6 +142,7 @@ def cut(model: Any, frozen: int, control_ids: Sequence[int], probe: TrainingRow)
             f"{gap:.3g}",
             "set train.frozen_share = 0, or use LoRA",
         )
+    # Freeze all, then free what learns: the embedding and the head's other rows stay.
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for parameter in (*body.layers.parameters(), *norm.parameters()):
@@ -170,7 +173,7 @@ def frozen_count(layers: int, share: float) -> int:
 
 
 def layers_below(model: Any, share: float) -> int:
-    """Number of a model's frozen layers. Raises EngineError if that is none or all of them."""
+    """Number of a model's frozen layers. Raises EngineError if it is 0 or all layers."""
     layers = _body(model)[1]
     frozen = frozen_count(len(layers), share)
     if not 0 < frozen < len(layers):

@@ -74,7 +74,7 @@ class Prepared:
     # None: no held-out replies, or this process is not the first
     language: language.Language | None = None
     cut: frozen_layers.CutModel | None = (
-        None  # with frozen layers: the model is then what lies above them
+        None  # with frozen layers: `model` is then the part above them
     )
     states: States | None = None  # with frozen layers: hidden states of `rows`
     aside_states: States | None = None  # the same of `aside`

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +93,7 @@ class SftTrainer:
             weights = trainer.accelerator.get_state_dict(trainer.model)
             trained = None
             if task.state.is_main_process:
-                trained = self._finish(trainer, prepared, weights, folder)
-                trained = replace(trained, details=trained.details | _validated(prepared, best))
+                trained = self._finish(trainer, prepared, weights, folder, best)
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         task.state.wait_for_everyone()
         return trained
@@ -186,12 +185,13 @@ class SftTrainer:
         s = self.settings
         if s.batch_tokens is None:
             return None
+        # Ids that noise may replace and insert: all but special tokens.
         special = set(prepared.tokenizer.all_special_ids)
         ordinary = [i for i in range(len(prepared.tokenizer)) if i not in special]
         rows: torch.utils.data.Dataset[Any] = NoisyRows(
             prepared.rows, share=s.prompt_noise, seed=s.seed, ordinary_ids=ordinary
         )
-        if prepared.states is not None:
+        if prepared.states is not None:  # hidden states take no noise: their ids are read already
             rows = frozen_layers.StateRows(prepared.states, prepared.rows)
         batches = TokenBudgetBatches(
             prepared.rows,
@@ -208,6 +208,7 @@ class SftTrainer:
         prepared: Prepared,
         weights: dict[str, Any],
         folder: Path,
+        best: ValidationLoss | None,
     ) -> TrainedModel:
         """Write the trained model to `folder`/model and describe it.
 
@@ -218,6 +219,7 @@ class SftTrainer:
         partial, final = folder / "model.partial", folder / "model"
         shutil.rmtree(partial, ignore_errors=True)
         if self.settings.lora_rank:
+            # Saves the merged model too, in the dtype it was trained in.
             model = token_rows.merge_lora(model, partial, prepared.rows[0].input_ids)
             weights = model.state_dict()
         elif prepared.cut is not None:
@@ -233,6 +235,7 @@ class SftTrainer:
             }
             model.to(DTYPES[dtype]).save_pretrained(partial, state_dict=saved)
         prepared.tokenizer.save_pretrained(partial)
+        # Checked before the rename: a model with an untrained control token is never in place.
         tables = [weights[name] for name in prepared.table_names]
         change = token_rows.row_change(tables, prepared.encoder.token_ids, prepared.before)
         shutil.rmtree(final, ignore_errors=True)
@@ -247,20 +250,29 @@ class SftTrainer:
             ),
             row_change=change,
             details={
-                "base": self.settings.base,
-                "parameters": sum(p.numel() for p in model.parameters()),
-                "rows": len(prepared.rows),
-                "rows_with_reply": sum(r.has_reply for r in prepared.rows),
-                "tokens_per_epoch": sum(len(r.input_ids) for r in prepared.rows),
-                "processes": trainer.accelerator.num_processes,
-                "optimizer": self.settings.optimizer,
-                "lora_rank": self.settings.lora_rank,
-                "reserved_rows_reused": prepared.reused,
-                "keep_history": self.settings.keep_history,
+                **self._details(trainer, prepared, model),
                 **_spoken(model, prepared, self.settings),
+                **_validated(prepared, best),
             },
             origin=prepared.origin,
         )
+
+    def _details(
+        self, trainer: ControlTokenTrainer, prepared: Prepared, model: Any
+    ) -> dict[str, str | int | float | bool]:
+        """Figures of the model and its training, for the record beside the model."""
+        return {
+            "base": self.settings.base,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "rows": len(prepared.rows),
+            "rows_with_reply": sum(r.has_reply for r in prepared.rows),
+            "tokens_per_epoch": sum(len(r.input_ids) for r in prepared.rows),
+            "processes": trainer.accelerator.num_processes,
+            "optimizer": self.settings.optimizer,
+            "lora_rank": self.settings.lora_rank,
+            "reserved_rows_reused": prepared.reused,
+            "keep_history": self.settings.keep_history,
+        }
 
 
 def _spoken(model: Any, prepared: Prepared, settings: TrainSettings) -> dict[str, int | float]:
@@ -296,6 +308,7 @@ def _arguments(s: TrainSettings, work: Path) -> SFTConfig:
     on_cpu = not torch.cuda.is_available()
     return SFTConfig(
         output_dir=str(work),
+        # With a budget of tokens the batches are demur's own, of any number of rows.
         per_device_train_batch_size=s.rows_per_device,
         gradient_accumulation_steps=1 if s.batch_tokens else s.accumulate,
         num_train_epochs=s.epochs,
@@ -317,6 +330,7 @@ def _arguments(s: TrainSettings, work: Path) -> SFTConfig:
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=not on_cpu,
+        # Rows come tokenized, with columns of demur's own.
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": not s.packing},
         log_level="error",

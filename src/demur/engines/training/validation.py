@@ -77,6 +77,7 @@ class Validation(TrainerCallback):
         if state.global_step % self._what.every:
             return
         self._measure(state.global_step)
+        # Steps since the best measurement; without one, since the beginning.
         best = self.best.step if self.best else 0
         if state.global_step - best >= self._what.patience * self._what.every:
             control.should_training_stop = True
@@ -110,6 +111,7 @@ class Validation(TrainerCallback):
             return
         self.best = found
         learnt = {name: parameter.cpu() for name, parameter in self._learnt().items()}
+        # Written aside and renamed: a killed training finds a whole file or the older one.
         part = self._what.file.with_suffix(".part")
         torch.save({"measured": (found.step, found.loss, found.leftover), "weights": learnt}, part)
         part.replace(self._what.file)
@@ -136,6 +138,7 @@ class Validation(TrainerCallback):
             logits_BV, targets_BT, _ = trainer.at_targets(model, inputs)
             logp_BV = functional.log_softmax(logits_BV, dim=1).cpu()
             targets_B = targets_BT[targets_BT != IGNORE].cpu()
+            # A row has one target, its control token: the M labelled positions are the B rows.
             loss_B = -logp_BV.gather(1, targets_B[:, None])[:, 0]
             leftover_B = 1 - logp_BV[:, control_C].exp().sum(dim=1)
             sums += torch.stack([loss_B.sum(), leftover_B.sum()])

@@ -157,7 +157,7 @@ def _rows(loaded: _Loaded) -> Finding:
         )
     elif len(old) == len(tokens):
         detail = f"all {len(tokens)} are in its vocabulary"
-    elif after <= rows:
+    elif after <= rows:  # many models have more rows than tokens, rounded up for the hardware
         detail = (
             f"{after - before} of {len(tokens)} use spare rows: {before:,} tokens, {rows:,} "
             "rows in the model"
@@ -211,6 +211,7 @@ def _default_prompt(case: BaseCase, loaded: _Loaded) -> Finding:
         )
     own = load_tokenizer(loaded.found.name)
     asked = [{"role": m.role, "content": m.content} for m in _QUESTION]
+    # tokens of a short question with the template's own prompt and without
     lengths = [
         len(
             t.apply_chat_template(
@@ -281,6 +282,7 @@ def _typical(case: BaseCase, loaded: _Loaded) -> BatchSizes:
     positions = s.batch_tokens or s.rows_per_device * length
     supervised = positions // length * min(s.answer_tokens + 1, ROW_TOKENS // 2)
     per_step = positions if s.batch_tokens else positions * s.accumulate
+    # rounded up: a last batch counts whole
     steps = -(-case.rows * length // per_step)
     return BatchSizes(
         tokens=case.rows * length,

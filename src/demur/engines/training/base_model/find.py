@@ -124,6 +124,7 @@ def origin_of(base: Base) -> Origin:
         return base.origin
     folder = checkpoint_folder(base.name)
     card = folder / "README.md"
+    # the front matter: the card up to its second line of dashes
     head = (
         card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
         if card.is_file()
@@ -150,6 +151,7 @@ def check_base(name: str, template: str | None) -> None:
         raise EngineError(
             f"cannot load {name!r}: {reason}", "expected a causal language model's folder"
         ) from None
+    # Only a folder's weights can be checked: those of a Hub name may not be downloaded yet.
     if here:
         check_files(Path(name))
         if not any(any(Path(name).glob(kind)) for kind in ("*.safetensors", "pytorch_model*.bin")):
@@ -175,6 +177,7 @@ def _unpacked(file: Path, cache: Path | None, packaged: Packaged | None) -> Base
         folder.mkdir(parents=True, exist_ok=True)
         # origin.json is written last: a folder without it is incomplete.
         shutil.rmtree(place, ignore_errors=True)
+        # Unpacked aside, in a folder of this process, and moved when it is whole.
         part = folder / f"{place.name}.{os.getpid()}.part"
         part.mkdir()
         try:

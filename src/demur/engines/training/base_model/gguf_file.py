@@ -122,16 +122,16 @@ def _check_bits(file: Path, reader: Any) -> None:
 
 
 def _check_positions(file: Path, reader: Any) -> None:
-    """Raise EngineError if rotary positions are scaled: transformers' reader drops that silently."""
-    said = [
+    """Raise EngineError if rotary positions are scaled, which transformers' reader ignores."""
+    scaled = [
         name
         for name in reader.fields
         if ".rope.scaling." in name and text_of(reader, name) not in UNSCALED
     ]
-    said += [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_freqs")]
-    if said:
+    scaled += [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_freqs")]
+    if scaled:
         raise EngineError(
-            f"{file.name} scales its positions ({', '.join(sorted(said))}), which transformers' "
+            f"{file.name} scales its positions ({', '.join(sorted(scaled))}), which transformers' "
             "GGUF reader leaves out",
             "take the model's own checkpoint folder or Hub name: read from this file it would "
             "compute something else",

@@ -45,7 +45,7 @@ def make_tiny(examples: Sequence[Example], config: TinyConfig, folder: Path, *, 
     Raises EngineError if the examples have too little text for a tokenizer.
     """
     tokenizer = _learn_tokenizer(examples, config.vocabulary)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # of the initial weights
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),

@@ -16,15 +16,15 @@ from demur.base.errors import EngineError
 from demur.core.training.settings import TrainSettings
 
 
-def check_processes(asked: int | None) -> PartialState:
+def check_processes(expected: int | None) -> PartialState:
     """State of the processes that take part; raises EngineError if their number is another.
 
-    asked: from the settings; None: the launcher's WORLD_SIZE. Some launchers silently start one
+    expected: from the settings; None: the launcher's WORLD_SIZE. Some launchers silently start one
     process, and with a smaller batch than intended another model is trained.
     """
     announced = int(os.environ.get("WORLD_SIZE", "1"))
     state = PartialState(cpu=not torch.cuda.is_available())
-    wanted = announced if asked is None else asked
+    wanted = announced if expected is None else expected
     if state.num_processes != wanted:
         raise EngineError(
             f"{state.num_processes} processes take part in training, {wanted} were asked for",

@@ -1,7 +1,7 @@
 """Estimate of a training's memory and disk from settings, configuration and rows, before it starts.
 
 1. `model_sizes` counts the parameters of a configuration without making them (torch's meta device).
-2. `memory_needed` adds up weights, gradients, optimizer state, what a batch keeps for its backward
+2. `memory_needed` adds up weights, gradients, optimizer state, activations for the backward
    pass, and logits.
 3. `disk_needed` adds up stored states, checkpoints and the finished model.
 4. `require_room` compares both with what is free, and names a setting to lower.
@@ -67,7 +67,7 @@ class BatchSizes:
     tokens: int  # of all rows, an epoch
     longest: int  # tokens of the longest row
     positions: int  # tokens of the largest batch of one process, padding counted
-    supervised: int  # of these, positions that the loss looks at
+    supervised: int  # labelled positions of such a batch
     steps: int  # optimizer steps of the whole training
 
 
