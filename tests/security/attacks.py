@@ -1041,8 +1041,9 @@ def _choices(depth: int) -> dict[str, Any]:
 
 
 def every() -> tuple[Attempt, ...]:
-    """All attempts that are one request each; tests/security/wires.py has those that need a bare
-    connection.
+    """All attempts that are one request each.
+
+    tests/security/raw_connections.py has those that need a bare connection.
     """
     parts = (
         typed,

@@ -23,9 +23,9 @@ from tests.security.gate import (
 )
 from tests.security.hidden import hidden, unspelled
 from tests.security.judge import verdict
+from tests.security.raw_connections import SCENES
 from tests.security.site import logged_secrets, site
 from tests.security.trials import trials
-from tests.security.wires import SCENES
 
 Achieved = tuple[str, str, str]  # kind, name of the attempt, what it achieved
 AT_THE_GATE = "the kinds above, at the gate"

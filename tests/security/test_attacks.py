@@ -7,9 +7,9 @@ import pytest
 from tests.security.attacks import PLAIN, RESPOND, every, forged, typed
 from tests.security.attempt import CANARY, CHAT, OPERATOR, Attempt, chat, user
 from tests.security.judge import verdict
+from tests.security.raw_connections import SCENES
 from tests.security.site import logged_secrets, site
 from tests.security.table import rows
-from tests.security.wires import SCENES
 
 KINDS = tuple(dict.fromkeys(a.kind for a in every()))
 

@@ -109,10 +109,10 @@ def score(
     from demur.assembly.prompts import prompts_of
     from demur.core.score import ScoreTable
 
-    asked = prompts_of(prompts)
+    prompt_by_id = prompts_of(prompts)
     engine = opened.engine if policy is None else opened.engine.scorer_for(policy)
-    logp_NC = engine.logp(list(asked.values()))
-    table = ScoreTable(ids=tuple(asked), logp_NC=logp_NC)
+    logp_NC = engine.logp(list(prompt_by_id.values()))
+    table = ScoreTable(ids=tuple(prompt_by_id), logp_NC=logp_NC)
     return Scores(table=table, choices=opened.taxonomy.choices, fingerprint=engine.fingerprint)
 
 

@@ -11,18 +11,15 @@ from demur.base.boundary import read_toml
 from demur.core.ports import Progress
 from demur.sources.benchmarks import BenchmarkSelection, load_benchmark, parse_selection
 from demur.sources.config_draft import ConfigDraft
-from demur.sources.guess import FileGuess, guess_file
+from demur.sources.guess import guess_file
 from demur.sources.news import Cutoff, read_news
-from demur.sources.temporal import Question, QuestionBuilder, QuestionSet
+from demur.sources.temporal import QuestionBuilder
 
 __all__ = [
     "BenchmarkSelection",
     "ConfigDraft",
     "Cutoff",
-    "FileGuess",
-    "Question",
     "QuestionBuilder",
-    "QuestionSet",
     "fetched_news",
     "guess_file",
     "hub_rows",

@@ -196,22 +196,22 @@ class Steps:
         """Note goals that cannot be certified on the calibrate rows, before a model is trained."""
         from demur.stages import plan_labels
 
-        asked = self._config.calibrate
+        settings = self._config.calibrate
         # methods that cannot be planned for test on all rows, as "shared" does
         planned: dict[str, plan_labels.Method] = {m: m for m in get_args(plan_labels.Method)}
         rows = read_examples(self._folder.split("calibrate"))
         # a calibrator is fitted on rows of its own, which no goal is tested on
-        share = 1.0 if asked.calibrator == NO_CALIBRATOR else 1.0 - asked.calibrator_share
+        share = 1.0 if settings.calibrator == NO_CALIBRATOR else 1.0 - settings.calibrator_share
         plan = plan_labels.Config(
-            goals=tuple(lines_of(asked.goal)),
-            confidence=asked.confidence,
-            method=planned.get(asked.method, "shared"),
-            on_failure="hard_only" if asked.on_failure == "hard_only" else "stop",
-            categories=len(self._config.taxonomy.names) - len(asked.inactive),
-            shares=dict(asked.shares) or None,
+            goals=tuple(lines_of(settings.goal)),
+            confidence=settings.confidence,
+            method=planned.get(settings.method, "shared"),
+            on_failure="hard_only" if settings.on_failure == "hard_only" else "stop",
+            categories=len(self._config.taxonomy.names) - len(settings.inactive),
+            shares=dict(settings.shares) or None,
         )
         # the rows that goals are about: [calibrate] may name some sources only
-        own = [e for e in rows if not asked.sources or e.source in asked.sources]
+        own = [e for e in rows if not settings.sources or e.source in settings.sources]
         try:
             found = plan_labels.for_rows(plan, own, self._config.taxonomy, share)
         # calibrate will stop at it; the rows are made, and other goals may do

@@ -104,13 +104,10 @@ async def answer_chat(request: Request, state: ServerState) -> Response:
 async def _decide(
     prepared: PreparedRequest, languages: Sequence[str], state: ServerState, context: RequestContext
 ) -> list[DecidedChoice]:
-    """Decide every choice of a request, and count the decision.
+    """Decide every choice of a request, and record the decision.
 
-    The first choice stands for all in the log, the metrics and the monitors: choices share one
-    prompt, so their scores are the same. Raises ScoreDoubt or ScoreError where no score decides and
-    the operator's `on_doubt` is "error".
+    Raises ScoreDoubt or ScoreError where no score decides and the operator's `on_doubt` is "error".
     """
-    policy = prepared.effective.policy
     try:
         # Declared text first: nothing is generated, or compiled, for a request that it refuses.
         replies = await _open_declared(state, prepared, context)
@@ -120,16 +117,38 @@ async def _decide(
         log_event(
             logging.ERROR, "undecided", request_id=context.request_id, reason=e.message, hint=e.hint
         )
-        state.metrics.record_decision(context, policy, None, None)
+        state.metrics.record_decision(context, prepared.effective.policy, None, None)
         context.doubt = True
         if state.settings.on_doubt == "error":
             raise
         context.decision = "undecided"
-        return [
-            DecidedChoice(reply=None, category=None, text=state.settings.doubt_text)
-            for _ in prepared.serve_requests
-        ]
-    first = replies[0]
+        undecided = DecidedChoice(reply=None, category=None, text=state.settings.doubt_text)
+        return [undecided for _ in prepared.serve_requests]
+    _record_decision(replies[0], prepared, state, context, declared=declared)
+    choices = []
+    for reply in replies:
+        category, text = _category(reply.decision), None
+        if category is not None:
+            # None where the model writes the refusal
+            text = refusal_text(prepared.effective.policy.category(category), languages)
+        choices.append(DecidedChoice(reply=reply, category=category, text=text, declared=declared))
+    return choices
+
+
+def _record_decision(
+    first: ServeReply,
+    prepared: PreparedRequest,
+    state: ServerState,
+    context: RequestContext,
+    *,
+    declared: bool,
+) -> None:
+    """Record a request's decision in the log, the metrics, the monitors and the live scores.
+
+    first: the reply of the first choice. It stands for all: choices share one prompt, so their
+    scores are the same. declared: whether declared text was refused.
+    """
+    policy = prepared.effective.policy
     context.decision_s = round(context.elapsed_s(), 6)
     context.decision = "refuse" if first.decision.refuses else "respond"
     context.category = _category(first.decision)
@@ -146,22 +165,14 @@ async def _decide(
         state.monitors.record_score(prepared.live.digest, context.tenant or "", first.logp_C)
         if state.live_scores is not None:
             state.live_scores.record(context.request_id, first.logp_C)
-    choices = []
-    for reply in replies:
-        category = _category(reply.decision)
-        text = refusal_text(policy.category(category), languages) if category else None
-        choices.append(DecidedChoice(reply=reply, category=category, text=text, declared=declared))
-    return choices
 
 
 async def _open_declared(
     state: ServerState, prepared: PreparedRequest, context: RequestContext
 ) -> list[ServeReply]:
     """Score the request's declared text; return refusals, one per choice, or [] if none is due."""
-    serve_requests, policy = (
-        prepared.serve_requests,
-        policy_for_declared(prepared.serve_requests[0].policy, state.settings.declared_categories),
-    )
+    serve_requests = prepared.serve_requests
+    policy = policy_for_declared(serve_requests[0].policy, state.settings.declared_categories)
     # decision only: without schema and tools, and without an answer unless it is a refusal
     bare = [
         replace(a, policy=policy, json_schema=None, tools=(), tool_choice=None, answers=False)
@@ -380,7 +391,7 @@ def _response_head(
 ) -> ResponseHead:
     live, overridden = prepared.live, prepared.effective.overridden
     decision = "refuse" if first.category else "respond" if first.reply else "undecided"
-    # requests that no monitor counts: see _decide
+    # requests that no monitor counts: see _record_decision
     outside = overridden or first.declared or bool(context.synthetic)
     note: dict[str, Any] = {
         "decision": decision,

@@ -2,8 +2,8 @@
 
 1. `current` is an immutable Access. A request takes it once, so a reload never changes it half-way.
 2. A reload reads the tenants file first, then the policies, and puts each in force by itself.
-3. A file that cannot be used leaves what is in force, except that keys are never kept on suspicion:
-   a tenants file that is missing or invalid may close keys, and is read twice before it does.
+3. A policy file that cannot be used leaves its policy in force. A tenants file that is missing or
+   invalid may close keys, never open any; it is read twice before it does.
 """
 
 from __future__ import annotations

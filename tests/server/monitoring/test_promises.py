@@ -33,7 +33,7 @@ from demur.store.scores.tables import is_in_time, read_scores
 from tests.builders import promise
 from tests.fake_run import engine_for, examples, like_traffic, prepare
 from tests.server.live_server import KEY, OPERATOR_KEY, OTHER_KEY, request, serving, tenants_file
-from tests.server.live_server import engine as house_engine
+from tests.server.live_server import engine as live_engine
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -462,7 +462,7 @@ def test_live_scores_that_cannot_be_written_are_counted_and_hold_up_no_answer(ma
 def test_live_scores_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(live_scores, "ROWS", 1)
     monkeypatch.setattr(live_scores, "MOST_FILES", 3)
-    model = house_engine().fingerprint
+    model = live_engine().fingerprint
     lost = []
     writer = live_scores.LiveScores(tmp_path, model, lost.append)
     for n in range(9):

@@ -70,7 +70,7 @@ class LogWriter(logging.Handler):
         self._descriptor = descriptor
         self._dropped = dropped
         self._lines: queue.Queue[bytes | None] = queue.Queue(MOST_LINES)
-        self._lost = 0  # lines dropped since the log itself last said so
+        self._lost = 0  # lines dropped since the last line about them
         self._is_whole = True  # the last line that was begun was written to its end
         self._thread = threading.Thread(target=self._write_all, name="demur-log", daemon=True)
         self._thread.start()
@@ -121,7 +121,7 @@ class LogWriter(logging.Handler):
                 # a process that shares the descriptor has made it non-blocking
                 except BlockingIOError:
                     select.select([], [self._descriptor], [], _POLL_S)
-        except OSError:  # closed, full, or the reader has gone
+        except OSError:  # the descriptor is closed, its disk is full, or its reader has ended
             return False
         return True
 

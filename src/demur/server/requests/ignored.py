@@ -26,7 +26,7 @@ IGNORED: Mapping[str, Collection[str]] = {
         "prompt_cache_retention",
         "safety_identifier",
         "service_tier",
-        "store",  # nothing is stored, whatever it says
+        "store",  # nothing is stored, whatever its value
         "user",
     ),
     "message": (

@@ -27,7 +27,7 @@ from demur.store.policies.folder import Live, PolicySet
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedRequest:
-    """A chat request that passed all checks, as the backend will be asked."""
+    """A chat request that passed all checks, in the backend's terms."""
 
     live: Live  # the stored policy
     effective: EffectivePolicy  # the policy with the caller's overrides applied
@@ -111,8 +111,8 @@ def _prompt(messages: Sequence[schema.Message], most: int) -> Prompt:
                 if message.tool_call_id not in called:
                     param = f"messages[{at}].tool_call_id"
                     raise _invalid(param, "no earlier tool call has this id")
-                # A result is a turn of the user's side: whoever wrote it, it is decided about
-                # like anything that the user types.
+                # A result is a turn of the user's side: it is scored and decided about like
+                # anything that the user types.
                 words = tool_result_text(called[message.tool_call_id], _text(message.content))
                 prompt.append(Message(role="user", content=words))
     return tuple(prompt)
@@ -124,8 +124,8 @@ def _text(
     """Join the text of a message. Thoughts of past answers are left out: they were not answered."""
     if content is None or isinstance(content, str):
         return content or ""
-    said = (p for p in content if not isinstance(p, schema.ThoughtPart))
-    return "\n".join(p.text if isinstance(p, schema.TextPart) else p.refusal for p in said)
+    parts = (p for p in content if not isinstance(p, schema.ThoughtPart))
+    return "\n".join(p.text if isinstance(p, schema.TextPart) else p.refusal for p in parts)
 
 
 def _past_answer(message: schema.AssistantMessage) -> str:
