@@ -69,22 +69,23 @@ class Service:
             access, metrics.record_reload, default_policy=settings.default_policy
         )
         metrics.set_policies(access.policies)
-        for held in access.policies.policies.values():
-            held.policy.require_model(backend.fingerprint)
+        for served in access.policies.policies.values():
+            served.policy.require_model(backend.fingerprint)
         _require_known(settings.declared_categories, access)
-        self.draining = False
+        monitors = PromiseMonitors(watched_runs, access.policies, metrics, settings.watch_rows)
+        lost = metrics.count_lost_scores
+        live_scores = LiveScores(live, backend.fingerprint, lost) if live is not None else None
+        self.draining = False  # set by the first signal to end: /readyz fails from then on
         self.state = ServerState(
             settings=settings,
             backend=backend,
             registry=registry,
             admission=AdmissionControl(registry, settings),
             metrics=metrics,
-            monitors=PromiseMonitors(watched_runs, access.policies, metrics, settings.watch_rows),
-            live_scores=None
-            if live is None
-            else LiveScores(live, backend.fingerprint, metrics.count_lost_scores),
+            monitors=monitors,
+            live_scores=live_scores,
         )
-        self.reloader = PolicyReloader(registry, self.state.monitors, metrics, settings.reload_s)
+        self.reloader = PolicyReloader(registry, monitors, metrics, settings.reload_s)
         self._started = int(time.time())
         # the backend's last readiness, and the time until which it is repeated
         self._readiness: tuple[float, bool] = (0.0, False)
@@ -92,6 +93,8 @@ class Service:
         self.app = self._app()
 
     def _app(self) -> FastAPI:
+        # No pages of documentation: they load scripts from elsewhere. No redirects of slashes:
+        # every path but those below is unknown.
         app = _App(
             title="demur",
             openapi_url="/openapi.json" if self.state.settings.describe else None,

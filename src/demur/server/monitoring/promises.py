@@ -242,8 +242,8 @@ class PromiseMonitors:
         # policies watched before keep their pending scores; new ones get those just opened
         pending_by_digest: dict[str, _PendingScores] = {}
         for digest in self._watches:
-            opened = self._opened.pop(digest, _PendingScores())
-            pending_by_digest[digest] = self._pending.get(digest) or opened
+            pending = self._pending.get(digest) or self._opened.pop(digest, _PendingScores())
+            pending_by_digest[digest] = pending
         self._pending = pending_by_digest
         for digest, pending in self._pending.items():
             if isinstance(outcome := found.get(digest), DemurError):
