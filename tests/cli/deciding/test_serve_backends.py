@@ -1,5 +1,5 @@
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -99,6 +99,27 @@ def test_a_run_scored_by_another_engine_is_served_by_transformers(run):
         assert backend.fingerprint == run[0].fingerprint
     finally:
         asyncio.run(backend.close())
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnOptions:
+    """[backend] of somebody else's backend."""
+
+    speed: int = 1
+
+
+class OwnBackend:
+    """Somebody else's backend: it keeps what it was made from."""
+
+    Options = OwnOptions
+
+    def __init__(self, run, options):
+        self.run, self.options = run, options
+        self.fingerprint = run.declared
+
+    @classmethod
+    def from_run(cls, run, options):
+        return cls(run, options)
 
 
 def test_somebody_elses_backend_is_made_as_ours_are(run):
