@@ -144,6 +144,7 @@ class MacroFBeta(AnyFBeta):
     def figure(self, counts: Counts) -> Rate | float | None:
         """The mean over the active categories. Undefined if one of them has no value."""
         found = [_of_tokens(counts, self.beta, [name]) for name in counts.active]
+        # The mean is undefined if one of them is: leaving a category out would flatter.
         values = [value for value in found if value is not None]
         return sum(values) / len(values) if values and len(values) == len(found) else None
 
@@ -168,6 +169,7 @@ class Youden(Optimum):
     def worth(self, rows: Rows) -> Doubles:
         """A share of the rows to be refused is gained, or one of those to be answered lost."""
         should_N = rows.label_N != 0
+        # 1 avoids 0 / 0 where one class has no row: nothing is gained or lost there.
         worth_N = np.where(should_N, 1.0 / max(should_N.sum(), 1), -1.0 / max((~should_N).sum(), 1))
         return np.asarray(worth_N, dtype=np.float64)
 
@@ -209,6 +211,7 @@ class Cost(Optimum):
 
     def worth(self, rows: Rows) -> Doubles:
         """What refusing saves: a missed refusal's cost, less what refusing costs."""
+        # column 0, respond, misses nothing
         missed_C = np.concatenate([[0.0], self.missed_by(rows.names)])
         label_N = rows.label_N
         wrong_N = (label_N != 0) & (rows.heaviest_N != label_N)

@@ -144,6 +144,7 @@ def _check_parts(parts: Sequence[TargetRate], goals: Sequence[Goal]) -> None:
         g for g in goals if isinstance(g, RefusalRate) and len(g.categories) != 1 and not g.where
     ]
     for whole in (None, *caps):
+        # exact fractions: 0.1 + 0.2 as floats would exceed a bound of 0.3
         inside = [
             p
             for p in parts
@@ -169,6 +170,7 @@ def _contradiction(a: Goal, b: Goal) -> str | None:
     every_a, every_b = (g.every if isinstance(g, PromisedGoal) else None for g in (a, b))
     if a.risk == b.risk and every_a == every_b:
         return f"both set {a.risk}" + (f" in every {every_a}" if every_a else "")
+    # whichever names a category speaks of a part; if both do, neither is the whole
     part, whole = (a, b) if a.category else (b, a)
     # The rate of a part of the traffic beside that of all traffic.
     if isinstance(part, TargetRate) and _of_all_traffic(whole):

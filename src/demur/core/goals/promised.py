@@ -73,6 +73,7 @@ class PromisedGoal(Goal):
     def part(self) -> str:
         """The categories and the slice, as brackets hold them."""
         parts = ["+".join(map(quoted, self.categories))] if self.category else []
+        # a category named like a kind of rows would be read as the slice
         if self.category in ANSWERED_KINDS:
             parts = [f"category={self.category}"]
         return ", ".join(
@@ -102,7 +103,7 @@ class PromisedGoal(Goal):
         if columns is None or self.where:
             return None
         # Each cell of the table as a row of its own, refused with the cell's decision, that counts
-        # so many times.
+        # as many times as the cell says. `could_err` then serves rows and counts alike.
         label_M, decided_M = (grid.ravel() for grid in np.indices(counts.rows_LC.shape))
         cells = Rows(label_N=label_M, heaviest_N=decided_M, names=counts.names)
         wrong_M = self.could_err(cells) & ((decided_M > 0) == (self.errs_when == "refused"))
@@ -149,6 +150,7 @@ class PromisedGoal(Goal):
             ]
             return have.get(RESPOND) if self.of_tokens else min(told, default=None)
         if self.every is not None:
+            # "in every source" is certified where its smallest slice is: the fewest rows decide.
             words = ANSWERED_KINDS if self.every == "kind" else ()
             return min(
                 (n for key, n in have.items() if key in words or f"{self.every}=" in key),
@@ -157,7 +159,7 @@ class PromisedGoal(Goal):
         if self.where:
             keys = (self.risk, self.part, self.part.removeprefix("kind="))
             return next((have[key] for key in keys if key in have), None)
-        # slices are parts
+        # Counts of slices repeat rows that the counts by label hold already: leave them out.
         whole = {key: n for key, n in have.items() if "=" not in key and key not in ANSWERED_KINDS}
         if self.whom == "answer":
             return whole.get(RESPOND)
