@@ -47,7 +47,7 @@ def error_interval(
         )
     half = (1.0 - resampling.confidence) / 2.0
     low, high = np.quantile(np.concatenate(drawn), [half, 1.0 - half])
-    # basic interval [2 e - q_high, 2 e - q_low] (Davison and Hinkley 1997, section 5.2.1)
+    # basic interval [2 e - q_high, 2 e - q_low] (Davison and Hinkley 1997, section 5.2)
     twice = 2.0 * c.error(norm)
     return max(float(twice - high), 0.0), max(float(twice - low), 0.0)
 
