@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import json
 import tomllib
-from dataclasses import is_dataclass
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import GenericAlias
 from typing import Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from demur.base.errors import ArtifactError, ConfigError, DemurError
@@ -63,6 +64,21 @@ def dumped(record: object) -> Any:
     adapter = _adapter(type(record))
     # validated first: fitted records may hold numpy's numbers, which JSON does not know
     return adapter.dump_python(adapter.validate_python((record,)), mode="json")[0]
+
+
+def every_key(kind: type, *optional: str) -> BeforeValidator:
+    """For a dataclass in a file: each of its fields must be named there, but for the optional ones.
+
+    A file that lost a key is damaged; the record's default would be something that nobody wrote.
+    """
+    required = {field.name for field in fields(kind)} - set(optional)
+
+    def check(value: object) -> object:
+        if isinstance(value, Mapping) and (missing := sorted(required - value.keys())):
+            raise ValueError(f"missing key {missing[0]!r}")
+        return value
+
+    return BeforeValidator(check)
 
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # making one takes longer than most uses of it

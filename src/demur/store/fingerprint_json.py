@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import PlainSerializer
 
-from demur.base.boundary import dumped
+from demur.base.boundary import Strict, dumped, every_key, validated
 from demur.core.fingerprint import Fingerprint
 
 
@@ -20,5 +20,16 @@ def fingerprint_json(fingerprint: Fingerprint) -> dict[str, Any]:
     return row
 
 
+def read_fingerprint(value: object, where: str) -> Fingerprint:
+    """The fingerprint of a JSON value. Raises ArtifactError on one that is damaged."""
+    return validated(_Holder, {"fingerprint": value}, where).fingerprint
+
+
 # the fingerprint of a Strict, written as above
-StoredFingerprint = Annotated[Fingerprint, PlainSerializer(fingerprint_json)]
+StoredFingerprint = Annotated[
+    Fingerprint, every_key(Fingerprint, "config_digest"), PlainSerializer(fingerprint_json)
+]
+
+
+class _Holder(Strict):
+    fingerprint: StoredFingerprint

@@ -258,6 +258,26 @@ def test_a_rule_for_doubt_is_written_and_read() -> None:
     assert policy_from_json(value, "x").doubt == rule
 
 
+@pytest.mark.parametrize(
+    ("record", "key"),
+    [("doubt", "most_leftover"), ("doubt", "then"), ("fingerprint", "logprobs")],
+)
+def test_a_record_that_lost_a_key_is_damaged_and_gets_no_default(record, key) -> None:
+    model = Fingerprint(
+        model_digest="m",
+        tokenizer_digest="t",
+        template_digest="c",
+        tokens=single().tokens,
+        token_ids=(1, 2),
+        dtype="f",
+    )
+    rule = DoubtRule(most_leftover=0.01, then="error")
+    value = policy_to_json(replace(natural(single(), model), doubt=rule))
+    del value[record][key]
+    with pytest.raises(PolicyError, match=f"missing key '{key}'"):
+        policy_from_json(value, "p.json")
+
+
 def test_a_bound_that_is_no_probability_is_refused() -> None:
     value = policy_to_json(natural(coconot())) | {"doubt": {"most_leftover": 1.5, "then": "refuse"}}
     with pytest.raises(PolicyError, match="most_leftover"):

@@ -6,11 +6,11 @@ import io
 import json
 import zipfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from demur.base.boundary import Strict, validated
+from demur.base.boundary import Strict, every_key, validated
 from demur.base.errors import ArtifactError
 from demur.base.files import digest_file, write_bytes
 from demur.core.classifiers.text import FittedView, NgramView, TextClassifier
@@ -22,7 +22,7 @@ class HeadRow(Strict):
     """The part of the file that is JSON."""
 
     format: Literal["demur.text-classifier/1"]
-    views: tuple[NgramView, ...]
+    views: tuple[Annotated[NgramView, every_key(NgramView)], ...]
     intercept: float
     fewest_words: int
     most_words: int

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, FiniteFloat, PlainSerializer
 
-from demur.base.boundary import Strict, read_json, validated
+from demur.base.boundary import Strict, every_key, read_json, validated
 from demur.base.errors import DemurError, PolicyError
 from demur.base.files import digest_json, write_json
 from demur.core.goals.goal import Promise
@@ -125,7 +125,7 @@ class PolicyFile(Strict):
     # name -> category -> threshold
     sensitivities: dict[str, dict[str, Threshold]] = Field(default_factory=dict)
     # None: the default rule, and that of files written before there was one
-    doubt: DoubtRule | None = None
+    doubt: Annotated[DoubtRule, every_key(DoubtRule)] | None = None
     fingerprint: StoredFingerprint | None
     signature: Signature | None = None  # of all the rest; no part of the policy's digest
 

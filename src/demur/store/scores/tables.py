@@ -19,14 +19,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from demur.base.boundary import json_value, validated
+from demur.base.boundary import json_value
 from demur.base.errors import ArtifactError, DemurError
 from demur.base.files import write_bytes
 from demur.core.fingerprint import Fingerprint
 from demur.core.judging.outcome import Outcome
 from demur.core.ports import Answer
 from demur.core.score import ScoreTable
-from demur.store.fingerprint_json import fingerprint_json
+from demur.store.fingerprint_json import fingerprint_json, read_fingerprint
 
 SCORES_FORMAT = b"demur.scores/1"
 IN_TIME = b"time"
@@ -86,7 +86,7 @@ def read_scores(path: Path) -> tuple[ScoreTable, Fingerprint]:
     table = _read(path, SCORES_FORMAT)
     raw = (table.schema.metadata or {}).get(b"fingerprint", b"")
     try:
-        fingerprint = validated(Fingerprint, json_value(raw), "fingerprint")
+        fingerprint = read_fingerprint(json_value(raw), "fingerprint")
         columns = [np.asarray(table[token], dtype=np.float32) for token in fingerprint.tokens]
         return ScoreTable(
             ids=tuple(table["id"].to_pylist()), logp_NC=np.stack(columns, axis=1)
