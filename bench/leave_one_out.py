@@ -147,8 +147,11 @@ def main() -> None:
                 if not kept.exists():
                     others = [e for e in train if e.source not in sources[file]]
                     learnt = drawn(others, args.rows, seed)
-                    known = drawn([e for e in test if e.source not in sources[file]], args.measured)
                     held = drawn(left_out([*train, *test], test, sources[file]), args.measured)
+                    # Where the file holds one kind only, test rows of the other stand in `held`.
+                    taken = {e.id for e in held}
+                    rest = [e for e in test if e.source not in sources[file] and e.id not in taken]
+                    known = drawn(rest, args.measured)
                     row = measured(arm, (learnt, held, known), seed, args.out / kept.stem)
                     kept.write_text(json.dumps(row), encoding="utf-8")
                 found.setdefault((arm, file), []).append(
