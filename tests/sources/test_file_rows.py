@@ -198,5 +198,5 @@ def test_a_saved_folder_brings_its_splits(tmp_path):
 def test_settings_that_mean_nothing_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="encoding 'cp9999' is unknown"):
         FileSource(folder=tmp_path, files=("a.csv",), encoding="cp9999")
-    with pytest.raises(ConfigError, match="no word of ours"):
+    with pytest.raises(ConfigError, match="not a column that demur reads"):
         FileSource(folder=tmp_path, files=("a.csv",), columns={"promt": "q"})
