@@ -6,9 +6,10 @@ same model and prompts.
 
 RUN: a finished run. All servers stand at once, idle but for the one that is asked; a round asks
 each of them, in random order, for one answer a stream, greedily, under a policy that refuses
-nothing. CPU seconds are those of the
-server's processes, HTTP included. vLLM and llama-server make no decision; `demur serve` makes one
-for each answer. --gguf: the run's model as llama.cpp converts it. The first round warms up.
+nothing. CPU seconds are those of the server's processes, HTTP included. vLLM and llama-server make
+no decision; `demur serve` makes one for each answer. --gguf: the run's model as llama.cpp converts
+it. The first round warms up. No prompt is asked twice: a server that remembers whole prompts would
+not read it.
 """
 
 from __future__ import annotations
@@ -144,14 +145,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of llama-server")
     given = parser.parse_args()
-    texts = prompts(given.run, given.streams)
+    texts = prompts(given.run, given.streams * (given.rounds + 1))
     with ExitStack() as stack:
         found = start_all(given, stack)
         measured: dict[str, list[tuple[int, float, float]]] = {name: [] for name in found}
         draw = random.Random(1)
         for at in range(given.rounds + 1):
+            asked = texts[at * given.streams :][: given.streams]
             for name in draw.sample(list(found), len(found)):
-                row = asyncio.run(ask_all(found[name], texts, given.tokens))
+                row = asyncio.run(ask_all(found[name], asked, given.tokens))
                 if at:
                     measured[name].append(row)
     show(measured)
