@@ -207,30 +207,17 @@ def main() -> None:
     policy = replace(read_policy(run.policy), promises=(), sensitivities=())
     never = policy.with_thresholds(dict.fromkeys(policy.taxonomy.names, float("inf")))
     with tempfile.TemporaryDirectory() as root, ExitStack() as stack:
-        folder, config = Path(root) / "policies", Path(root) / "serve.toml"
+        folder = Path(root) / "policies"
         folder.mkdir()
         write_policy(folder / "policy.json", never)
-        config.write_text(
-            f'[server]\nmodel = "{servers.MODEL}"\n[files]\nwatch = []\n[backend]\nmodel = '
-            f'"{servers.MODEL}"\n',
-            encoding="utf-8",
-        )
-        urls = {
-            "direct": stack.enter_context(
-                servers.vllm(told.vllm, run.model, folder if told.plug_in else None)
-            )
-        }
+        plug_in = folder if told.plug_in else None
+        urls = {"direct": stack.enter_context(servers.vllm(told.vllm, run.model, plug_in))[0]}
+        backend = f'[backend]\nmodel = "{servers.MODEL}"\n'
+        words = servers.serve_words(run.root, folder, Path(root) / "serve.toml", backend)
         for name in ("gateway", "vllm") if told.plug_in else ("gateway",):
-            words = [
-                str(run.root),
-                "--config",
-                str(config),
-                "--policies",
-                str(folder),
-                "--backend",
-                name,
-            ]
-            served = servers.demur([*words, "--url", urls["direct"]], program=(__file__,))
+            served = servers.demur(
+                [*words, "--backend", name, "--url", urls["direct"]], program=(__file__,)
+            )
             urls[name] = stack.enter_context(served)[0]
         asyncio.run(compare(run, never, urls, told.rounds))
 

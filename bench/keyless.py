@@ -134,19 +134,8 @@ def main() -> None:
     slowest = 0.0
     with tempfile.TemporaryDirectory() as root:
         folder, tenants = site(Path(root), told.run / "calibrate" / "policy.json")
-        config = Path(root) / "serve.toml"
-        config.write_text(
-            f'[server]\nmodel = "{servers.MODEL}"\n[files]\nwatch = []\n', encoding="utf-8"
-        )
-        words = [
-            str(told.run),
-            "--config",
-            str(config),
-            "--policies",
-            str(folder),
-            "--tenants",
-            str(tenants),
-        ]
+        words = servers.serve_words(told.run, folder, Path(root) / "serve.toml")
+        words += ["--tenants", str(tenants)]
         with servers.demur(words) as (url, _):
             parts = urlsplit(url)
             place = (str(parts.hostname), int(parts.port or 0))

@@ -235,25 +235,14 @@ def main() -> None:
         folder = Path(root) / "policies"
         folder.mkdir()
         shutil.copy(told.run / "calibrate" / "policy.json", folder / "policy.json")
-        config = Path(root) / "serve.toml"
         backend = "" if told.backend == "hf" else f'[backend]\nmodel = "{servers.MODEL}"\n'
-        listed = f'[server]\nmodel = "{servers.MODEL}"\nreload_s = {RELOAD_S}\n'
-        config.write_text(f"{listed}[files]\nwatch = []\n{backend}", encoding="utf-8")
-        words = [
-            str(told.run),
-            "--config",
-            str(config),
-            "--policies",
-            str(folder),
-            "--backend",
-            told.backend,
-        ]
+        more = f"reload_s = {RELOAD_S}\n{backend}"
+        words = servers.serve_words(told.run, folder, Path(root) / "serve.toml", more)
+        words += ["--backend", told.backend]
         if told.backend != "hf":
             plug_in = folder if told.backend == "vllm" else None
-            words += [
-                "--url",
-                stack.enter_context(servers.vllm(told.vllm, RunFolder(told.run).model, plug_in)),
-            ]
+            served = servers.vllm(told.vllm, RunFolder(told.run).model, plug_in)
+            words += ["--url", stack.enter_context(served)[0]]
         log = Path(root) / "log"
         with servers.demur(words, log=log) as (url, server):
             given = (told.clients, told.seconds, told.replacements)

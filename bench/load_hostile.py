@@ -293,30 +293,13 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as root, ExitStack() as stack:
         folder, tenants = site(Path(root), told.run / "calibrate" / "policy.json")
-        config = Path(root) / "serve.toml"
-        backend = (
-            ""
-            if told.backend == "hf"
-            else f'[backend]\nmodel = "{servers.MODEL}"\nreferences = 0\n'
-        )
-        config.write_text(
-            f'[server]\nmodel = "{servers.MODEL}"\n[files]\nwatch = []\n{backend}', encoding="utf-8"
-        )
-        words = [
-            str(told.run),
-            "--config",
-            str(config),
-            "--policies",
-            str(folder),
-            "--tenants",
-            str(tenants),
-        ]
-        words += ["--backend", told.backend]
+        backend = f'[backend]\nmodel = "{servers.MODEL}"\nreferences = 0\n'
+        more = "" if told.backend == "hf" else backend
+        words = servers.serve_words(told.run, folder, Path(root) / "serve.toml", more)
+        words += ["--tenants", str(tenants), "--backend", told.backend]
         if told.backend != "hf":
-            words += [
-                "--url",
-                stack.enter_context(servers.vllm(told.vllm, RunFolder(told.run).model)),
-            ]
+            served = servers.vllm(told.vllm, RunFolder(told.run).model)
+            words += ["--url", stack.enter_context(served)[0]]
         log = Path(root) / "log"
         with servers.demur(words, log=log) as (url, server):
             where = (url, servers.MODEL, server.pid)

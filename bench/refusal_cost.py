@@ -179,16 +179,13 @@ def by_server(
     engine, taxonomy = load(run.model)
     cpu_s: dict[str, list[float]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory() as root:
-        folder, config = Path(root) / "policies", Path(root) / "serve.toml"
+        folder = Path(root) / "policies"
         folder.mkdir()
         for kind, text in KINDS.items():
             write_policy(
                 folder / f"{kind}.json", replace(always_refuse(taxonomy, engine, text), name=kind)
             )
-        config.write_text(
-            f'[server]\nmodel = "{servers.MODEL}"\n[files]\nwatch = []\n', encoding="utf-8"
-        )
-        words = [str(run.root), "--config", str(config), "--policies", str(folder)]
+        words = servers.serve_words(run.root, folder, Path(root) / "serve.toml")
         with (
             servers.demur(words) as (url, process),
             httpx.Client(base_url=url, timeout=60.0, trust_env=False) as client,

@@ -29,12 +29,24 @@ ENVIRONMENT = {
 }
 
 
+Running = tuple[str, "subprocess.Popen[bytes]"]  # the address with /v1, the server's process
+
+
+def serve_words(run: Path, policies: Path, config: Path, more: str = "") -> list[str]:
+    """Words of `demur serve` for a run, with a configuration that looks at no other file.
+
+    config: where to write it. more: further keys of [server], then further tables.
+    """
+    config.write_text(f'[files]\nwatch = []\n[server]\nmodel = "{MODEL}"\n{more}', encoding="utf-8")
+    return [str(run), "--config", str(config), "--policies", str(policies)]
+
+
 @contextmanager
 def vllm(
     python: Path, model: Path, policies: Path | None = None, dtype: str = "float32"
-) -> Iterator[str]:
-    """A vLLM server; yields its address with /v1. python: of an environment with vLLM. policies:
-    for the plug-in, which is left out without them."""
+) -> Iterator[Running]:
+    """A vLLM server. python: of an environment with vLLM. policies: for the plug-in, which is left
+    out without them."""
     port = free_port()
     words = ["--model", str(model), "--served-model-name", MODEL, "--dtype", dtype]
     words += ["--enforce-eager", "--block-size", "32", "--max-model-len", "1024"]
@@ -42,19 +54,19 @@ def vllm(
     words += ["--logits-processors", GATE] if policies else []
     more = {"DEMUR_POLICIES": str(policies)} if policies else {}
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", *words]
-    with _started(command, port, ENVIRONMENT | more):
-        yield f"http://127.0.0.1:{port}/v1"
+    with _started(command, port, ENVIRONMENT | more) as server:
+        yield f"http://127.0.0.1:{port}/v1", server
 
 
 @contextmanager
-def llama(program: Path, gguf: Path, streams: int, threads: int) -> Iterator[str]:
-    """A llama-server with a slot for each stream; yields its address with /v1."""
+def llama(program: Path, gguf: Path, streams: int, threads: int) -> Iterator[Running]:
+    """A llama-server with a slot for each stream."""
     port = free_port()
     words = ["--model", str(gguf), "--host", "127.0.0.1", "--port", str(port)]
     words += ["--parallel", str(streams), "--ctx-size", str(1024 * streams)]
     words += ["--threads", str(threads), "--threads-batch", str(threads)]
-    with _started([str(program), *words], port, {}):
-        yield f"http://127.0.0.1:{port}/v1"
+    with _started([str(program), *words], port, {}) as server:
+        yield f"http://127.0.0.1:{port}/v1", server
 
 
 def free_port() -> int:
@@ -65,7 +77,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def _started(command: Sequence[str], port: int, environment: Mapping[str, str]) -> Iterator[None]:
+def _started(
+    command: Sequence[str], port: int, environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
     """A server that has answered /health; it ends with its children."""
     with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
         server = subprocess.Popen(
@@ -77,7 +91,7 @@ def _started(command: Sequence[str], port: int, environment: Mapping[str, str]) 
         )
         try:
             _await(f"http://127.0.0.1:{port}/health", server, Path(log.name))
-            yield
+            yield server
         finally:
             os.killpg(server.pid, signal.SIGTERM)
             server.wait(60)

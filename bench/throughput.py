@@ -76,14 +76,6 @@ async def ask_all(server: Server, texts: list[str], tokens: int) -> tuple[int, f
         return sum(written), server.cpu_s() - before, time.perf_counter() - start
 
 
-def process_on(port: int) -> psutil.Process:
-    """The process of ours that listens there."""
-    for child in psutil.Process().children(recursive=True):
-        if any(c.laddr and c.laddr.port == port for c in child.net_connections("tcp4")):
-            return child
-    raise SystemExit(f"no process listens on port {port}")
-
-
 def prompts(run: Path, count: int) -> list[str]:
     """Requests of the test split that are to be answered."""
     rows = [json.loads(line) for line in (run / "data" / "test.jsonl").open(encoding="utf-8")]
@@ -94,15 +86,11 @@ def prompts(run: Path, count: int) -> list[str]:
 def start_all(given: argparse.Namespace, stack: ExitStack) -> dict[str, Server]:
     """The servers that were asked for."""
     run, folder = RunFolder(given.run), Path(stack.enter_context(TemporaryDirectory()))
-    config = folder / "serve.toml"
-    config.write_text(
-        f'[server]\nmodel = "{servers.MODEL}"\n[files]\nwatch = []\n', encoding="utf-8"
-    )
     policy = replace(read_policy(run.policy), promises=(), sensitivities=())
     never = policy.with_thresholds(dict.fromkeys(policy.taxonomy.names, float("inf")))
     (folder / "policies").mkdir()
     write_policy(folder / "policies" / "policy.json", never)
-    words = [str(run.root), "--config", str(config), "--policies", str(folder / "policies")]
+    words = servers.serve_words(run.root, folder / "policies", folder / "serve.toml")
     url, process = stack.enter_context(servers.demur(words))
     found = {"demur serve": Server(url=f"{url}/v1", process=psutil.Process(process.pid))}
     others = {}
@@ -113,9 +101,8 @@ def start_all(given: argparse.Namespace, stack: ExitStack) -> dict[str, Server]:
             given.llama, given.gguf, given.streams, given.threads
         )
     for name, server in others.items():
-        url = stack.enter_context(server)
-        port = int(url.rpartition(":")[2].partition("/")[0])
-        found[name] = Server(url=url, process=process_on(port))
+        url, started = stack.enter_context(server)
+        found[name] = Server(url=url, process=psutil.Process(started.pid))
     return found
 
 

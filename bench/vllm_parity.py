@@ -187,7 +187,7 @@ def by_gateway(
         replace(p, categories=tuple(replace(c, on_refuse=SAID) for c in p.categories))
         for p in policies
     ]
-    with servers.vllm(Path(sys.executable), model) as url:
+    with servers.vllm(Path(sys.executable), model) as (url, _):
         backend = TwoCallBackend(
             upstream=UpstreamOptions(url=url, decide_s=600.0),
             model=servers.MODEL,

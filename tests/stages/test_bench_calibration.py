@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
 from scipy.stats import kendalltau
+from tests.browsing import opened
 from tests.fake_run import HOSTILE, engine_for, examples, prepare
 
 from demur.base.errors import ArtifactError, ConfigError, DataError
@@ -26,9 +26,6 @@ from demur.store.results.study_file import read_study
 from demur.store.rows import read_examples
 from demur.store.scores.tables import read_scores
 
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
 QUICK = Config(calibrators=("temperature", "platt", "isotonic"))
 MEASUREMENTS = 10  # with 15 bins, or without
 
@@ -171,28 +168,15 @@ def test_progress_counts_pairs_of_model_and_calibrator(made):
     assert made[2] == [(n, 16) for n in range(1, 17)]
 
 
-def test_the_page_draws_without_errors_or_network_and_says_what_the_text_says(made):
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed: apt-get install chromium")
+def test_the_page_draws_without_errors_or_network_and_says_what_the_text_says(made, browser):
     study, out, _ = made
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        page, logged, asked = browser.new_page(viewport={"width": 420, "height": 900}), [], []
-        page.on("console", lambda message: logged.append(message.text))
-        page.on("pageerror", lambda error: logged.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto((out / "study.html").as_uri())
-        page.wait_for_function(
-            "[...document.querySelectorAll('[data-plot]')].every((p) => "
-            "p.querySelector('svg.main-svg'))"
-        )
-        assert (logged, asked) == ([], [(out / "study.html").as_uri()])
-        assert page.locator("[data-plot]").count() == 3
-        assert page.evaluate("document.documentElement.scrollWidth") == 420
-        assert sentence(study.answers[0]) in page.locator("#questions").inner_text()
-        browser.close()
+    page, logged, asked = opened(
+        browser, out / "study.html", viewport={"width": 420, "height": 900}
+    )
+    assert (logged, asked) == ([], [(out / "study.html").as_uri()])
+    assert page.locator("[data-plot]").count() == 3
+    assert page.evaluate("document.documentElement.scrollWidth") == 420
+    assert sentence(study.answers[0]) in page.locator("#questions").inner_text()
 
 
 def test_the_name_of_a_run_cannot_become_markup(models, made):
