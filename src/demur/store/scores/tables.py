@@ -86,7 +86,7 @@ def read_scores(path: Path) -> tuple[ScoreTable, Fingerprint]:
     table = _read(path, SCORES_FORMAT)
     raw = (table.schema.metadata or {}).get(b"fingerprint", b"")
     try:
-        fingerprint = read_fingerprint(json_value(raw), "fingerprint")
+        fingerprint = read_fingerprint(json_value(raw), "metadata")
         columns = [np.asarray(table[token], dtype=np.float32) for token in fingerprint.tokens]
         return ScoreTable(
             ids=tuple(table["id"].to_pylist()), logp_NC=np.stack(columns, axis=1)
