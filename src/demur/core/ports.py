@@ -28,6 +28,15 @@ def no_progress(done: int, total: int) -> None:
     """The progress callback that shows nothing."""
 
 
+def progress_of_part(progress: Progress, before: int, total: int) -> Progress:
+    """Progress of one part, reported as progress of the whole. before: done ahead of this part."""
+
+    def report(done: int, _: int) -> None:
+        progress(before + done, total)
+
+    return report
+
+
 class Source(Protocol):
     """A source of examples."""
 

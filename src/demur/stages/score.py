@@ -20,7 +20,7 @@ from demur.base.errors import ArtifactError
 from demur.base.files import digest_file, digest_json
 from demur.core.example import RewriteName, Split
 from demur.core.fingerprint import Fingerprint
-from demur.core.ports import Progress, Prompt, Scorer, no_progress
+from demur.core.ports import Progress, Prompt, Scorer, no_progress, progress_of_part
 from demur.core.rows.rewrites import rewrite_prompt
 from demur.core.score import ScoreTable
 from demur.core.settings import ScoreSettings
@@ -100,7 +100,7 @@ class _Parts:
 
     def from_row(self, start: int) -> Progress:
         """A callback for progress within a part that reports progress of the whole stage."""
-        return lambda done, _: self.progress(self.done + start + done, self.total)
+        return progress_of_part(self.progress, self.done + start, self.total)
 
     def path(self, what: str, start: int) -> Path:
         """score/parts/<split, or split-rewrite>-<first row>.parquet"""

@@ -20,7 +20,14 @@ from dataclasses import dataclass, field, replace
 from demur.core.judging.judge import ChatAnswer, Declined, JudgeInput, judge_all, judge_rows
 from demur.core.judging.outcome import Outcome
 from demur.core.policy import Policy
-from demur.core.ports import Generator, Judge, Progress, Prompt, no_progress
+from demur.core.ports import (
+    Generator,
+    Judge,
+    Progress,
+    Prompt,
+    no_progress,
+    progress_of_part,
+)
 from demur.store.answers.branch_cache import BranchCache
 from demur.store.scores.tables import Branch
 
@@ -90,7 +97,7 @@ def generate_missing(
         answers = generator.branches(
             [row.prompt for row, _ in part],
             [columns for _, columns in part],
-            lambda done, _, start=start: progress(start + done, len(todo)),  # type: ignore[misc]
+            progress_of_part(progress, start, len(todo)),
         )
         # answers has a dict by column for each row: (row, column, answer) of every new text.
         made = [
@@ -128,11 +135,7 @@ def judge_again(
     for start in range(0, len(todo), PART_TEXTS):
         part = todo[start : start + PART_TEXTS]
         inputs = [texts.judge_input(texts.rows[b.id], b.column, b.answer.text) for b in part]
-
-        def from_here(done: int, _: int, start: int = start) -> None:
-            progress(start + done, len(todo))
-
-        outcomes = judge_all(texts.judge, inputs, from_here)
+        outcomes = judge_all(texts.judge, inputs, progress_of_part(progress, start, len(todo)))
         # Only changes are saved: otherwise each try at a text without a verdict adds a file.
         changed = [
             replace(b, outcome=o)
