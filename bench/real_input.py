@@ -76,13 +76,14 @@ Arm = Callable[[Sequence[Example], Sequence[Example], int, Path], Decided]
 def split_rows(args: argparse.Namespace) -> tuple[list[Example], list[Example]]:
     """(train, test) as `demur data` makes them."""
     folder = RunFolder(args.out / "rows")
-    source = FileSource(folder=args.data, files=tuple(f"{f}.jsonl" for f in FILES))
+    names = (*FILES, *args.also)
+    source = FileSource(folder=args.data, files=tuple(f"{f}.jsonl" for f in names))
     data.run(data.Config(), TAXONOMY, {"real": source}, folder)
     return read_examples(folder.split("train")), read_examples(folder.split("test"))
 
 
-def measure(test: Sequence[Example], decided: Decided) -> Figures:
-    """All figures of one arm."""
+def measure(test: Sequence[Example], decided: Decided, also: Sequence[str]) -> Figures:
+    """All figures of one arm; for each source of `also` the AUROC of its own rows."""
     refusal_N, choice_N = decided.refusal_N, decided.choice_N
     should_N = np.array([e.expected == "refuse" for e in test])
     label_N = np.array([TAXONOMY.column(e.label) for e in test])
@@ -97,6 +98,11 @@ def measure(test: Sequence[Example], decided: Decided) -> Figures:
         "fpr": refused_N[~should_N].mean(),
         "fpr_contrast": refused_N[contrast_N].mean(),
         "macro_f1": f1_score(label_N, choice_N, average="macro"),
+        **{
+            f"auroc_{source}": roc_auc_score(should_N[own_N], refusal_N[own_N])
+            for source in also
+            for own_N in [np.array([e.source == source for e in test])]
+        },
         **decided.extra,
     }
 
@@ -236,15 +242,17 @@ COLUMNS = (
 )
 
 
-def show(results: dict[str, list[Figures]], test: Sequence[Example]) -> None:
+def show(
+    results: dict[str, list[Figures]], test: Sequence[Example], columns: Sequence[str]
+) -> None:
     """Every seed's row, then mean and range per arm, then the baseline that refuses everything."""
-    print(f"{'arm':<20}{'seed':>6}" + "".join(f"{c:>15}" for c in COLUMNS))
+    print(f"{'arm':<20}{'seed':>6}" + "".join(f"{c:>15}" for c in columns))
     for arm, rows in results.items():
         for row in rows:
-            cells = "".join(f"{row[c]:>15.4g}" if c in row else f"{'-':>15}" for c in COLUMNS)
+            cells = "".join(f"{row[c]:>15.4g}" if c in row else f"{'-':>15}" for c in columns)
             print(f"{arm:<20}{int(row['seed']):>6}{cells}")
         cells = ""
-        for c in COLUMNS:
+        for c in columns:
             values = [r[c] for r in rows if c in r]
             cells += (
                 f"{statistics.mean(values):>8.4g}±{(max(values) - min(values)) / 2:<6.2g}"
@@ -268,6 +276,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument(
+        "--also",
+        nargs="*",
+        default=[],
+        help="further files to learn from and be measured on, such as falseqa; give another --out",
+    )
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -278,12 +292,13 @@ def main() -> None:
         for seed in args.seeds if arm != "tf-idf" else args.seeds[:1]:
             kept = args.out / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}.json"
             if not kept.exists():
-                figures = measure(test, ARMS[arm](train, test, seed, args.out / kept.stem))
+                decided = ARMS[arm](train, test, seed, args.out / kept.stem)
+                figures = measure(test, decided, args.also)
                 kept.write_text(
                     json.dumps({k: float(v) for k, v in figures.items()} | {"seed": seed})
                 )
             results.setdefault(arm, []).append(json.loads(kept.read_text()))
-    show(results, test)
+    show(results, test, (*COLUMNS, *(f"auroc_{source}" for source in args.also)))
 
 
 if __name__ == "__main__":
