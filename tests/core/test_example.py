@@ -52,3 +52,15 @@ def test_shared_prompts_are_found_by_text_and_by_group():
         example("d", id="5", group="g", source="other"),
     ]
     assert shared_prompts(train, test) == (["3"], ["4", "5"])
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.0, True, "2"])
+def test_a_count_is_a_whole_number_of_requests(count):
+    with pytest.raises(DataError, match="'a' has count"):
+        Example(
+            id="a",
+            source="s",
+            messages=(Message(role="user", content="Hi"),),
+            kind="benign",
+            count=count,
+        )

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -62,21 +64,51 @@ def test_no_rows_are_refused():
         labelled(np.zeros((0, 2), dtype=np.float32), [])
 
 
-def test_rows_of_one_group_and_source_share_a_number_and_others_have_their_own():
-    parts = [("a", "g1"), ("a", "g1"), ("b", "g1"), ("a", None), ("a", None)]
-    examples = [
+def _examples(*units):
+    """One row a unit, given as fields of Example."""
+    return [
         Example(
             id=f"row-{n}",
-            source=s,
+            source="s",
             messages=(Message(role="user", content=str(n)),),
             kind="benign",
-            group=g,
+            **unit,
         )
-        for n, (s, g) in enumerate(parts)
+        for n, unit in enumerate(units)
     ]
-    group_N = label_scores(examples, taxonomy(2), table(log_softmax([[0, 0, 0]] * 5))).group_N
+
+
+def test_rows_of_one_group_or_session_share_a_number_and_others_have_their_own():
+    examples = _examples(
+        {"group": "g"},
+        {"group": "g"},
+        {"session": "g2"},
+        {"session": "g2"},
+        {},
+        {},
+    )
+    group_N = label_scores(examples, taxonomy(2), table(log_softmax([[0, 0, 0]] * 6))).group_N
     assert group_N[0] == group_N[1]
+    assert group_N[2] == group_N[3]
     assert len(set(group_N.tolist())) == 4
+
+
+def test_a_group_that_spans_two_sources_is_one():
+    rows = [
+        replace(e, source=f"s{n}") for n, e in enumerate(_examples({"group": "g"}, {"group": "g"}))
+    ]
+    group_N = label_scores(rows, taxonomy(2), table(log_softmax([[0, 0, 0]] * 2))).group_N
+    assert group_N.tolist() == [0, 0]
+
+
+def test_counts_are_kept_and_must_be_whole_and_positive():
+    rows = label_scores(
+        _examples({"count": 3}, {}), taxonomy(2), table(log_softmax([[0, 0, 0]] * 2))
+    )
+    assert rows.count_N.tolist() == [3, 1]
+    for wrong in ([0, 1], [1.5, 1.0], [1]):
+        with pytest.raises(DataError, match="count"):
+            replace(rows, count_N=np.array(wrong))
 
 
 def test_groups_that_do_not_fit_are_refused():

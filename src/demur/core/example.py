@@ -45,7 +45,10 @@ class Example:
     kind: Kind
     category: str | None = None  # None for benign rows
     subcategory: str | None = None
-    group: str | None = None  # rows made from one another; never crosses splits
+    # rows that err together: made from one another, near copies; never crosses splits
+    group: str | None = None
+    session: str | None = None  # the conversation or user session that the request came in
+    count: int = 1  # requests that this row stands for: how often its prompt came with this label
     split: Split | None = None  # set by the source when it has splits of its own
 
     def __post_init__(self) -> None:
@@ -58,6 +61,11 @@ class Example:
             raise DataError(
                 f"row {self.id!r} is to be refused but has no category",
                 "name the category of the refusal",
+            )
+        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
+            raise DataError(
+                f"row {self.id!r} has count {self.count!r}",
+                "a count is a whole number of requests, 1 or more",
             )
 
     @property
@@ -84,6 +92,11 @@ class Example:
         """The answer to learn, if the row has one."""
         last = self.messages[-1]
         return last.content if last.role == "assistant" else None
+
+    @property
+    def unit(self) -> str | None:
+        """The group or session whose rows are one piece of evidence; None: the row stands alone."""
+        return self.group if self.group is not None else self.session
 
     @property
     def text(self) -> str:

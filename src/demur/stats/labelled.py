@@ -62,6 +62,8 @@ class LabelledScores:
     group_N: Ints | None = None
     # labels by hand, UNCHECKED elsewhere: label_N is then a judge's. None: it is the truth
     hand_N: Ints | None = None
+    # requests that each row stands for, at least 1. None: one each
+    count_N: Ints | None = None
     # None: nothing is known of kinds and sources, no slice can be looked at
     traits: Traits | None = None
 
@@ -79,6 +81,8 @@ class LabelledScores:
                 f"groups of shape {self.group_N.shape} for {rows} scored rows",
                 "give one group a row",
             )
+        if self.count_N is not None:
+            self._check_counts(self.count_N)
         if self.traits is not None and any(self.traits.of(f).shape != (rows,) for f in FACETS):
             raise DataError(
                 f"traits of another length than {rows} scored rows",
@@ -101,6 +105,20 @@ class LabelledScores:
                     "label a random sample of them",
                 )
             self._check_range(self.hand_N, UNCHECKED)
+
+    def _check_counts(self, count_N: Ints) -> None:
+        rows = len(self.table.logp_NC)
+        if count_N.shape != (rows,) or not np.issubdtype(count_N.dtype, np.integer):
+            raise DataError(
+                f"counts of shape {count_N.shape} and type {count_N.dtype} for {rows} scored rows",
+                "give one whole number of requests a row",
+            )
+        if (count_N < 1).any():
+            row = int(np.argmax(count_N < 1))
+            raise DataError(
+                f"row {self.table.ids[row]!r} has count {count_N[row]}",
+                "a row stands for 1 request or more",
+            )
 
     def _check_range(self, label_N: Ints, lowest: int) -> None:
         columns = self.table.logp_NC.shape[1]
@@ -133,13 +151,15 @@ def label_scores(
     DataError if there is no example.
     """
     label_N = np.array([taxonomy.column(e.label) for e in examples], dtype=np.int64)
-    # a group belongs to its source: two sources may use one name; a row without a group is its own
-    groups = [repr((e.source, e.group)) if e.group is not None else f"row {e.id}" for e in examples]
+    # The data stage names groups over all sources, so that one that spans two counts once; a row
+    # without a group or session is its own.
+    groups = [f"unit {e.unit}" if e.unit is not None else f"row {e.id}" for e in examples]
     group_N = np.unique(groups, return_inverse=True)[1].astype(np.int64) if groups else None
     return LabelledScores(
         table=table.select(tuple(e.id for e in examples)),
         label_N=label_N,
         group_N=group_N,
+        count_N=np.array([e.count for e in examples], dtype=np.int64) if examples else None,
         traits=traits_of(examples) if examples else None,
     )
 

@@ -46,6 +46,8 @@ class ExampleRow(Strict):
     kind: Kind
     subcategory: str | None
     group: str | None
+    session: str | None = None  # the last two are missing in files of older versions
+    count: int = 1
 
     def to_core(self) -> Example:
         """The core record. Raises DataError if label and kind contradict each other."""
@@ -58,6 +60,8 @@ class ExampleRow(Strict):
             category=self.category,
             subcategory=self.subcategory,
             group=self.group,
+            session=self.session,
+            count=self.count,
         )
         if example.expected != self.expected:
             raise DataError(
@@ -126,4 +130,6 @@ def _row(e: Example) -> dict[str, object]:
         "kind": e.kind,
         "subcategory": e.subcategory,
         "group": e.group,
+        "session": e.session,
+        "count": e.count,
     }
