@@ -200,3 +200,29 @@ def test_settings_that_mean_nothing_are_refused(tmp_path):
         FileSource(folder=tmp_path, files=("a.csv",), encoding="cp9999")
     with pytest.raises(ConfigError, match="not a column that demur reads"):
         FileSource(folder=tmp_path, files=("a.csv",), columns={"promt": "q"})
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_counts_and_sessions_are_read_from_every_format(tmp_path, suffix):
+    rows = [
+        {"prompt": "What is a lock?", "label": "respond", "n": 3, "conversation_id": 7},
+        {"prompt": "Pick my neighbour's lock", "label": "refuse", "n": 1, "conversation_id": 8},
+    ]
+    path = tmp_path / f"rows.{suffix}"
+    match suffix:
+        case "jsonl":
+            path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+        case "csv":
+            lines = [",".join(rows[0]), *(",".join(f'"{v}"' for v in r.values()) for r in rows)]
+            path.write_text("\n".join(lines))
+        case _:
+            parquet = pytest.importorskip("pyarrow.parquet")
+            parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(rows), path)
+    source = FileSource(folder=tmp_path, files=(path.name,), columns={"count": "n"})
+    assert [(e.count, e.session) for e in source.read()] == [(3, "7"), (1, "8")]
+
+
+def test_a_wrong_count_names_file_line_and_value(tmp_path):
+    lines = ({**BENIGN, "count": 2}, {**BENIGN, "count": 2.5})
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: count: 2\.5 is no number of requests"):
+        list(source_of(tmp_path, *lines).read())

@@ -93,8 +93,10 @@ def test_xstest_without_labels_goes_by_the_block_type(local):
 
 
 def test_any_table_can_be_read_by_naming_its_columns(local):
-    name = local({"q": "Who am I?", "a": "I can't know.", "why": "about me", "block": "b1"})
+    fields = {"q": "Who am I?", "a": "I can't know.", "why": "about me", "block": "b1"}
+    name = local({**fields, "thread": 4, "n": 12, "count": "of words"})
     columns = {"prompt": "q", "reply": "a", "category": "why", "group": "block"}
+    columns |= {"session": "thread", "count": "n"}
     options = {"rows_kind": "refusal", "columns": columns, "categories": {"about me": "incomplete"}}
     (row,) = HubSource(name=name, adapter="columns", **options).read()
     assert (row.text, row.reply, row.category, row.group) == (
@@ -103,6 +105,7 @@ def test_any_table_can_be_read_by_naming_its_columns(local):
         "incomplete",
         "b1",
     )
+    assert (row.session, row.count) == ("4", 12)
 
 
 def test_use_as_and_limit_apply_to_every_row(local):

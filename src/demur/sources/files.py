@@ -5,8 +5,9 @@ the package `datasets`.
    (demur.core.rows.shapes), the label by the rows' own columns or the source's settings
    (demur.core.rows.labels). docs/data.md shows all of them.
 2. Read when present: `id`, `source`, `split` (train, validation or calibrate, test), `subcategory`,
-   `group` (rows made from one another; one name space over all files of a source). Other keys are
-   ignored: rows come from many tools.
+   `group` (rows made from one another), `session` or `conversation_id` (requests of one user's
+   session), `count` (requests that a row stands for). Groups and sessions are one name space over
+   all files of a source. Other keys are ignored: rows come from many tools.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from demur.core.rows.labels import (
     describe_unknown_label,
     label_row,
 )
+from demur.core.rows.requests import read_count, read_session
 from demur.core.rows.shapes import read_conversation
 
 _SPLITS: Mapping[str, Split] = {
@@ -145,6 +147,8 @@ class FileSource:
             category=label.category,
             subcategory=cell(raw.value, rule, "subcategory"),
             group=cell(raw.value, rule, "group"),
+            session=read_session(raw.value, rule),
+            count=read_count(raw.value, rule),
             split=self._split(raw, rule),
         )
 

@@ -23,6 +23,7 @@ from demur.base.columnar import is_saved
 from demur.base.errors import ConfigError, DataError
 from demur.core.example import Example, Kind, Message, Split
 from demur.core.rows.labels import LabelRule, UnknownLabel, cell, describe_unknown_label, label_row
+from demur.core.rows.requests import read_count, read_session
 from demur.core.rows.shapes import Row, read_conversation
 from demur.core.rows.turns import check_text
 
@@ -157,7 +158,8 @@ def _coconot(row: Row, where: str, source: HubSource) -> Example:
 def _chat(row: Row, where: str, source: HubSource) -> Example | None:
     """A conversation in any shape, with all its turns; benign unless the source says otherwise."""
     # columns of these names mean other things in chat datasets: switched off
-    columns = {"kind": "", "label": "", "expected": "", "category": ""}
+    names = ("kind", "label", "expected", "category", "session", "count")
+    columns = dict.fromkeys(names, "")
     return _by_label_rule(row, where, source, LabelRule(columns=columns))
 
 
@@ -186,9 +188,9 @@ def _xstest(row: Row, where: str, source: HubSource) -> Example:
 def _columns(row: Row, where: str, source: HubSource) -> Example | None:
     """A row of any table with a prompt column.
 
-    `columns` names the columns of prompt, reply, kind, label, category, subcategory and group; kind
-    and category may instead be the same for all rows, label_map maps labels, and `categories`
-    renames.
+    `columns` names the columns of prompt, reply, kind, label, category, subcategory, group, session
+    and count; kind and category may instead be the same for all rows, label_map maps labels, and
+    `categories` renames.
     """
     named = source.columns
     if "messages" not in named:
@@ -218,6 +220,8 @@ def _by_label_rule(row: Row, where: str, source: HubSource, rule: LabelRule) -> 
         category=source.categories.get(label.category, label.category) if label.category else None,
         subcategory=cell(row, LabelRule(), "subcategory"),
         group=cell(row, LabelRule(), "group"),
+        session=read_session(row, rule),
+        count=read_count(row, rule),
     )
 
 

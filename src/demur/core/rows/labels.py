@@ -32,7 +32,7 @@ KIND_WORDS: Mapping[str, Kind] = {
 }
 COLUMN_NAMES = (
     *("messages", "prompt", "reply", "system", "kind", "category", "label", "expected"),
-    *("subcategory", "group", "id", "source", "split"),
+    *("subcategory", "group", "session", "count", "id", "source", "split"),
 )
 _LABEL_COLUMNS = ("label", "kind", "category")
 _LISTED = 12  # values that an error lists
