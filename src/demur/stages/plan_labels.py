@@ -31,7 +31,7 @@ from demur.stats.slices import expand_slices
 from demur.stats.thresholds.certify import CertifyOptions, sets_to_try
 from demur.stats.thresholds.losses import goal_rows
 from demur.stats.thresholds.plan import PlanRow, plan_row
-from demur.stats.thresholds.problem import one_per_group
+from demur.stats.units import one_per_group
 
 __all__ = ["Config", "Method", "OnFailure", "PlanRow", "for_rows", "run", "sentence"]
 

@@ -5,20 +5,23 @@ the rows and the seed, never taken on trust.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from demur.base.arrays import Bools
 from demur.core.decision import decide_many
 from demur.core.goals.goal import Promise
 from demur.core.policy import Policy
-from demur.core.rates import Rate, decimal_fraction, upper_bound
+from demur.core.rates import Rate, decimal_fraction
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import expand_slices
 from demur.stats.thresholds.certify import CertifyOptions
 from demur.stats.thresholds.losses import grouped_by_policy, losses_of
+from demur.stats.thresholds.problem import GroupedScores, Loss
 from demur.stats.thresholds.procedures.search import split_rows
+from demur.stats.units import one_per_group
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +30,7 @@ class Recount:
 
     rate: Rate  # errors out of the rows that the promise is about
     ids: tuple[str, ...]  # of these rows
-    # one-sided Clopper-Pearson bound of the rate at the promise's confidence; 1 without one
+    # one-sided bound of the rate at the promise's confidence (demur.stats.units); 1 without one
     upper: float
 
 
@@ -44,20 +47,32 @@ def recount(
     goals = expand_slices([promise.goal], policy, rows)
     board = grouped_by_policy(policy, rows)
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
-    everyone_N = np.ones(len(refused_N), dtype=bool)
-    found = []
-    for seed in dict.fromkeys(seeds):
-        (loss,) = losses_of(goals, policy, board, seed)
-        # All rows, or those that a learned order of vectors is tested on: which of the two a
-        # promise was counted on is not stored, so both are tried.
-        for part_N in (everyone_N, split_rows(board, CertifyOptions().learn_share, seed).test_N):
-            ids = tuple(rows.table.ids[n] for n in np.flatnonzero(loss.among_N & part_N))
-            found.append((loss.rate(refused_N, part_N), ids))
-    rate, ids = next((pair for pair in found if pair[0] == promise.rate), found[0])
+    counted = [
+        (loss.counted(part_N), loss.errors(refused_N))
+        for seed in dict.fromkeys(seeds)
+        for (loss,) in (losses_of(goals, policy, board, seed),)
+        for part_N in _parts(loss, board, seed)
+    ]
+    rows_M, error_N = next((c for c in counted if c[0].rate(c[1]) == promise.rate), counted[0])
     sure = promise.confidence is not None and 0.0 < promise.confidence < 1.0
     delta = float(1 - decimal_fraction(promise.confidence or 0.0))
-    upper = upper_bound(rate.hits, rate.of, delta) if rate.of and sure else 1.0
-    return Recount(rate=rate, ids=ids, upper=upper)
+    return Recount(
+        rate=rows_M.rate(error_N),
+        ids=tuple(rows.table.ids[n] for n in rows_M.row_M),
+        upper=rows_M.upper(error_N, delta) if sure else 1.0,
+    )
+
+
+def _parts(loss: Loss, board: GroupedScores, seed: int) -> Iterator[Bools]:
+    """The parts of the rows that a promise may have been counted on: which one is not stored.
+
+    All rows, or those that a learned order of vectors is tested on; of either, versions before
+    units counted one drawn row of each group.
+    """
+    everyone_N = np.ones(len(board.logq_N), dtype=bool)
+    for part_N in (everyone_N, split_rows(board, CertifyOptions().learn_share, seed).test_N):
+        yield part_N
+        yield part_N & one_per_group(loss.unit_N, loss.among_N, seed)
 
 
 def rows_digest(ids: Iterable[str]) -> str:

@@ -36,14 +36,16 @@ class Traits:
         """The values of one facet, shape (N,)."""
         return {"kind": self.kind_N, "category": self.category_N, "source": self.source_N}[facet]
 
-    def mix(self, error_N: Bools, among_N: Bools) -> tuple[Slice, ...]:
-        """Count errors and rows of each slice among these rows, by facet, then name."""
+    def mix(self, error_N: Bools, among_N: Bools, count_N: Ints | None = None) -> tuple[Slice, ...]:
+        """Count errors and requests of each slice among these rows, by facet, then name."""
         found = []
+        count_M = np.ones(int(among_N.sum()), int) if count_N is None else count_N[among_N]
         for facet in FACETS:
             value_M, error_M = self.of(facet)[among_N], error_N[among_N]
             for name in np.unique(value_M).tolist():
                 own_M = value_M == name
-                rate = Rate(hits=int(error_M[own_M].sum()), of=int(own_M.sum()))
+                hits, of = count_M[own_M & error_M].sum(), count_M[own_M].sum()
+                rate = Rate(hits=int(hits), of=int(of))
                 found.append(Slice(facet=facet, name=name, rate=rate))
         return tuple(found)
 

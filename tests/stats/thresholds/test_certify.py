@@ -271,11 +271,23 @@ def test_rows_made_from_one_another_count_once():
         certify(goals, policy(2), rows, options),
         certify(goals, policy(2), grouped, options),
     )
-    assert both.certified.evidence[0].rate == once.certified.evidence[0].rate
-    assert (
-        certify(goals, policy(2), twice, options).certified.evidence[0].rate.of
-        == 2 * once.certified.evidence[0].rate.of
-    )
+    apart = certify(goals, policy(2), twice, options)
+    # rates are shown over requests; the bound knows that they are half as many pieces of evidence
+    assert both.certified.evidence[0].rate.of == 2 * once.certified.evidence[0].rate.of
+    upper = [found.certified.evidence[0].upper for found in (apart, once, both)]
+    assert upper[0] < upper[1] <= upper[2]
+
+
+def test_a_row_that_stands_for_many_requests_weighs_as_many():
+    rows = simulated_rows(400, 2, seed=7, signal=4.0)
+    goals, options = parse_goals("false_refusal <= 0.2"), CertifyOptions(method="shared")
+    plain = certify(goals, policy(2), rows, options)
+    # the highest-scoring row to be answered, alone 20 % of all requests of its kind
+    refusal_N = np.where(rows.label_N == 0, -rows.table.logp_NC[:, 0], -np.inf)
+    count_N = np.ones(400, dtype=np.int64)
+    count_N[np.argmax(refusal_N)] = (rows.label_N == 0).sum() // 4
+    heavy = certify(goals, policy(2), replace(rows, count_N=count_N), options)
+    assert heavy.certified.thresholds[0] > plain.certified.thresholds[0]
 
 
 @pytest.mark.parametrize(

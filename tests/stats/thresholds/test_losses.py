@@ -8,8 +8,8 @@ from demur.core.goals.parse import parse_goal
 from demur.core.goals.promised import FalseRefusal
 from demur.core.rates import Rate
 from demur.stats.thresholds.losses import grouped_scores, losses_of
-from demur.stats.thresholds.problem import one_per_group
 from demur.stats.thresholds.procedures.task import evidence
+from demur.stats.units import count_rows, one_per_group
 from tests.builders import THRESHOLDS, labelled, log_softmax, policy, rows, with_category
 
 
@@ -77,6 +77,8 @@ def test_the_thresholds_a_goal_depends_on_do_not_depend_on_the_rows():
 
 def test_without_rows_nothing_is_known():
     goal = FalseRefusal(text="false_refusal <= 0.1", level=0.1)
-    nothing = evidence(goal, Rate(hits=0, of=0), 0.05)
+    nobody_N = np.zeros(45, dtype=bool)
+    nothing = evidence(goal, count_rows(nobody_N, None, None, seed=0), nobody_N, 0.05)
     assert (nothing.p_value, nothing.upper) == (1.0, 1.0)
-    assert evidence(goal, Rate(hits=0, of=45), 0.05).p_value == pytest.approx(0.9**45)
+    rows = count_rows(~nobody_N, None, None, seed=0)
+    assert evidence(goal, rows, nobody_N, 0.05).p_value == pytest.approx(0.9**45)

@@ -23,7 +23,7 @@ from demur.stats.drift.martingale import Martingale
 from demur.stats.drift.monitor import Monitor, observe_labels, observe_scores
 from demur.stats.labelled import LabelledScores, Traits, label_scores
 from demur.stats.thresholds.losses import grouped_by_policy, losses_of
-from demur.stats.thresholds.problem import one_per_group
+from demur.stats.units import one_per_group
 from demur.store.results.monitor_file import AuditRow, FeedbackRow, MonitorRow, SeriesRow
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder

@@ -326,7 +326,7 @@ def _fitting_methods(
     methods = ["shared", "even"] if few else ["shared", "even", "path"]
     everyone_N = np.ones(len(grouped.logq_N), dtype=bool)
     for loss in losses:
-        of = loss.of(everyone_N)
+        of = loss.counted(everyone_N).units
         whole, share = (most_errors(of, loss.level, d) or 0 for d in (delta, delta / len(methods)))
         if share < WORTH_DIVIDING * whole or not share:
             free_N = split_rows(grouped, 0.0, options.seed, losses).learn_N
@@ -360,7 +360,9 @@ def _asked(case: _CertifyInputs, grouped: GroupedScores, losses: Sequence[Loss])
 
 def _fewest_errors(losses: Sequence[Loss], options: CertifyOptions) -> int:
     """The fewest errors that a goal allows on the rows that a path would be tested on."""
-    tested = [int((1.0 - options.learn_share) * loss.among_N.sum()) for loss in losses]
+    tested = [
+        int((1.0 - options.learn_share) * loss.counted(loss.among_N).units) for loss in losses
+    ]
     return min(
         most_errors(of, loss.level, options.delta) or 0
         for of, loss in zip(tested, losses, strict=True)

@@ -14,12 +14,13 @@ ends at an order statistic.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
-from demur.base.arrays import Floats
+from demur.base.arrays import Doubles, Floats
 from demur.core.goals.promised import FalseRefusal, PromisedGoal
-from demur.core.rates import Rate, decimal_fraction, most_errors, rows_needed
+from demur.core.rates import decimal_fraction, most_errors, rows_needed
 from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.thresholds.cuts import cut_above, cut_below
 from demur.stats.thresholds.results import (
@@ -30,6 +31,7 @@ from demur.stats.thresholds.results import (
     Uncertified,
     evidence,
 )
+from demur.stats.units import RateTest, count_rows
 
 METHOD = "Learn then Test, fixed sequence, exact binomial closed form (arXiv 2110.01052)"
 
@@ -69,6 +71,54 @@ def highest_keeping(compared_M: Floats, of: int, level: float, delta: float) -> 
     return None if value == -np.inf else float(cut_below(value))
 
 
+def lowest_passing(compared_N: Doubles, test: RateTest) -> float:
+    """The most lenient threshold at which the refused rows, as errors, pass a test; NEVER where
+    even rows that every threshold refuses (+inf) fail it.
+
+    compared_N: float32 values; -inf in rows that err at no threshold. The fixed sequence from
+    strict to lenient ends at the first score whose inclusion fails; the test is monotone, so that
+    score is found by bisection.
+    """
+    value_V = np.unique(compared_N[compared_N > -np.inf])[::-1]
+
+    def passes(steps: int) -> bool:
+        return test.passes(compared_N >= value_V[steps - 1])
+
+    steps = last_passing(passes, len(value_V))
+    if steps == len(value_V):
+        return ALWAYS
+    return float(cut_above(value_V[steps].astype(np.float32)))
+
+
+def highest_passing(compared_N: Doubles, test: RateTest) -> float | None:
+    """The strictest threshold at which the answered rows, as errors, pass a test.
+
+    compared_N: float32 values; +inf in rows that err at no threshold, because every one refuses
+    them. None where even rows that no threshold refuses (-inf) fail the test.
+    """
+    value_V = np.unique(compared_N[compared_N < np.inf])
+
+    def passes(steps: int) -> bool:
+        return test.passes(compared_N <= value_V[steps - 1])
+
+    steps = last_passing(passes, len(value_V))
+    if steps == len(value_V):
+        return NEVER
+    value = value_V[steps]
+    return None if value == -np.inf else float(cut_below(value.astype(np.float32)))
+
+
+def last_passing(passes: Callable[[int], bool], steps: int) -> int:
+    """The last of 0, 1, ..., `steps` that passes, where each pass implies those before it; step 0
+    is taken to pass.
+    """
+    low, high = 0, steps + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if passes(middle) else (low, middle)
+    return low
+
+
 def certify_false_refusal(compared_N: Floats, level: float, delta: float) -> Certified | Failure:
     """The most lenient threshold that keeps the false-refusal rate, from the rows to be answered.
 
@@ -90,8 +140,9 @@ def certify_false_refusal(compared_N: Floats, level: float, delta: float) -> Cer
             reason=reason, blocking=goal, reachable=(Reach(goal=goal, lowest=lowest),)
         )
     with np.errstate(divide="ignore"):
-        refused = int((compared_N.astype(np.float64) >= np.log(threshold)).sum())
-    seen = evidence(goal, Rate(hits=refused, of=rows), delta)
+        refused_N = compared_N.astype(np.float64) >= np.log(threshold)
+    everyone_N = np.ones(rows, dtype=bool)
+    seen = evidence(goal, count_rows(everyone_N, None, None, seed=0), refused_N, delta)
     return Certified(thresholds=(threshold,), evidence=(seen,), method=METHOD)
 
 

@@ -162,12 +162,13 @@ def _needed(whole: Rate, loss: Loss, delta: float, split: LearnTestSplit) -> int
     that is no help.
     """
     needed = rows_likely(whole.value, loss.level, delta)
-    tested = loss.of(split.test_N) / max(whole.of, 1)
+    units = loss.counted(loss.among_N).units
+    tested = loss.counted(split.test_N).units / max(units, 1)
     if needed is None or not tested:
         return None
     rows = int(np.ceil(needed / tested))
     # "so many would do" where as many are there contradicts itself
-    return rows if rows > whole.of else None
+    return rows if rows > units else None
 
 
 def lowest_rate(menu: CutGrid, at: int, keeping: Sequence[int]) -> float | None:

@@ -21,7 +21,7 @@ from demur.core.policy import Policy
 from demur.core.rates import Rate, Slice
 from demur.core.taxonomy import Taxonomy
 from demur.stats.labelled import UNCHECKED, LabelledScores, Traits
-from demur.stats.thresholds.problem import NO_GROUP, GroupedScores, Loss, one_per_group
+from demur.stats.thresholds.problem import NO_GROUP, GroupedScores, Loss
 
 STEERABLE = ("heaviest", "sum", "any")  # rules that thresholds steer
 
@@ -62,7 +62,7 @@ def rate_under(
 ) -> tuple[Rate, tuple[Slice, ...]]:
     """A promised goal's rate on all these rows under a policy's own thresholds, and its slices.
 
-    seed: draws one row of each group. Raises what losses_of raises.
+    seed: draws one row of each unit. Raises what losses_of raises.
     """
     (loss,) = losses_of([goal], policy, grouped_by_policy(policy, rows), seed)
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
@@ -84,9 +84,9 @@ def losses_of(
 ) -> tuple[Loss, ...]:
     """The promised goals as losses on rows that were grouped for this template.
 
-    Of rows made from one another one per goal counts, drawn with the seed. Raises GoalError on a
-    goal that promises nothing and on a category that is unknown or not active, DataError where no
-    row can show the goal's errors.
+    seed: draws one row of each unit, for the test on drawn rows (demur.stats.units). Raises
+    GoalError on a goal that promises nothing and on a category that is unknown or not active,
+    DataError where no row can show the goal's errors.
     """
     return tuple(_loss(promised(goal), template, grouped, seed) for goal in goals)
 
@@ -113,12 +113,14 @@ def _loss(goal: PromisedGoal, template: Policy, grouped: GroupedScores, seed: in
             "can be said of it",
             "add such rows to the calibrate split, or drop the goal",
         )
-    among_N = among_N & one_per_group(grouped.rows.group_N, among_N, seed)
     return Loss(
         goal=goal,
         among_N=among_N,
         could_err_N=among_N & could_err_N,
         deciders=names if grouped.locked else goal.deciders(names),
+        unit_N=grouped.rows.group_N,
+        count_N=grouped.rows.count_N,
+        seed=seed,
         traits=grouped.rows.traits,
     )
 

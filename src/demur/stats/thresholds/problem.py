@@ -22,8 +22,8 @@ from demur.base.arrays import Bools, Doubles, Ints
 from demur.core.goals.promised import PromisedGoal
 from demur.core.rates import Rate, Slice
 from demur.stats.labelled import LabelledScores, Traits
+from demur.stats.units import CountedRows, count_rows
 
-_OF_GROUPS = 0x6209  # a stream of its own, whatever the caller's seed also drew
 NO_GROUP = -1  # no threshold refuses this row
 
 
@@ -80,8 +80,8 @@ class GroupedScores:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Loss:
-    """A promised goal on N rows: its denominator, and the rows that err if refused, or if
-    answered.
+    """A promised goal on N rows: its denominator, the rows that err if refused, or if answered, and
+    what each row is as evidence.
     """
 
     goal: PromisedGoal
@@ -89,6 +89,9 @@ class Loss:
     could_err_N: Bools  # the rows of it that err if they are refused, or answered: see `when`
     # categories whose thresholds it depends on, whatever the rows at hand
     deciders: tuple[str, ...]
+    unit_N: Ints | None = None  # equal numbers: one piece of evidence. None: every row stands alone
+    count_N: Ints | None = None  # requests that each row stands for. None: one each
+    seed: int = 0  # draws one row of each unit
     traits: Traits | None = None  # of all rows
 
     @property
@@ -106,22 +109,36 @@ class Loss:
         return self.could_err_N & (refused_N if self.when == "refused" else ~refused_N)
 
     def of(self, part_N: Bools) -> int:
-        """The number of rows of part_N in the goal's denominator."""
-        return int((self.among_N & part_N).sum())
+        """The number of requests of part_N in the goal's denominator."""
+        return self.weigh(self.among_N & part_N)
+
+    @property
+    def weight_N(self) -> Doubles:
+        """The requests that each row stands for, shape (N,)."""
+        ones_N = np.ones(len(self.among_N))
+        return ones_N if self.count_N is None else self.count_N.astype(np.float64)
+
+    def weigh(self, rows_N: Bools) -> int:
+        """The number of requests that these rows stand for."""
+        return int(rows_N.sum() if self.count_N is None else self.count_N[rows_N].sum())
+
+    def counted(self, part_N: Bools) -> CountedRows:
+        """The rows of part_N in the goal's denominator, as evidence."""
+        return count_rows(self.among_N & part_N, self.unit_N, self.count_N, self.seed)
 
     def groups(self, grouped: GroupedScores) -> list[int]:
         """The groups whose thresholds can change the goal's rate."""
         return [g for g, names in enumerate(grouped.groups) if set(names) & set(self.deciders)]
 
     def rate(self, refused_N: Bools, part_N: Bools) -> Rate:
-        """The goal's rate on the rows of part_N."""
-        return Rate(hits=int((self.errors(refused_N) & part_N).sum()), of=self.of(part_N))
+        """The goal's rate over the requests of part_N."""
+        return Rate(hits=self.weigh(self.errors(refused_N) & part_N), of=self.of(part_N))
 
     def mix(self, refused_N: Bools, part_N: Bools) -> tuple[Slice, ...]:
         """The goal's rate by kind, category and source. Empty where the rows carry no traits."""
         if self.traits is None:
             return ()
-        return self.traits.mix(self.errors(refused_N), self.among_N & part_N)
+        return self.traits.mix(self.errors(refused_N), self.among_N & part_N, self.count_N)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -179,21 +196,6 @@ class LearnTestSplit:
 
     learn_N: Bools
     test_N: Bools
-
-
-def one_per_group(group_N: Ints | None, among_N: Bools, seed: int) -> Bools:
-    """Mark one random row of each group of rows among these; every row if there are no groups.
-
-    Rows made from one another err together. Counted one by one they would count as more evidence
-    than they are, and an exact binomial bound would not hold.
-    """
-    if group_N is None:
-        return np.ones(len(among_N), dtype=bool)
-    order = np.random.default_rng([seed, _OF_GROUPS]).permutation(np.flatnonzero(among_N))
-    marked_N = np.zeros(len(among_N), dtype=bool)
-    # In random order, the first row of each group is a uniform draw from it.
-    marked_N[order[np.unique(group_N[order], return_index=True)[1]]] = True
-    return marked_N
 
 
 def _cumulative(first_N: Ints, last: int, value_N: Doubles) -> Doubles:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from demur.base.arrays import Bools
 from demur.core.goals.promised import PromisedGoal
-from demur.core.rates import Rate, Slice, binomial_cdf, upper_bound
+from demur.core.rates import Rate, Slice
+from demur.stats.units import CountedRows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -13,24 +15,25 @@ class Evidence:
     """The errors of one goal at given thresholds, and how surely its level holds."""
 
     goal: PromisedGoal
-    rate: Rate  # errors out of the rows that the goal speaks of
-    p_value: float  # P(Binomial(rows, level) <= errors): exact, small when the level surely holds
-    # one-sided Clopper-Pearson bound of the rate at the confidence asked for; 1 without rows
+    rate: Rate  # errors out of the requests that the goal speaks of
+    # of "the rate is above the level", small when the level surely holds: see demur.stats.units;
+    # P(Binomial(rows, level) <= errors) where rows are independent
+    p_value: float
+    # one-sided upper bound of the rate at the confidence asked for; 1 without rows
     upper: float
-    mix: tuple[Slice, ...] = ()  # the same errors and rows by kind, category and source
+    mix: tuple[Slice, ...] = ()  # the same errors and requests by kind, category and source
 
 
-def evidence(goal: PromisedGoal, rate: Rate, delta: float) -> Evidence:
-    """Exact p-value and upper bound of one goal from its error count.
+def evidence(goal: PromisedGoal, rows: CountedRows, error_N: Bools, delta: float) -> Evidence:
+    """The p-value and upper bound of one goal from its errors on counted rows.
 
     Without rows nothing is known: the p-value and the bound are 1.
     """
-    known = rate.of > 0
     return Evidence(
         goal=goal,
-        rate=rate,
-        p_value=binomial_cdf(rate.hits, rate.of, goal.level) if known else 1.0,
-        upper=upper_bound(rate.hits, rate.of, delta) if known else 1.0,
+        rate=rows.rate(error_N),
+        p_value=rows.p_value(error_N, goal.level, delta),
+        upper=rows.upper(error_N, delta),
     )
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from demur.base.arrays import Doubles
 from demur.base.errors import GoalError
-from demur.core.rates import most_errors, rows_needed
 from demur.core.threshold import ALWAYS, NEVER
-from demur.stats.thresholds.closed_form import lowest_keeping, too_few
+from demur.stats.thresholds.closed_form import lowest_passing, too_few
 from demur.stats.thresholds.objective import best_within
 from demur.stats.thresholds.problem import Loss
 from demur.stats.thresholds.procedures.task import (
@@ -22,6 +21,7 @@ from demur.stats.thresholds.procedures.task import (
     certified,
 )
 from demur.stats.thresholds.results import Uncertified
+from demur.stats.units import CountedRows, RateTest
 
 
 def certify_budgets(task: CertifyTask) -> Finding:
@@ -47,20 +47,19 @@ def certify_graphical(task: CertifyTask) -> Finding:
     return _chains(task, _funded, "graphical procedure over chains (Bretz et al. 2009)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Chain:
     group: int
-    logq_M: Doubles  # scores of the rows that can err in this group
-    of: int
+    logq_N: Doubles  # scores of the rows that can err in this group; -inf elsewhere
+    rows: CountedRows  # the goal's denominator
     level: float
     share: float  # of the task's delta
     # False: too few rows for its share; it stays at NEVER, another chain counts its doubtful rows
     counts: bool = True
 
-    def allowed(self, delta: float) -> int:
-        """The most errors certified at this share of delta; -1 if none."""
-        most = most_errors(self.of, self.level, delta) if delta > 0.0 else None
-        return -1 if most is None else most
+    def test(self, delta: float) -> RateTest | None:
+        """The test at this share of delta; None if not even a chain without an error passes."""
+        return self.rows.test(self.level, delta) if delta > 0.0 else None
 
 
 def _chains(
@@ -76,17 +75,16 @@ def _chains(
     low, deltas = [ALWAYS] * len(task.grouped.groups), delta_of(_scaled(chains, task.delta))
     # A chain begins at NEVER, which refuses doubtful rows still: if that is not certified, nothing
     # is.
-    if any(
-        chain.counts and chain.allowed(weight) < 0
-        for chain, weight in zip(chains, deltas, strict=True)
-    ):
+    tests = [chain.test(weight) for chain, weight in zip(chains, deltas, strict=True)]
+    if any(chain.counts and test is None for chain, test in zip(chains, tests, strict=True)):
         return _divided_too_far(task, chains, deltas)
-    for chain, weight in zip(chains, deltas, strict=True):
-        if int((chain.logq_M == np.inf).sum()) > max(chain.allowed(weight), 0):
+    for chain, test, weight in zip(chains, tests, deltas, strict=True):
+        doubtful_N = chain.logq_N == np.inf
+        if doubtful_N.any() if test is None else not test.passes(doubtful_N):
             return NotCertified(split=task.on_all_rows, delta=weight)
         # None: too few rows for this share. The chain stays at NEVER.
-        limit = lowest_keeping(chain.logq_M.astype(np.float32), chain.of, chain.level, weight)
-        low[chain.group] = max(low[chain.group], NEVER if limit is None else limit)
+        limit = NEVER if test is None else lowest_passing(chain.logq_N, test)
+        low[chain.group] = max(low[chain.group], limit)
     best = best_within(task.grouped, task.objective, low, [NEVER] * len(low))
     return certified(task, best, task.on_all_rows, method)
 
@@ -98,19 +96,19 @@ def _with_idle(chains: list[_Chain], delta: float) -> list[_Chain]:
     Which ones these are follows from counts of rows, never from scores. delta: of the task, per
     unit of share.
     """
-    able = [chain.allowed(delta * chain.share) >= 0 for chain in chains]
+    able = [chain.test(delta * chain.share) is not None for chain in chains]
     if all(able) or not any(able):
         return chains
     # Decided by counts of rows only, so that the choice uses up none of delta.
     heir = max((h for h, can in enumerate(able) if can), key=lambda h: chains[h].share)
-    handed = sum(
-        int((c.logq_M == np.inf).sum()) for c, can in zip(chains, able, strict=True) if not can
+    handed_N = np.any(
+        [c.logq_N == np.inf for c, can in zip(chains, able, strict=True) if not can], axis=0
     )
     found = []
     for h, (chain, can) in enumerate(zip(chains, able, strict=True)):
-        own_M = chain.logq_M if can else chain.logq_M[chain.logq_M < np.inf]
-        logq_M = np.concatenate([own_M, np.full(handed, np.inf)]) if h == heir else own_M
-        found.append(_Chain(chain.group, logq_M, chain.of, chain.level, chain.share, counts=can))
+        logq_N = chain.logq_N if can else np.where(chain.logq_N < np.inf, chain.logq_N, -np.inf)
+        logq_N = np.where(handed_N, np.inf, logq_N) if h == heir else logq_N
+        found.append(replace(chain, logq_N=logq_N, counts=can))
     return found
 
 
@@ -119,13 +117,18 @@ def _chains_of(task: CertifyTask, loss: Loss) -> list[_Chain]:
         raise GoalError(
             f"goal {loss.goal.text!r} cannot be split over categories", "use the method 'vectors'"
         )
-    grouped, of = task.grouped, loss.of(task.everyone)
+    grouped, rows = task.grouped, loss.counted(task.everyone)
     touched = loss.groups(grouped)
     share_G = _shares(task, touched)
     return [
-        _Chain(g, logq_M[logq_M > -np.inf], of, loss.level * share, share)
+        _Chain(
+            g,
+            np.where(loss.could_err_N, grouped.compared_with(g), -np.inf),
+            rows,
+            loss.level * share,
+            share,
+        )
         for g, share in zip(touched, share_G, strict=True)
-        for logq_M in (grouped.compared_with(g)[loss.could_err_N],)
     ]
 
 
@@ -136,7 +139,11 @@ def _divided_too_far(
     among them.
     """
     needed, chain, delta = max(
-        ((rows_needed(c.level, d), c, d) for c, d in zip(chains, deltas, strict=True) if c.counts),
+        (
+            (c.rows.needed(c.level, d), c, d)
+            for c, d in zip(chains, deltas, strict=True)
+            if c.counts
+        ),
         key=lambda t: t[0],
     )
     goal = next(loss.goal for loss in task.losses if chain.group in loss.groups(task.grouped))
@@ -145,7 +152,7 @@ def _divided_too_far(
         f"level and delta are divided over the categories: {chain.level:.3g} of {name} at "
         f"delta {delta:.3g}"
     )
-    return too_few(goal, chain.of, needed, divided)
+    return too_few(goal, chain.rows.units, needed, divided)
 
 
 def _shares(task: CertifyTask, touched: Sequence[int]) -> list[float]:
@@ -178,10 +185,7 @@ def check_shares(shares: Shares) -> None:
 def _scaled(chains: Sequence[_Chain], delta: float) -> list[_Chain]:
     """The chains with their shares of delta; several goals split it evenly."""
     total = sum(chain.share for chain in chains)
-    return [
-        _Chain(c.group, c.logq_M, c.of, c.level, delta * c.share / total, counts=c.counts)
-        for c in chains
-    ]
+    return [replace(c, share=delta * c.share / total) for c in chains]
 
 
 def _funded(chains: list[_Chain]) -> list[float]:
@@ -189,12 +193,15 @@ def _funded(chains: list[_Chain]) -> list[float]:
     delta_H, open_H = [chain.share for chain in chains], set(range(len(chains)))
     # A chain that may err on all of its rows is certified to its end; its delta passes on evenly.
     while True:
-        done = next(
-            (h for h in sorted(open_H) if len(chains[h].logq_M) <= chains[h].allowed(delta_H[h])),
-            None,
-        )
+        done = next((h for h in sorted(open_H) if _is_done(chains[h], delta_H[h])), None)
         if done is None or len(open_H) == 1:
             return delta_H
         open_H.remove(done)
         for h in open_H:
             delta_H[h] += delta_H[done] / len(open_H)
+
+
+def _is_done(chain: _Chain, delta: float) -> bool:
+    """Whether a chain is certified down to its last row at this share of delta."""
+    test = chain.test(delta)
+    return test is not None and test.passes(chain.logq_N > -np.inf)

@@ -14,10 +14,11 @@ from demur.base.arrays import Bools, Doubles
 from demur.base.errors import DataError, Undefined
 from demur.stats.judging.betting import upper_mean
 from demur.stats.judging.judged import RateEstimate, prediction_powered
-from demur.stats.thresholds.problem import LearnTestSplit, Loss, one_per_group
+from demur.stats.thresholds.problem import LearnTestSplit, Loss
 from demur.stats.thresholds.procedures.search import candidates, cut_grid, split_rows
 from demur.stats.thresholds.procedures.task import CertifyTask
 from demur.stats.thresholds.results import Certified, Evidence, Uncertified
+from demur.stats.units import one_per_group
 
 _CANDIDATES = 12
 

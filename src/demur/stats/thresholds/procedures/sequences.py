@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from demur.base.arrays import Bools, Ints
+from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import GoalError
-from demur.core.rates import most_errors, rows_needed
-from demur.stats.thresholds.closed_form import too_few
+from demur.stats.thresholds.closed_form import last_passing, too_few
 from demur.stats.thresholds.problem import LearnTestSplit
 from demur.stats.thresholds.procedures.search import (
     ThresholdPath,
@@ -21,6 +20,7 @@ from demur.stats.thresholds.procedures.search import (
 )
 from demur.stats.thresholds.procedures.task import CertifyTask, Finding, NotCertified, certified
 from demur.stats.thresholds.results import Uncertified
+from demur.stats.units import RateTest
 
 ORDER = "fixed-sequence testing of exact binomial p-values (arXiv 2110.01052)"
 
@@ -59,21 +59,19 @@ def _along(task: CertifyTask, split: LearnTestSplit, path: ThresholdPath, name: 
     serves the objective.
     """
     delta = task.delta / len({loss.when for loss in task.losses})
-    allowed = _allowed(task, split, delta)
-    if not isinstance(allowed, list):
-        return allowed
-    path = _capped(task, path, split, allowed)
-    first_N = path.first_step(task.grouped)
+    tests = _tests(task, split, delta)
+    if not isinstance(tests, list):
+        return tests
+    path = _capped(task, path, split, tests)
+    first_N, steps = path.first_step(task.grouped), len(path.group_S)
     # Steps first..last pass all tests: errors of refusing allow no step beyond `last`, errors of
-    # answering none before `first`. Both counts are monotone along the path, so one search each.
-    first, last = 0, len(path.group_S)
-    for loss, most in zip(task.losses, allowed, strict=True):
-        refused_S = _cumulative(first_N, len(path.group_S), loss.could_err_N & split.test_N)
+    # answering none before `first`. Errors are nested along the path, so one search each.
+    first, last = 0, steps
+    for loss, test in zip(task.losses, tests, strict=True):
         if loss.when == "refused":
-            last = min(last, int(np.searchsorted(refused_S, most, side="right")) - 1)
+            last = min(last, _last_step(first_N, loss.could_err_N, test, steps))
         else:
-            could_err = int((loss.could_err_N & split.test_N).sum())
-            first = max(first, int(np.searchsorted(refused_S, could_err - most, side="left")))
+            first = max(first, _first_step(first_N, loss.could_err_N, test, steps))
     # the sides do not meet, or thresholds that are set otherwise already break a goal
     if last < first:
         return NotCertified(split=split, delta=delta)
@@ -90,15 +88,15 @@ def certify_vectors(task: CertifyTask) -> Finding:
     the one that serves the objective best is taken.
     """
     split = split_rows(task.grouped, task.learn_share, task.seed, task.losses)
-    allowed = _allowed(task, split, task.delta)
-    if not isinstance(allowed, list):
-        return allowed
+    tests = _tests(task, split, task.delta)
+    if not isinstance(tests, list):
+        return tests
     menu = cut_grid(task.grouped, task.losses, task.objective.worth_N, split, task.fixed)
     best: tuple[float, tuple[float, ...]] | None = None
     for thresholds in candidates(menu):
         refused_N = task.grouped.refused(thresholds)
-        errors = [loss.rate(refused_N, split.test_N).hits for loss in task.losses]
-        if any(k > most for k, most in zip(errors, allowed, strict=True)):
+        errors = [loss.errors(refused_N) for loss in task.losses]
+        if not all(test.passes(error_N) for test, error_N in zip(tests, errors, strict=True)):
             break
         value = task.objective.value(refused_N)
         if best is None or value > best[0]:
@@ -108,19 +106,39 @@ def certify_vectors(task: CertifyTask) -> Finding:
     return certified(task, best[1], split, f"learned vectors, {ORDER}")
 
 
-def _allowed(task: CertifyTask, split: LearnTestSplit, delta: float) -> list[int] | Uncertified:
-    """The most errors each goal allows on the test rows; or which goal has too few of them."""
+def _tests(task: CertifyTask, split: LearnTestSplit, delta: float) -> list[RateTest] | Uncertified:
+    """The test of each goal on the test rows; or which goal has too few of them."""
     found = []
     for loss in task.losses:
-        of = loss.of(split.test_N)
-        most = most_errors(of, loss.level, delta)
-        if most is None:
-            whole, needed = loss.of(task.everyone), rows_needed(loss.level, delta)
-            share = of / whole if of else 1.0 - task.learn_share
-            divided = f"{of} of them tested, at delta {delta:.3g}"
+        counted = loss.counted(split.test_N)
+        test = counted.test(loss.level, delta)
+        if test is None:
+            whole, needed = loss.counted(task.everyone).units, counted.needed(loss.level, delta)
+            share = counted.units / whole if counted.units else 1.0 - task.learn_share
+            divided = f"{counted.units} of them tested, at delta {delta:.3g}"
             return too_few(loss.goal, whole, int(np.ceil(needed / share)), divided)
-        found.append(most)
+        found.append(test)
     return found
+
+
+def _last_step(first_N: Ints, could_err_N: Bools, test: RateTest, steps: int) -> int:
+    """The last step of a path whose refusals pass; -1 where even thresholds that are set otherwise
+    fail.
+    """
+
+    def passes(step: int) -> bool:
+        return test.passes(could_err_N & (first_N <= step))
+
+    return last_passing(passes, steps) if passes(0) else -1
+
+
+def _first_step(first_N: Ints, could_err_N: Bools, test: RateTest, steps: int) -> int:
+    """The first step of a path whose answers pass; one more than there are where none does."""
+
+    def passes(step: int) -> bool:
+        return test.passes(could_err_N & (first_N > steps - step))
+
+    return steps - last_passing(passes, steps) if passes(0) else steps + 1
 
 
 def _path(task: CertifyTask, learn_N: Bools) -> ThresholdPath:
@@ -130,7 +148,8 @@ def _path(task: CertifyTask, learn_N: Bools) -> ThresholdPath:
     cost_N, needed_N = np.zeros(len(learn_N)), np.zeros(len(learn_N))
     for loss in task.losses:  # a goal close to its level makes its rows dear
         weight_N = cost_N if loss.when == "refused" else needed_N
-        weight_N += (loss.could_err_N & learn_N) / (loss.level * max(loss.of(learn_N), 1))
+        own_N = np.where(loss.could_err_N & learn_N, loss.weight_N, 0.0)
+        weight_N += own_N / (loss.level * max(loss.of(learn_N), 1))
     worth_N = np.where(learn_N, np.maximum(task.objective.worth_N, 0.0), 0.0)
     if needed_N.any():
         # The objective only breaks ties: 1% beside the goals that answers break.
@@ -139,7 +158,7 @@ def _path(task: CertifyTask, learn_N: Bools) -> ThresholdPath:
 
 
 def _capped(
-    task: CertifyTask, path: ThresholdPath, split: LearnTestSplit, allowed: Sequence[int]
+    task: CertifyTask, path: ThresholdPath, split: LearnTestSplit, tests: Sequence[RateTest]
 ) -> ThresholdPath:
     """The path without steps that would, by the learning rows, break a goal about some categories
     only.
@@ -147,15 +166,16 @@ def _capped(
     Otherwise that goal would end the test for all categories.
     """
     grouped = task.grouped
-    for loss, most in zip(task.losses, allowed, strict=True):
+    for loss, test in zip(task.losses, tests, strict=True):
         touched = loss.groups(grouped)
         if len(touched) == len(grouped.groups) or loss.when == "answered":
             continue
         first_N = path.first_step(grouped)
-        errors_S = _cumulative(first_N, len(path.group_S), loss.could_err_N & split.learn_N)
+        own_N = np.where(loss.could_err_N & split.learn_N, loss.weight_N, 0.0)
+        errors_S = _cumulative(first_N, len(path.group_S), own_N)
         # The errors allowed on the test rows, less one standard error, scaled to the learning rows.
         scale = loss.of(split.learn_N) / loss.of(split.test_N)
-        limit = max(most - np.sqrt(most + 1.0), 0.0) * scale
+        limit = max(test.most - np.sqrt(test.most + 1.0), 0.0) * scale
         broken_S = np.isin(path.group_S, touched) & (errors_S[1:] > limit)
         path = ThresholdPath(
             group_S=path.group_S[~broken_S],
@@ -165,6 +185,6 @@ def _capped(
     return path
 
 
-def _cumulative(first_N: Ints, steps: int, member_N: Bools) -> Ints:
-    """Members refused after 0, 1, ..., `steps` steps."""
-    return np.cumsum(np.bincount(first_N[member_N], minlength=steps + 2))[: steps + 1]
+def _cumulative(first_N: Ints, steps: int, weight_N: Doubles) -> Doubles:
+    """The summed weight of the rows refused after 0, 1, ..., `steps` steps."""
+    return np.cumsum(np.bincount(first_N, weights=weight_N, minlength=steps + 2))[: steps + 1]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from demur.core.rates import most_errors, rows_needed
 from demur.core.threshold import ALWAYS, NEVER
-from demur.stats.thresholds.closed_form import highest_keeping, lowest_keeping, too_few
+from demur.stats.thresholds.closed_form import highest_passing, lowest_passing, too_few
 from demur.stats.thresholds.objective import best_within
 from demur.stats.thresholds.procedures.task import CertifyTask, Finding, NotCertified, certified
 from demur.stats.thresholds.results import Uncertified
@@ -37,18 +36,19 @@ def shared_limits(task: CertifyTask) -> tuple[float, float] | Uncertified | NotC
     grouped, sides = task.grouped, {loss.when for loss in task.losses}
     delta, low, high = task.delta / len(sides), ALWAYS, NEVER
     for loss in task.losses:
-        compared_M = grouped.logq_N[loss.could_err_N & (grouped.group_N == 0)].astype(np.float32)
-        of = loss.of(task.everyone)
-        if most_errors(of, loss.level, delta) is None:
+        counted = loss.counted(task.everyone)
+        test = counted.test(loss.level, delta)
+        if test is None:
             divided = f"tested at delta {delta:.3g}" if len(sides) > 1 else ""
-            return too_few(loss.goal, of, rows_needed(loss.level, delta), divided)
+            return too_few(loss.goal, counted.units, counted.needed(loss.level, delta), divided)
+        moves_N = loss.could_err_N & (grouped.group_N == 0)
         if loss.when == "refused":
-            low = max(low, lowest_keeping(compared_M, of, loss.level, delta) or ALWAYS)
+            # Rows that cannot err by a refusal are refused at no threshold, as far as errors go.
+            low = max(low, lowest_passing(np.where(moves_N, grouped.logq_N, -np.inf), test))
             continue
-        never_M = np.full(
-            int((loss.could_err_N & (grouped.group_N != 0)).sum()), -np.inf, dtype=np.float32
-        )
-        limit = highest_keeping(np.concatenate([compared_M, never_M]), of, loss.level, delta)
+        # Rows of inactive categories are answered at every threshold, rows of another kind never.
+        reach_N = np.where(loss.could_err_N, np.where(moves_N, grouped.logq_N, -np.inf), np.inf)
+        limit = highest_passing(reach_N, test)
         high = min(high, _NONE if limit is None else limit)
     if low > high or low == NEVER:
         return NotCertified(split=task.on_all_rows, delta=delta)

@@ -1,0 +1,247 @@
+"""Tests and bounds of a rate on rows that may err together and may stand for several requests.
+
+A unit is one piece of evidence: the rows of one group or session, or one row. Evidence is counted
+in two ways, and a test must pass both:
+
+1. By units: the mean over units of each unit's share of errors is at most the level. Where units
+   have several rows, two tests share delta: the exact binomial test on one row drawn from each, and
+   bets against the level on the units' shares.
+2. By requests: the exact binomial test over all requests, each row as often as its count says.
+
+Both nulls are tested at delta, because a rate above the level under the reading that holds makes
+its own test pass with probability delta at most (intersection-union): so a pass is right where
+units are drawn independently, and where requests are. Independent rows of one request each have one
+reading, the exact binomial.
+
+Shapes: N rows, M rows of a denominator, U units among these, B sizes of bets.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from demur.base.arrays import Bools, Doubles, Ints
+from demur.core.rates import Rate, binomial_cdf, most_errors, rows_needed, upper_bound
+
+_OF_GROUPS = 0x6209  # a stream of its own, whatever the caller's seed also drew
+_BISECTIONS = 40  # of a bound, to 1e-12
+_RATIO = 1.6  # of neighbouring sizes of bets
+_DRAWN = 0.8  # of delta, for the exact test on drawn rows; the bets have the rest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CountedRows:
+    """The M rows of a denominator, among N: which unit each belongs to, and how many requests it
+    stands for.
+    """
+
+    row_M: Ints  # indices among all N rows
+    count_M: Ints  # requests, at least 1
+    unit_M: Ints  # 0 to U - 1
+    drawn_M: Bools  # one row of each unit, drawn at random
+
+    @property
+    def requests(self) -> int:
+        """The number of requests."""
+        return int(self.count_M.sum())
+
+    @property
+    def units(self) -> int:
+        """The number of units: pieces of evidence."""
+        return int(self.drawn_M.sum())
+
+    @property
+    def linked(self) -> bool:
+        """Whether some unit has several rows."""
+        return self.units < len(self.row_M)
+
+    @property
+    def plain(self) -> bool:
+        """Whether every row is a unit and stands for one request."""
+        return not self.linked and self.requests == len(self.row_M)
+
+    def rate(self, error_N: Bools) -> Rate:
+        """Errors out of requests."""
+        return Rate(hits=int(self.count_M[error_N[self.row_M]].sum()), of=self.requests)
+
+    def shares(self, error_N: Bools) -> Doubles:
+        """The share of errors among the requests of each unit, shape (U,)."""
+        errors_U = np.bincount(
+            self.unit_M, weights=self.count_M * error_N[self.row_M], minlength=self.units
+        )
+        return np.asarray(errors_U / np.bincount(self.unit_M, weights=self.count_M))
+
+    def test(self, level: float, delta: float) -> RateTest | None:
+        """The test of "the rate is at most level" at delta; None if it fails even without an
+        error.
+        """
+        most = most_errors(self.requests, level, delta)
+        if most is None:
+            return None
+        if self.plain:
+            return RateTest(rows=self, level=level, most=most)
+        drawn, bets = self._parts(delta)
+        found = RateTest(
+            rows=self,
+            level=level,
+            most=most,
+            drawn=_or_none(most_errors(self.units, level, drawn)),
+            least_log=math.log(1.0 / bets),
+            bet_B=_bets(self, level, bets) if self.linked else np.empty(0),
+            by_units=True,
+        )
+        return found if found.passes(np.zeros(int(self.row_M.max()) + 1, dtype=bool)) else None
+
+    def needed(self, level: float, delta: float) -> int:
+        """The fewest units that pass the test when no error is seen."""
+        return rows_needed(level, self._parts(delta)[0])
+
+    def p_value(self, error_N: Bools, level: float, delta: float) -> float:
+        """The p-value of "the rate is above level"; 1 without rows. delta: that the bets are sized
+        for.
+        """
+        if not len(self.row_M):
+            return 1.0
+        rate = self.rate(error_N)
+        by_requests = binomial_cdf(rate.hits, rate.of, level)
+        if self.plain:
+            return by_requests
+        by_units = binomial_cdf(self._drawn_errors(error_N), self.units, level)
+        if self.linked:
+            bets = _bets(self, level, self._parts(delta)[1])
+            by_bets = math.exp(-max(_log_wealth(self.shares(error_N), level, bets), 0.0))
+            by_units = min(1.0, by_units / _DRAWN, by_bets / (1.0 - _DRAWN))
+        return max(by_requests, by_units)
+
+    def upper(self, error_N: Bools, delta: float) -> float:
+        """One-sided upper confidence bound of the rate: the least level that the test at delta
+        would pass; 1 without rows.
+        """
+        if not len(self.row_M):
+            return 1.0
+        rate = self.rate(error_N)
+        by_requests = upper_bound(rate.hits, rate.of, delta)
+        if self.plain:
+            return by_requests
+        drawn, bets = self._parts(delta)
+        by_units = upper_bound(self._drawn_errors(error_N), self.units, drawn)
+        if self.linked:
+            by_units = min(by_units, self._betting_upper(self.shares(error_N), bets))
+        return max(by_requests, by_units)
+
+    def _parts(self, delta: float) -> tuple[float, float]:
+        """The shares of delta of the test on drawn rows and of the bets."""
+        return (delta * _DRAWN, delta * (1.0 - _DRAWN)) if self.linked else (delta, delta)
+
+    def _drawn_errors(self, error_N: Bools) -> int:
+        return int((error_N[self.row_M] & self.drawn_M).sum())
+
+    def _betting_upper(self, share_U: Doubles, delta: float) -> float:
+        """The largest level that the bets do not refute, found by bisection."""
+        low, high = float(share_U.mean()), 1.0
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            refuted = _log_wealth(share_U, middle, _bets(self, middle, delta)) >= math.log(
+                1.0 / delta
+            )
+            low, high = (low, middle) if refuted else (middle, high)
+        return high
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RateTest:
+    """A test of "the rate is at most level" on counted rows, monotone in the errors.
+
+    An error more never turns a failure into a pass, so that a fixed sequence of nested errors can
+    be searched by bisection.
+    """
+
+    rows: CountedRows
+    level: float
+    most: int  # errors among all requests that pass
+    drawn: int = -1  # errors among the drawn rows that pass; -1: none
+    least_log: float = 0.0  # natural log of the wealth that refutes
+    bet_B: Doubles | None = None
+    by_units: bool = False  # False: rows are plain, and `most` says all
+
+    def passes(self, error_N: Bools) -> bool:
+        """Whether these errors certify the level."""
+        error_M = error_N[self.rows.row_M]
+        if int(self.rows.count_M[error_M].sum()) > self.most:
+            return False
+        if not self.by_units or int((error_M & self.rows.drawn_M).sum()) <= self.drawn:
+            return True
+        if self.bet_B is None or not len(self.bet_B):
+            return False
+        return _log_wealth(self.rows.shares(error_N), self.level, self.bet_B) >= self.least_log
+
+
+def count_rows(
+    among_N: Bools, group_N: Ints | None, count_N: Ints | None, seed: int
+) -> CountedRows:
+    """Count the rows of a denominator. seed: draws one row of each unit."""
+    row_M = np.flatnonzero(among_N)
+    count_M = np.ones(len(row_M), dtype=np.int64) if count_N is None else count_N[row_M]
+    if group_N is None:
+        unit_M, drawn_M = np.arange(len(row_M)), np.ones(len(row_M), dtype=bool)
+    else:
+        unit_M = np.unique(group_N[row_M], return_inverse=True)[1]
+        drawn_M = one_per_group(group_N, among_N, seed)[row_M]
+    return CountedRows(row_M=row_M, count_M=count_M, unit_M=unit_M, drawn_M=drawn_M)
+
+
+def one_per_group(group_N: Ints | None, among_N: Bools, seed: int) -> Bools:
+    """Mark one random row of each group of rows among these; every row if there are no groups.
+
+    Rows made from one another err together. Counted one by one they would count as more evidence
+    than they are, and an exact binomial bound would not hold.
+    """
+    if group_N is None:
+        return np.ones(len(among_N), dtype=bool)
+    order = np.random.default_rng([seed, _OF_GROUPS]).permutation(np.flatnonzero(among_N))
+    marked_N = np.zeros(len(among_N), dtype=bool)
+    # In random order, the first row of each group is a uniform draw from it.
+    marked_N[order[np.unique(group_N[order], return_index=True)[1]]] = True
+    return marked_N
+
+
+def _bets(rows: CountedRows, level: float, delta: float) -> Doubles:
+    """Sizes of constant bets against "the mean share is above level", from the rows' units alone.
+
+    At the edge of passing, a bet of sqrt(2 log(1 / delta) / (U variance)) earns most. The variance
+    of a share at the level lies between that of units whose rows err all alike, and of units whose
+    rows err independently; a geometric grid spans the two. A stake of 1 / (1 - level) is the most
+    that a share of 1 can take.
+    """
+    count_U = np.bincount(rows.unit_M, weights=rows.count_M)
+    squares_U = np.bincount(rows.unit_M, weights=rows.count_M.astype(np.float64) ** 2)
+    alike = level * (1.0 - level)
+    apart = alike * float((squares_U / count_U**2).mean())
+    low, high = (
+        math.sqrt(2.0 * math.log(1.0 / delta) / (rows.units * variance))
+        for variance in (alike, apart)
+    )
+    sizes = np.geomspace(low, high, 1 + math.ceil(math.log(high / low) / math.log(_RATIO)))
+    return np.unique(np.minimum(sizes, 1.0 / (1.0 - level)))
+
+
+def _log_wealth(share_U: Doubles, level: float, bet_B: Doubles) -> float:
+    """Natural log of the mean wealth of constant bets: a product of 1 + bet (level - share).
+
+    Its expectation is at most 1 while the mean share is above the level, in whatever order units
+    come, so wealth of 1 / delta refutes that with probability delta at most (Markov). Bets against
+    a bounded mean: Waudby-Smith and Ramdas (arXiv 2010.09686).
+    """
+    # Equal shares, mostly 0 and 1, are one factor to a power: few different ones are left.
+    value_V, times_V = np.unique(share_U, return_counts=True)
+    with np.errstate(divide="ignore"):  # a stake of everything, lost: the log is -inf
+        factor_BV = np.log(np.maximum(1.0 + bet_B[:, None] * (level - value_V), 0.0))
+    log_B = (factor_BV * times_V).sum(axis=1)
+    return float(np.logaddexp.reduce(log_B) - math.log(len(bet_B)))
+
+
+def _or_none(most: int | None) -> int:
+    return -1 if most is None else most
