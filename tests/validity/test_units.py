@@ -14,6 +14,11 @@ from tests.validity.population import DELTA, Case, at_the_edges, plain, populati
 DRAWS = 2000
 
 
+def slow(*case):
+    """A case for `make test-slow`."""
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
 def families(people, rng, units, size, alike):
     """Units of `size` rows each, per class: a row of a unit is its first row with probability
     `alike`, else another of its class.
@@ -47,17 +52,17 @@ def broken(case, draws_rows, *, seed=5):
     ("case", "units", "size", "alike"),
     [
         (Case(goals="false_refusal <= 0.1", method="shared"), (60, 10, 10, 10), 5, 0.9),
-        (Case(goals="false_refusal <= 0.1", method="shared"), (60, 10, 10, 10), 10, 0.9),
-        (Case(goals="false_refusal <= 0.1", method="shared"), (60, 10, 10, 10), 5, 0.0),
+        slow(Case(goals="false_refusal <= 0.1", method="shared"), (60, 10, 10, 10), 10, 0.9),
+        slow(Case(goals="false_refusal <= 0.1", method="shared"), (60, 10, 10, 10), 5, 0.0),
         (Case(goals="missed_refusal <= 0.2", method="shared"), (40, 60, 40, 20), 5, 0.9),
         (Case(goals="false_refusal <= 0.1", method="path"), (150, 30, 20, 15), 5, 0.9),
-        (
+        slow(
             Case(goals="false_refusal <= 0.15; missed_refusal <= 0.2", method="path"),
             (150, 80, 50, 30),
             5,
             0.9,
         ),
-        (Case(goals="false_refusal <= 0.1", method="budgets"), (150, 30, 20, 15), 5, 0.9),
+        slow(Case(goals="false_refusal <= 0.1", method="budgets"), (150, 30, 20, 15), 5, 0.9),
     ],
     ids=lambda v: f"{v.method} {v.goals}" if isinstance(v, Case) else str(v),
 )

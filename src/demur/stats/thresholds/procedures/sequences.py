@@ -187,4 +187,5 @@ def _capped(
 
 def _cumulative(first_N: Ints, steps: int, weight_N: Doubles) -> Doubles:
     """The summed weight of the rows refused after 0, 1, ..., `steps` steps."""
-    return np.cumsum(np.bincount(first_N, weights=weight_N, minlength=steps + 2))[: steps + 1]
+    sums = np.bincount(first_N, weights=weight_N, minlength=steps + 2)
+    return np.asarray(np.cumsum(sums)[: steps + 1], dtype=np.float64)
