@@ -14,6 +14,7 @@ from demur.core.goals.parse import parse_goal, parse_goals
 from demur.core.policy import DoubtRule
 from demur.core.rates import most_errors
 from demur.core.threshold import ALWAYS, NEVER
+from demur.stats.labelled import unlabelled_rows
 from demur.stats.thresholds.certify import CertifyOptions
 from demur.stats.thresholds.curve import category_sweeps, pooled_sweep, with_curves
 from demur.stats.thresholds.losses import grouped_scores, losses_of
@@ -320,7 +321,7 @@ def test_a_rate_below_the_share_in_doubt_is_infeasible_and_says_so():
         solve_on_traffic(
             [parse_goal("refusal_rate <= 5%")],
             policy(3),
-            rows.table,
+            unlabelled_rows(rows.table),
             confidence=0.9,
             data_digest="d",
         )
@@ -330,7 +331,9 @@ def test_traffic_beside_a_lock_is_refused_no_more_often_than_asked():
     rows = simulated_rows(2000, 3, seed=11)
     template = with_category(policy(3), 0, locked=True)
     goals = [parse_goal("refusal_rate[safety] = 5%"), parse_goal("refusal_rate[humanizing] = 5%")]
-    found = solve_on_traffic(goals, template, rows.table, confidence=0.9, data_digest="d")
+    found = solve_on_traffic(
+        goals, template, unlabelled_rows(rows.table), confidence=0.9, data_digest="d"
+    )
     choice_N = decide_many(found, rows.table.logp_NC).choice_N
     assert 0.02 < (choice_N == 1).mean() <= 0.05
     assert 0.02 < (choice_N == 2).mean() <= 0.05

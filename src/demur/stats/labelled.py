@@ -166,6 +166,20 @@ def label_scores(
     )
 
 
+def unlabelled_rows(table: ScoreTable, units: Sequence[str | None] | None = None) -> LabelledScores:
+    """Rows of traffic: scores without labels, for goals that read none.
+
+    units: the session or group of each row, None where it stands alone; None: all rows do.
+    """
+    group_N = None
+    if units is not None:
+        names = [f"row {n}" if u is None else f"unit {u}" for n, u in enumerate(units)]
+        group_N = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    return LabelledScores(
+        table=table, label_N=np.zeros(len(table.ids), dtype=np.int64), group_N=group_N
+    )
+
+
 def traits_of(examples: Sequence[Example]) -> Traits:
     """Kind, category and source of these rows."""
     return Traits(

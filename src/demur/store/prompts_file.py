@@ -1,7 +1,8 @@
 """Prompts to ask a model: rows of any format and shape of docs/data.md, such as {"prompt": "..."}
 on each line.
 
-Other keys are ignored but `id` and `group` (rows made from one another). A reply at the end of a
+Other keys are ignored but `id`, `group` (rows made from one another) and `session`, also named
+`conversation_id` (the session that a request came in). A reply at the end of a
 conversation is left out: nobody is asked what has been answered.
 """
 
@@ -17,6 +18,8 @@ from demur.base.rows import RawRow, read_rows
 from demur.core.example import Message, fold
 from demur.core.rows.shapes import read_conversation, text_cell
 
+SESSION_COLUMNS = ("session", "conversation_id")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptRow:
@@ -25,6 +28,12 @@ class PromptRow:
     id: str
     messages: tuple[Message, ...]  # ends with the user's turn
     group: str | None
+    session: str | None = None
+
+    @property
+    def unit(self) -> str | None:
+        """The group or session whose rows are one piece of evidence; None: the row stands alone."""
+        return self.group if self.group is not None else self.session
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +83,7 @@ def read_prompts(files: Sequence[Path]) -> Prompts:
 
 def read_each_prompt(path: Path) -> list[PromptRow]:
     """Read every prompt of a file, repeated ones too. Raises DataError on the first row without
-    one.
+    one, and where only some rows name their session.
     """
     ids: dict[str, str] = {}
     rows = []
@@ -83,13 +92,33 @@ def read_each_prompt(path: Path) -> list[PromptRow]:
         _require_new(rows[-1], raw, ids)
     if not rows:
         raise DataError(f"{path} holds no prompt", 'one JSON object a line: {"prompt": "..."}')
+    _require_sessions(rows, path)
     return rows
 
 
 def _row(raw: RawRow, path: Path) -> PromptRow:
     """The prompt of a row. Raises DataError with the place if it holds none that can be asked."""
     turns, name, group = prompt_in(raw.value, raw.where)
-    return PromptRow(id=name or f"{path.stem}:{raw.number}", messages=turns, group=group)
+    try:
+        sessions = [text_cell(raw.value, word) for word in SESSION_COLUMNS]
+    except DataError as e:
+        raise DataError(f"{raw.where}: {e.message}", e.hint) from None
+    return PromptRow(
+        id=name or f"{path.stem}:{raw.number}",
+        messages=turns,
+        group=group,
+        session=next((s for s in sessions if s is not None), None),
+    )
+
+
+def _require_sessions(rows: Sequence[PromptRow], path: Path) -> None:
+    """Raise DataError where some rows name their session and others do not."""
+    without = [row.id for row in rows if row.session is None]
+    if 0 < len(without) < len(rows):
+        raise DataError(
+            f"{path}: {len(without)} of {len(rows)} rows have no session, first {without[0]!r}",
+            "name the session of every row, or of none: requests then count as independent",
+        )
 
 
 def prompt_in(

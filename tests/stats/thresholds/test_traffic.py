@@ -5,15 +5,20 @@ from demur.base.errors import GoalError, GoalInfeasible
 from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goals
 from demur.core.rates import Rate
+from demur.stats.labelled import unlabelled_rows
 from demur.stats.thresholds.traffic import solve_on_traffic
 from tests.builders import policy, simulated_rows, table
 
 TRAFFIC = simulated_rows(2000, 3, seed=1).table
 
 
-def met(texts, template, traffic=TRAFFIC):
+def met(texts, template, traffic=TRAFFIC, units=None):
     return solve_on_traffic(
-        parse_goals(texts), template, traffic, confidence=0.95, data_digest="traffic"
+        parse_goals(texts),
+        template,
+        unlabelled_rows(traffic, units),
+        confidence=0.95,
+        data_digest="traffic",
     )
 
 
@@ -68,3 +73,18 @@ def test_too_little_traffic_or_ties_are_infeasible():
     for text in ("refusal_rate <= 5%", "refusal_rate = 5%"):
         with pytest.raises(GoalInfeasible):
             met(text, policy(1), saturated)
+
+
+def test_what_is_assumed_of_sessions_stands_in_the_promise():
+    alone = met("refusal_rate <= 20%", policy(3)).promises[0]
+    assert "each request counts as drawn by itself" in alone.method
+    units = [f"s{n // 10}" for n in range(2000)]
+    together = met("refusal_rate <= 20%", policy(3), units=units).promises[0]
+    assert "2000 requests in 200 sessions or alone" in together.method
+    assert together.rate.hits < alone.rate.hits
+
+
+def test_too_few_sessions_are_named():
+    units = [f"s{n // 200}" for n in range(2000)]
+    with pytest.raises(GoalInfeasible, match="10 sessions or rows alone allow no threshold"):
+        met("refusal_rate <= 5%", policy(3), units=units)

@@ -95,7 +95,7 @@ def _score_file(
     with progress_bar("score") as progress:
         logp_NC = engine.logp([row.messages for row in rows], progress)
     table = ScoreTable(ids=tuple(row.id for row in rows), logp_NC=logp_NC)
-    write_scores(out, table, engine.fingerprint)
+    write_scores(out, table, engine.fingerprint, sessions=[row.unit for row in rows])
     print_table(
         [
             ("file", "prompts", "leftover mass"),

@@ -21,13 +21,13 @@ from demur.core.taxonomy import Taxonomy
 from demur.core.threshold import NEVER
 from demur.stages.calibrate.calibrator import FittedCalibrator
 from demur.stages.calibrate.inputs import Inputs
-from demur.stats.labelled import UNCHECKED, LabelledScores, label_scores
+from demur.stats.labelled import UNCHECKED, LabelledScores, label_scores, unlabelled_rows
 from demur.stats.thresholds.certify import CertifyOptions
 from demur.stats.thresholds.curve import with_curves
 from demur.stats.thresholds.solve import solve, solve_by_probabilities
 from demur.stats.thresholds.traffic import solve_on_traffic
 from demur.store.results.monitor_file import read_feedback
-from demur.store.scores.tables import read_scores
+from demur.store.scores.tables import read_scores, read_sessions
 
 
 def template(config: CalibrateSettings, taxonomy: Taxonomy, fingerprint: Fingerprint) -> Policy:
@@ -110,8 +110,9 @@ def choose(
     if config.traffic is not None:
         table, fingerprint = read_scores(config.traffic)
         before.require_model(fingerprint)
+        traffic = unlabelled_rows(table, read_sessions(config.traffic))
         policy = solve_on_traffic(
-            goals, before, table, confidence=how.confidence, data_digest=digest
+            goals, before, traffic, confidence=how.confidence, data_digest=digest
         )
         # The curves' error rates need labels, which only the calibrate rows have.
         return with_curves(policy, rows)

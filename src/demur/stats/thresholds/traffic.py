@@ -12,16 +12,16 @@ from demur.core.goals.goal import Goal, Promise
 from demur.core.goals.kinds import TargetRate
 from demur.core.goals.promised import RefusalRate
 from demur.core.policy import Policy
-from demur.core.rates import Rate, decimal_fraction, rows_needed
-from demur.core.score import ScoreTable
+from demur.core.rates import Rate, decimal_fraction
 from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import expand_slices
-from demur.stats.thresholds.closed_form import METHOD, lowest_keeping
+from demur.stats.thresholds.closed_form import METHOD, lowest_passing
 from demur.stats.thresholds.losses import STEERABLE, check_categories, grouped_scores
 from demur.stats.thresholds.problem import GroupedScores
 from demur.stats.thresholds.sweep import sweep_of
 from demur.stats.thresholds.target_rates import cut_at_rate
+from demur.stats.units import CountedRows, count_rows
 
 TrafficGoal = TargetRate | RefusalRate  # what can be met on traffic without labels
 
@@ -29,7 +29,7 @@ TrafficGoal = TargetRate | RefusalRate  # what can be met on traffic without lab
 def solve_on_traffic(
     goals: Sequence[Goal],
     template: Policy,
-    traffic: ScoreTable,
+    traffic: LabelledScores,
     *,
     confidence: float,
     data_digest: str,
@@ -39,8 +39,8 @@ def solve_on_traffic(
     The rate that each has there is in its promise. Raises GoalError on other goals, GoalInfeasible
     where a rate cannot be met.
     """
-    unlabelled = LabelledScores(table=traffic, label_N=np.zeros(len(traffic.ids), dtype=np.int64))
-    met = rates_on_traffic(goals, template, unlabelled, confidence)
+    met = rates_on_traffic(goals, template, traffic, confidence)
+    sampling = _sampling(traffic)
     promises = tuple(
         Promise(
             goal=one.goal.stated,
@@ -48,7 +48,7 @@ def solve_on_traffic(
             status="certified" if one.goal.promised else "measured",
             rate=one.rate,
             data_digest=data_digest,
-            method=f"{METHOD}, unlabelled traffic"
+            method=f"{METHOD}, unlabelled traffic, {sampling}"
             if one.goal.promised
             else "order statistic of the traffic's scores",
         )
@@ -97,6 +97,19 @@ def rates_on_traffic(
     return found
 
 
+def _everything(rows: LabelledScores) -> CountedRows:
+    """All rows of traffic, as evidence."""
+    return count_rows(np.ones(len(rows.label_N), dtype=bool), rows.group_N, rows.count_N, seed=0)
+
+
+def _sampling(traffic: LabelledScores) -> str:
+    """How the promise takes the traffic's rows to have been drawn, for people."""
+    if traffic.group_N is None:
+        return "which names no sessions: each request counts as drawn by itself"
+    counted = _everything(traffic)
+    return f"{counted.requests} requests in {counted.units} sessions or alone"
+
+
 def _check(goals: Sequence[Goal], template: Policy) -> None:
     if not goals:
         raise GoalError("no goal is given", "such as 'refusal_rate = 10%'")
@@ -138,13 +151,17 @@ def _threshold(goal: TrafficGoal, grouped: GroupedScores, g: int, delta: float) 
     if isinstance(goal, TargetRate):
         sweep = sweep_of(logq_M, np.zeros(len(logq_M), dtype=np.int64))
         return float(sweep.threshold_J[cut_at_rate(sweep, n, goal)])
-    threshold = lowest_keeping(logq_M, n, level, delta)
-    if threshold is None:
-        needed = rows_needed(level, delta)
+    counted = _everything(grouped.rows)
+    test = counted.test(level, delta)
+    if test is None:
+        needed = counted.needed(level, delta)
+        what = "rows" if counted.plain else "sessions or rows alone"
         raise GoalInfeasible(
-            f"goal {goal.text!r}: {n} rows allow no threshold but 'never' at delta {delta:.3g}",
-            f"at least {needed} rows are needed",
+            f"goal {goal.text!r}: {counted.units} {what} allow no threshold but 'never' at delta "
+            f"{delta:.3g}",
+            f"at least {needed} {what} are needed",
         )
+    threshold = lowest_passing(compared_N, test)
     if threshold == NEVER:
         raise GoalInfeasible(
             f"goal {goal.text!r}: too many of {n} rows score q = 1, no threshold but 'never' "
