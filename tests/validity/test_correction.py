@@ -1,5 +1,5 @@
 """The corrected rate's 95 % interval covers the truth, whatever the judge does, and on real
-answers.
+answers; its mean over draws is the truth, also with few labels.
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ from demur.judges.phrases import PhraseJudge
 from tests.stats.judging.test_correction import checked, corrected, in_strata, population
 
 DRAWS = 1000
+FEW_LABEL_DRAWS = 2000
 LABELLED = Path(__file__).parents[2].parent / "shared" / "data" / "response_labels.jsonl"
 DROPPED = ("incoherent", "dontknow")  # tones that chatgpt-refusals leaves out
 
@@ -52,6 +53,28 @@ def test_so_it_does_with_labels_drawn_more_often_near_a_threshold_and_where_the_
         found = corrected(judge_N, hand_N, known_N, strata)
         covered += found.low <= hand_N.mean() <= found.high
     assert covered >= 0.93 * DRAWS
+
+
+@pytest.mark.parametrize("labels", [20, 40, 60])
+@pytest.mark.parametrize(
+    ("rate", "sensitivity", "specificity"),
+    [(0.145, 0.9, 0.97), (0.145, 0.5, 0.5), (0.1, 0.9, 0.99), (0.3, 0.95, 0.6)],
+)
+def test_with_few_labels_the_mean_of_the_estimate_is_the_truth(
+    rate, sensitivity, specificity, labels
+):
+    """An estimate that changed with the number of hits seen was .013 below .145 with 60 labels."""
+    rng = np.random.default_rng(1)
+    judge_N, hand_N = population(2000, rate, sensitivity, specificity)
+    found_D = np.array(
+        [
+            corrected(judge_N, hand_N, checked(2000, labels, rng)).value
+            for _ in range(FEW_LABEL_DRAWS)
+        ]
+    )
+    bias, noise = found_D.mean() - hand_N.mean(), found_D.std() / np.sqrt(FEW_LABEL_DRAWS)
+    assert abs(bias) <= 3.5 * noise  # 1 in 2,000 by chance
+    assert abs(bias) < 0.008
 
 
 @pytest.fixture(scope="module")

@@ -95,6 +95,20 @@ def test_a_rare_thing_gets_the_exact_interval_of_the_hand_labels():
     assert 0.0 <= found.low <= found.value <= found.high
 
 
+def test_the_estimate_is_the_mean_over_all_choices_of_the_row_that_the_others_weigh():
+    """Leave one row out, learn its weight on the others: afresh, row by row."""
+    judge_N, hand_N = population(60, 0.4, 0.8, 0.7)
+    known_N = checked(60, 40, np.random.default_rng(2))
+    known, values = np.flatnonzero(known_N), []
+    for row in known:
+        others = known[known != row]
+        slope = np.cov(judge_N[others], hand_N[others])[0, 1] / np.var(judge_N[others], ddof=1)
+        left = np.setdiff1d(np.arange(60), others)  # the row is one draw of these
+        rest = hand_N[row] - slope * judge_N[row] + slope * judge_N[left].mean()
+        values.append((hand_N[others].sum() + len(left) * rest) / 60)
+    assert corrected(judge_N, hand_N, known_N).value == pytest.approx(np.mean(values))
+
+
 def test_too_few_labels_are_undefined_with_what_would_do():
     judge_N, hand_N = population(100, 0.5, 0.9, 0.9)
     with pytest.raises(Undefined, match="9 of 100 rows") as e:
@@ -116,7 +130,8 @@ def test_what_is_no_label_is_refused():
 def test_flipping_what_counts_flips_the_estimate(rate, sensitivity, specificity, seed):
     judge_N, hand_N = population(400, rate, sensitivity, specificity, seed)
     known_N = checked(400, 80, np.random.default_rng(seed))
-    found, flipped = corrected(judge_N, hand_N, known_N), corrected(judge_N, 1 - hand_N, known_N)
+    found = corrected(judge_N, hand_N, known_N)
+    flipped = corrected(1 - judge_N, 1 - hand_N, known_N)
     assert flipped.value == pytest.approx(1 - found.value)
     assert (flipped.low, flipped.high) == pytest.approx((1 - found.high, 1 - found.low))
 

@@ -353,10 +353,10 @@ def corrected(m: FinishedRun) -> tuple[Table, ...]:
         header=("rate", "as judged", "corrected", "labels"),
         rows=tuple(rows),
         caption=f"{m.evaluation.labels} texts were labelled by hand, drawn at random, perhaps in "
-        "strata. Corrected: regression estimate, unbiased whatever the judge's errors; where hits "
-        "are rare, the hand labels alone. It is about all texts: one that the judge could not "
-        "score stands in it as 0.5. Per category, subcategory and kind, and of both texts of a "
-        "prompt: evaluate/metrics.json.",
+        "strata. Corrected: regression estimate, which assumes no error rate of the judge; where "
+        "hits or misses are rare, with the exact interval of the hand labels alone. It is about "
+        "all texts: one that the judge could not score stands in it as 0.5. Per category, "
+        "subcategory and kind, and of both texts of a prompt: evaluate/metrics.json.",
     )
     return (table,)
 

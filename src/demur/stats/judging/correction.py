@@ -3,12 +3,17 @@ answers, M checked, S strata.
 
 1. The N answers are the whole of what is asked about; M of them were drawn at random, perhaps
    within strata, and labelled by hand.
-2. The judge's mean over all N is moved by the mean difference (hand - judge) on the M: unbiased
-   whatever the judge does, because its errors are measured on the very answers that the rate is
-   about, and none of them is assumed.
+2. The judge's mean over all N is moved by the mean difference (hand - judge) on the M, because the
+   judge's errors are measured on the very answers that the rate is about, and none is assumed.
 3. The judge's values are weighed so that the variance is least; a judge that says nothing weighs 0.
-4. Where hits or misses are too rare for a normal interval, the exact one of the hand labels stands
-   alone.
+   Each checked row gets the weight that the M - 1 others give. A weight learnt from the row that it
+   weighs would bias the estimate; so the mean of the estimate over draws is the hand's own rate,
+   whatever the judge does: exactly where all rows are drawn alike, and in strata but for terms of
+   the order 1/M^2 and 1/N. Among some of the rows of a draw in strata the weights sum to a random
+   number, and the ratio has a bias of the order 1/M.
+4. Where hits or misses are too rare for a normal interval, the exact one of the hand labels takes
+   its place. The estimate stays that of 2: one that changed with the number of hits seen would be
+   biased by the change.
 """
 
 from __future__ import annotations
@@ -29,7 +34,7 @@ LEAST = 10  # checked rows below which nothing is corrected
 ROUNDING = 1e-12  # a judge whose values vary by less says always the same
 # checked hits, or misses, below which the exact interval of the hand labels is the honest one
 RARE = 10
-TOO_RARE = "hand labels alone, exact: too rare to correct"
+TOO_RARE = "regression; the interval is that of the hand labels alone, exact: too rare"
 OWN = "the hand labels' own rate, exact: nothing to correct"
 # errors of the judge that the draw may have missed, one each way: they count in the variance
 UNSEEN = 2
@@ -95,24 +100,26 @@ def regression_rate(sample: CheckedSample, confidence: float = 0.95) -> RateEsti
     hand's where known.
 
     Regression estimator of a finite set (Cochran 1977, chapter 7), the finite form of PPI++:
-    mean_N(w J) + mean_M(H - w J) with w of least variance, variance with factor 1 - M/N; Student's
-    t. In strata each checked row stands for as many as its stratum has to one checked (Horvitz and
-    Thompson 1952; Hajek's ratio form, linearised). The variance counts two errors of the judge more
-    than were seen, one each way, or one in every stratum: none in 60 rows does not mean none in
-    600. Fewer than 10 hits or misses by hand: the exact binomial interval of the hand labels alone,
-    in strata at their effective number (Kish 1965). So too where every row is known, because
-    nothing is left to correct: that interval is about further rows like these. Raises Undefined on
-    fewer than 10 known rows.
+    mean_N(w J) + mean_M(H - w J) with w of least variance, learnt on the other checked rows;
+    variance with factor 1 - M/N; Student's t. In strata each checked row stands for as many as its
+    stratum has to one checked (Horvitz and Thompson 1952; Hajek's ratio form, linearised). The
+    variance counts two errors of the judge more than were seen, one each way, or one in every
+    stratum: none in 60 rows does not mean none in 600. Fewer than 10 hits or misses by hand: the
+    same estimate with the exact binomial interval of the hand labels alone, in strata at their
+    effective number (Kish 1965), widened to hold the estimate. Where every row is known nothing is
+    left to correct: the labels' own rate, with their exact interval, about further rows like these.
+    Raises Undefined on fewer than 10 known rows.
     """
     hand_M = sample.hand_N[sample.known_N]
     n, m, hits = len(sample.judge_N), len(hand_M), int(hand_M.sum())
     _enough(sample)
     if m == n:
         return _alone(hand_M, None, confidence, OWN)
+    found = _mean(sample, np.ones(n))
     if min(hits, m - hits) < RARE:
-        return _alone(hand_M, _weights(sample), confidence)
+        return _around(found.value, _alone(hand_M, _weights(sample), confidence, TOO_RARE))
     drawn = "hand labels, weighted by stratum" if sample.strata else "hand labels"
-    return _clipped(_mean(sample, np.ones(n)), confidence, f"regression on {m} {drawn}")
+    return _clipped(found, confidence, f"regression on {m} {drawn}")
 
 
 def labels_rate(sample: CheckedSample, confidence: float = 0.95) -> RateEstimate:
@@ -137,9 +144,10 @@ def regression_share(
     declines.
 
     fixed: further rows that are 1 beyond doubt, as (in the share, all of them). A ratio of two
-    regression estimates, linearised. Fewer than 10 checked rows in the share, of 1 out of it, or of
-    0, or every row known: the exact interval of the hand labels alone. Raises Undefined as
-    regression_rate, and where no checked row is 1.
+    regression estimates, linearised; a ratio is biased by the order of 1/M. Fewer than 10 checked
+    rows in the share, of 1 out of it, or of 0: the exact interval of the hand labels alone, widened
+    to hold the ratio. Every row known: the hand labels' own share and exact interval. Raises
+    Undefined as regression_rate, where no checked row is 1, and where the estimate leaves none.
     """
     _enough(sample)
     one_N = sample.known_N & (sample.hand_N == 1.0)
@@ -150,17 +158,16 @@ def regression_share(
     if sample.known_N.all():
         sure_M = np.repeat((1.0, 0.0), (fixed[0], fixed[1] - fixed[0]))
         return _alone(np.concatenate([inside_M, sure_M]), None, confidence, OWN)
-    rarest = min(hits, len(inside_M) - hits, int(sample.known_N.sum()) - len(inside_M))
-    if rarest < RARE and not fixed[1]:
-        weight_M = _weights(sample)
-        return _alone(
-            inside_M, None if weight_M is None else weight_M[one_N[sample.known_N]], confidence
-        )
     ones = fixed[1] + n * _mean(sample, np.ones(n)).value
     within = fixed[0] + n * _mean(sample, should_N.astype(np.float64)).value
     if ones <= 0:
         raise Undefined("nothing declines by the estimate", "label more rows")
     value = within / ones
+    rarest = min(hits, len(inside_M) - hits, int(sample.known_N.sum()) - len(inside_M))
+    if rarest < RARE and not fixed[1]:
+        weight_M = _weights(sample)
+        among_M = None if weight_M is None else weight_M[one_N[sample.known_N]]
+        return _around(value, _alone(inside_M, among_M, confidence, TOO_RARE))
     # delta method for a ratio: the variance of within / ones is that of the mean of (should -
     # value) x hand, scaled by (n / ones)^2
     around = _mean(sample, should_N.astype(np.float64) - value)
@@ -213,9 +220,31 @@ def _mean(sample: CheckedSample, factor_N: Doubles) -> _Mean:
         of_M = sample.strata.of_N[known_N]
         sampled = _stratified_variance(sample.strata, of_M, part_M * residual_M)
         variance = sampled + error * _unseen_variance(sample.strata, of_M, part_M)
-    # the judge's mean over all rows, moved by the mean residual on the checked ones
-    value = slope * judge_N.mean() + part_M @ (hand_M - slope * judge_M)
+    # the judge's mean over all rows, moved by the mean residual on the checked ones, each row with
+    # the slope that the others give
+    others_M = _slopes_of_others(part_M, judge_off_M, hand_off_M)
+    seen_M = judge_M
+    if sample.strata is None:
+        # Given the M - 1 others, a row is one draw of the N - M + 1 left: its judge's value stands
+        # for the mean of these, and the others' values for themselves.
+        others_mean_M = (judge_M.sum() - judge_M) / (m - 1)
+        seen_M = judge_M + (m - 1) / len(judge_N) * (others_mean_M - judge_M)
+    value = part_M @ (hand_M + others_M * (judge_N.mean() - seen_M))
     return _Mean(value=float(value), variance=variance, freedom=freedom)
+
+
+def _slopes_of_others(part_M: Doubles, judge_off_M: Doubles, hand_off_M: Doubles) -> Doubles:
+    """The regression slope of hand on judge without each row in turn, shape (M,).
+
+    part_M: the rows' shares, sum 1; both others are off the mean so weighed. 1 where the judge says
+    the same of all other rows: it is taken at its word, because nothing speaks against it.
+    """
+    gone_M = part_M / (1 - part_M)
+    # centred sums without a row: the sum of all, less its own term, less what the mean moves
+    spread_M = part_M @ judge_off_M**2 - gone_M * judge_off_M**2
+    both_M = part_M @ (judge_off_M * hand_off_M) - gone_M * judge_off_M * hand_off_M
+    slope_M: Doubles = np.where(spread_M > ROUNDING, both_M / np.maximum(spread_M, ROUNDING), 1.0)
+    return slope_M
 
 
 def _stratified_variance(strata: Strata, of_M: Ints, share_M: Doubles) -> float:
@@ -247,7 +276,7 @@ def _unseen_variance(strata: Strata, of_M: Ints, part_M: Doubles) -> float:
 
 
 def _alone(
-    hit_M: Doubles, weight_M: Doubles | None, confidence: float, method: str = TOO_RARE
+    hit_M: Doubles, weight_M: Doubles | None, confidence: float, method: str
 ) -> RateEstimate:
     """The exact interval of the hand labels alone."""
     if weight_M is None:
@@ -260,6 +289,13 @@ def _alone(
         low = 0.0 if value == 0 else float(betaincinv(n * value, n * (1 - value) + 1, tail))
         high = 1.0 if value == 1 else float(betaincinv(n * value + 1, n * (1 - value), 1 - tail))
     return RateEstimate(value=value, low=low, high=high, method=method)
+
+
+def _around(value: float, labels: RateEstimate) -> RateEstimate:
+    """An estimate with the exact interval of the hand labels, widened where it is outside."""
+    value = min(max(value, 0.0), 1.0)
+    low, high = min(labels.low, value), max(labels.high, value)
+    return RateEstimate(value=value, low=low, high=high, method=labels.method)
 
 
 def _clipped(found: _Mean, confidence: float, method: str) -> RateEstimate:

@@ -68,10 +68,10 @@ def prediction_powered(
     """Estimate the mean of the hand labels from M checked rows and N others that only the judge
     saw; and the weight of these.
 
-    lambda mean(judge_N) + mean(hand_M - lambda judge_M): unbiased whatever the judge does, with the
-    lambda of least variance (PPI++: Angelopoulos, Duchi and Zrnic 2023, arXiv 2311.01453). Normal
-    interval: for rates near 0 or 1 take the exact one of the hand labels. Raises Undefined on fewer
-    than 2 rows of either sort.
+    lambda mean(judge_N) + mean(hand_M - lambda judge_M), whatever the judge does, with the lambda
+    of least variance (PPI++: Angelopoulos, Duchi and Zrnic 2023, arXiv 2311.01453), which is learnt
+    on the same rows: the bias is of the order of 1/M. Normal interval: for rates near 0 or 1 take
+    the exact one of the hand labels. Raises Undefined on fewer than 2 rows of either sort.
     """
     m, n = len(hand_M), len(judge_N)
     if m < 2 or n < 2 or len(judge_M) != m:
