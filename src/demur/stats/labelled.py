@@ -133,15 +133,21 @@ class LabelledScores:
                 "0 = to be answered, k = to be refused with the k-th category",
             )
 
+    def requests(self, rows_N: Bools | None = None) -> int:
+        """The number of requests that these rows, or all, stand for."""
+        if self.count_N is None:
+            return len(self.label_N) if rows_N is None else int(rows_N.sum())
+        return int(self.count_N.sum() if rows_N is None else self.count_N[rows_N].sum())
+
     @property
     def to_answer(self) -> int:
-        """Rows that ought to be answered."""
-        return int((self.label_N == 0).sum())
+        """Requests that ought to be answered."""
+        return self.requests(self.label_N == 0)
 
     @property
     def to_refuse(self) -> int:
-        """Rows that ought to be refused, with whatever category."""
-        return len(self.label_N) - self.to_answer
+        """Requests that ought to be refused, with whatever category."""
+        return self.requests(self.label_N != 0)
 
 
 def label_scores(

@@ -316,3 +316,20 @@ def test_every_promise_is_certified_with_one_shared_threshold(text):
     assert (promise.status, promise.level) == ("certified", parse_goal(text).level)
     assert promise.rate.interval(0.9)[1] <= promise.level
     assert len({c.threshold for c in done.categories}) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["f1 max", "youden max", "cost: false=1 missed=5", "refusal_rate = 20%", "macro_f1 max"]
+)
+def test_a_row_with_a_count_weighs_as_so_many_rows(text):
+    rows = simulated_rows(200, 3, seed=5)
+    count_N = np.random.default_rng(1).integers(1, 6, 200)
+    counted = chosen(text, policy(3), replace(rows, count_N=count_N))
+    at = np.repeat(np.arange(200), count_N)
+    repeated = chosen(text, policy(3), labelled(rows.table.logp_NC[at], rows.label_N[at]))
+    assert counted.promises[0].rate == repeated.promises[0].rate
+    for own, theirs in zip(counted.categories, repeated.categories, strict=True):
+        assert own.threshold == theirs.threshold
+        assert {p.threshold: p for p in own.curve}.items() & {
+            p.threshold: p for p in theirs.curve
+        }.items()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from demur.base.arrays import Ints
+from demur.base.arrays import Bools, Ints
 from demur.core.decision import compared_scores, decide_many
 from demur.core.policy import CurvePoint, Policy
 from demur.core.rates import Rate
@@ -22,7 +22,9 @@ def pooled_sweep(policy: Policy, rows: LabelledScores) -> Sweep:
     """
     may_refuse_N = decide_many(policy, rows.table.logp_NC).heaviest_N > 0
     return sweep_of(
-        compared_scores(policy, rows.table.logp_NC)[may_refuse_N], rows.label_N[may_refuse_N]
+        compared_scores(policy, rows.table.logp_NC)[may_refuse_N],
+        rows.label_N[may_refuse_N],
+        count_M=_counts(rows, may_refuse_N),
     )
 
 
@@ -46,8 +48,14 @@ def category_sweeps(policy: Policy, rows: LabelledScores) -> dict[str, Sweep]:
         if category.locked and policy.rule == "heaviest":
             value_N = np.where(own_N, compared_N, logq_NC[:, column])
             own_N = own_N | (compared_N < np.inf)
-        found[name] = sweep_of(value_N[own_N], rows.label_N[own_N], own=column)
+        found[name] = sweep_of(
+            value_N[own_N], rows.label_N[own_N], own=column, count_M=_counts(rows, own_N)
+        )
     return found
+
+
+def _counts(rows: LabelledScores, part_N: Bools) -> Ints | None:
+    return None if rows.count_N is None else rows.count_N[part_N]
 
 
 def with_curves(policy: Policy, rows: LabelledScores) -> Policy:
@@ -107,8 +115,10 @@ def _by_decisions(policy: Policy, rows: LabelledScores, name: str) -> tuple[Curv
             for t in thresholds
         ]
     )
-    refused, false = emitted_TN.sum(axis=1), emitted_TN[:, rows.label_N == 0].sum(axis=1)
-    own = emitted_TN[:, rows.label_N == column].sum(axis=1)
+    # Requests per (threshold, row): a row counts as often as its prompt came.
+    request_TN = emitted_TN * (1 if rows.count_N is None else rows.count_N)
+    refused, false = request_TN.sum(axis=1), request_TN[:, rows.label_N == 0].sum(axis=1)
+    own = request_TN[:, rows.label_N == column].sum(axis=1)
     return _points(
         thresholds,
         SweepCounts(refused=refused, false=false, caught=refused - false, own=own),
@@ -128,7 +138,7 @@ def _even(sweep: Sweep) -> Ints:
 def _points(
     thresholds: list[float], counts: SweepCounts, rows: LabelledScores, column: int
 ) -> tuple[CurvePoint, ...]:
-    n, comply, own = len(rows.label_N), rows.to_answer, int((rows.label_N == column).sum())
+    n, comply, own = rows.requests(), rows.to_answer, rows.requests(rows.label_N == column)
     table = zip(
         thresholds, counts.refused.tolist(), counts.false.tolist(), counts.own.tolist(), strict=True
     )

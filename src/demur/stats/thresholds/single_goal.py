@@ -179,7 +179,7 @@ def _own_fbeta(case: _GoalInputs, goal: AnyFBeta, names: Sequence[str]) -> Singl
     f = []
     for name in names:
         sweep = _own_sweep(case, name)
-        own = int((case.rows.label_N == case.template.taxonomy.column(name)).sum())
+        own = case.rows.requests(case.rows.label_N == case.template.taxonomy.column(name))
         _need_own(case, name)
         cuts, best = best_fbeta([sweep], own, goal.beta, "own")
         thresholds |= _set({(name,): sweep}, cuts)
@@ -246,7 +246,7 @@ def _target_rate(case: _GoalInputs, goal: TargetRate) -> SingleGoalSolution:
         _own_sweep(case, goal.category) if goal.category else pooled_sweep(case.template, case.rows)
     )
     return SingleGoalSolution(
-        thresholds=_set({names: sweep}, [cut_at_rate(sweep, len(case.rows.label_N), goal)]),
+        thresholds=_set({names: sweep}, [cut_at_rate(sweep, case.rows.requests(), goal)]),
         method="order statistic of the calibration scores",
     )
 

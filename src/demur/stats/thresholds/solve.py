@@ -247,7 +247,7 @@ def _measured(case: _SolveInputs, goal: Goal, policy: Policy, method: str) -> Pr
         emitted_N = decisions.refuses_N
         if goal.category is not None:
             emitted_N = decisions.choice_N == policy.taxonomy.column(goal.category)
-        rate = Rate(hits=int(emitted_N.sum()), of=len(emitted_N))
+        rate = Rate(hits=case.rows.requests(emitted_N), of=case.rows.requests())
     return Promise(
         goal=goal.stated,
         confidence=None,

@@ -17,7 +17,6 @@ from fractions import Fraction
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from demur.base.arrays import Doubles, Floats, Ints
 from demur.core.rates import decimal_fraction
@@ -32,9 +31,9 @@ _INT64_SAFE = 2**62
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SweepCounts:
-    """Refused rows of a sweep, by label; one entry per threshold."""
+    """Refused requests of a sweep, by label; one entry per threshold."""
 
-    refused: Ints  # rows at or above the threshold
+    refused: Ints  # requests at or above the threshold
     false: Ints  # of these, to be answered
     caught: Ints  # of these, to be refused, with whatever category
     own: Ints  # of these, to be refused with the sweep's own category; 0 for a pooled sweep
@@ -49,17 +48,18 @@ class Sweep:
     """
 
     logq_M: Doubles  # float32 values, descending; +inf where doubtful
-    caught_P: Ints  # rows to be refused among the first 0, 1, ..., M
-    own_P: Ints  # rows of the sweep's own category among them
-    cut_J: Ints  # cuts, ascending: strict to lenient
+    request_P: Ints  # requests that the first 0, 1, ..., M rows stand for
+    caught_P: Ints  # of these, to be refused
+    own_P: Ints  # of these, of the sweep's own category
+    cut_J: Ints  # cuts, as numbers of rows, ascending: strict to lenient
     # the threshold of each cut: NEVER, then just below the last score that it includes
     threshold_J: Doubles
 
     def counts(self, prefix: Ints) -> SweepCounts:
         """The counts when the first `prefix` rows are refused, for each entry of prefix."""
-        caught = self.caught_P[prefix]
+        refused, caught = self.request_P[prefix], self.caught_P[prefix]
         return SweepCounts(
-            refused=prefix, false=prefix - caught, caught=caught, own=self.own_P[prefix]
+            refused=refused, false=refused - caught, caught=caught, own=self.own_P[prefix]
         )
 
     @property
@@ -74,13 +74,17 @@ class Sweep:
         return self.counts(np.searchsorted(-self.logq_M, -log_threshold_T, side="right"))
 
 
-def sweep_of(logq_M: Floats, label_M: Ints, own: int = NO_CATEGORY) -> Sweep:
-    """The sweep of these scores and labels. own: the label of the sweep's category.
+def sweep_of(
+    logq_M: Floats, label_M: Ints, own: int = NO_CATEGORY, count_M: Ints | None = None
+) -> Sweep:
+    """The sweep of these scores and labels. own: the label of the sweep's category. count_M: the
+    requests that each row stands for; None: one each.
 
     logq_M: natural log, float32, finite; +inf in rows that every threshold refuses.
     """
     order = np.argsort(-logq_M, kind="stable")
     logq_M, label_M = logq_M[order], label_M[order]
+    count_M = np.ones(len(order), dtype=np.int64) if count_M is None else count_M[order]
     always = int((logq_M == np.inf).sum())
     # A row ends a run of ties where some threshold includes it and excludes the next row. The last
     # row always does; rows that every threshold refuses end none but the cut of NEVER.
@@ -90,15 +94,16 @@ def sweep_of(logq_M: Floats, label_M: Ints, own: int = NO_CATEGORY) -> Sweep:
     ends = np.flatnonzero(last_M)
     return Sweep(
         logq_M=logq_M.astype(np.float64),
-        caught_P=_prefixes(label_M != 0),
-        own_P=_prefixes(label_M == own),
+        request_P=_prefixes(count_M),
+        caught_P=_prefixes(np.where(label_M != 0, count_M, 0)),
+        own_P=_prefixes(np.where(label_M == own, count_M, 0)),
         cut_J=np.concatenate([[always], ends + 1]),
         threshold_J=np.concatenate([[NEVER], cut_below(logq_M[ends])]),
     )
 
 
-def _prefixes(member_M: npt.NDArray[np.bool_]) -> Ints:
-    return np.concatenate([[0], np.cumsum(member_M, dtype=np.int64)])
+def _prefixes(count_M: Ints) -> Ints:
+    return np.concatenate([[0], np.cumsum(count_M, dtype=np.int64)])
 
 
 def best_linear(
@@ -175,7 +180,10 @@ def most_caught(sweeps: Sequence[Sweep], budget: int) -> tuple[list[int], int]:
 
 def totals(sweeps: Sequence[Sweep], cuts: Sequence[int], hit: Hit = "caught") -> tuple[int, int]:
     """Hits and other refusals at these cuts, over all sweeps."""
-    at = [(_hits(sweep, hit), sweep.cut_J, cut) for sweep, cut in zip(sweeps, cuts, strict=True)]
+    at = [
+        (_hits(sweep, hit), sweep.at_cuts.refused, cut)
+        for sweep, cut in zip(sweeps, cuts, strict=True)
+    ]
     return sum(int(h[j]) for h, _, j in at), sum(int(n[j] - h[j]) for h, n, j in at)
 
 
@@ -185,11 +193,9 @@ def _hits(sweep: Sweep, hit: Hit) -> Ints:
 
 def _first_best(sweep: Sweep, per_hit: int, per_other: int, hit: Hit) -> int:
     """The strictest cut that maximises per_hit * hits - per_other * other refusals."""
-    hits_J = _hits(sweep, hit)
-    fits = max(per_hit, per_other) * len(sweep.caught_P) < _INT64_SAFE
+    hits_J, refused_J = _hits(sweep, hit), sweep.at_cuts.refused
+    fits = max(per_hit, per_other) * (int(sweep.request_P[-1]) + 1) < _INT64_SAFE
     number = np.int64 if fits else object  # Python integers where int64 would overflow
     return int(
-        np.argmax(
-            hits_J.astype(number) * per_hit - (sweep.cut_J - hits_J).astype(number) * per_other
-        )
+        np.argmax(hits_J.astype(number) * per_hit - (refused_J - hits_J).astype(number) * per_other)
     )

@@ -24,26 +24,26 @@ def cut_at_rate(sweep: Sweep, n: int, goal: TargetRate) -> int:
     heaviest of.
     """
     level = decimal_fraction(goal.level)
-    allowed = math.floor(level * n)
-    if (reach := int(sweep.cut_J[-1])) < allowed:
+    allowed, refused_J = math.floor(level * n), sweep.at_cuts.refused
+    if (reach := int(refused_J[-1])) < allowed:
         raise GoalInfeasible(
             f"goal {goal.text!r}: it asks for {allowed} of {n} rows, and even without a threshold "
             f"{reach} are refused",
             f"ask for at most {math.floor(1000 * reach / n) / 10:g}%, the highest rate in reach "
             "on these rows",
         )
-    if (always := int(sweep.cut_J[0])) > allowed:
+    if (always := int(refused_J[0])) > allowed:
         raise GoalInfeasible(
             f"goal {goal.text!r}: {allowed} of {n} rows may be refused, and {always} are in doubt "
             "at every threshold",
             "ask for a higher rate, or train a model that puts its probability on the control "
             "tokens",
         )
-    cut = int((sweep.cut_J <= allowed).sum()) - 1
+    cut = int((refused_J <= allowed).sum()) - 1
     if cut == 0 and level > 0:
         what = (
-            f"the strictest threshold refuses {sweep.cut_J[1]}"
-            if len(sweep.cut_J) > 1
+            f"the strictest threshold refuses {refused_J[1]}"
+            if len(refused_J) > 1
             else "none can be"
         )
         raise GoalInfeasible(
@@ -71,6 +71,8 @@ def rates_of_categories(
         g = grouped.groups.index((goal.category,))
         compared_N = grouped.compared_with(g)
         own_N = part_N & (compared_N > -np.inf)
-        sweep = sweep_of(compared_N[own_N].astype(np.float32), grouped.rows.label_N[own_N])
-        found[g] = float(sweep.threshold_J[cut_at_rate(sweep, int(part_N.sum()), goal)])
+        rows = grouped.rows
+        count_M = None if rows.count_N is None else rows.count_N[own_N]
+        sweep = sweep_of(compared_N[own_N].astype(np.float32), rows.label_N[own_N], count_M=count_M)
+        found[g] = float(sweep.threshold_J[cut_at_rate(sweep, rows.requests(part_N), goal)])
     return found
