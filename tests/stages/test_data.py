@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import signal
@@ -91,6 +92,73 @@ def test_a_group_never_crosses_splits():
     assert min(summary.pairs.values()) > 0
 
 
+def test_linked_rows_carry_one_group_over_all_sources():
+    words = [f"w{k}" for k in range(12)]
+    copies = [row(f"n{k}", " ".join([*words[:11], f"own{k}"])) for k in range(5)]
+    copies[1] = replace(copies[1], source="t", group="t:b")
+    copies[2] = replace(copies[2], group="s:a")
+    rows = [row("other", "quite another question", group="t:b"), row("alone", "by itself here")]
+    found = {e.id: e for own in prepare([*corpus(), *copies, *rows])[0].values() for e in own}
+    family = [found[e.id] for e in (*copies, rows[0])]
+    assert {e.group for e in family} == {"s:a"}
+    assert [e.source_group for e in family] == [None, "t:b", None, None, None, "t:b"]
+    assert found["alone"].group is None
+    assert found["r0"].group == "g0"
+    assert found["r0"].source_group is None
+
+
+def test_near_copies_without_a_group_get_a_name_that_stays():
+    words = [f"w{k}" for k in range(12)]
+    copies = [row(f"n{k}", " ".join([*words[:11], f"own{k}"])) for k in range(5)]
+
+    def names(rows):
+        return {e.group for own in prepare(rows)[0].values() for e in own if e.id[0] == "n"}
+
+    (name,) = names([*corpus(), *copies])
+    assert name
+    assert names([*(replace(e, id=f"n-{e.id}") for e in reversed(copies)), *corpus()]) == {name}
+
+
+def test_pairs_count_the_groups_of_the_sources_whatever_is_linked():
+    rows = [
+        row(
+            f"{kind[0]}p{n}",
+            f"please do the {kind} thing about it number n{n}",
+            kind,
+            group=f"p{n}",
+        )
+        for n in range(5)
+        for kind in ("refusal", "contrast")
+    ]
+    splits, summary = prepare([*corpus(), *rows])
+    assert sum(summary.pairs.values()) == 125
+    assert len({e.group for own in splits.values() for e in own if e.id[1] == "p"}) == 1
+
+
+def test_a_session_stays_together_and_a_prompt_of_many_sessions_links_none():
+    rows = []
+    for n in range(60):
+        rows += [
+            row(f"a{n}", f"ask{n} rho{n} sigma{n} tau{n}", session=f"s{n}"),
+            row(f"d{n}", f"add{n} phi{n} chi{n} psi{n}", "refusal", session=f"s{n}"),
+        ]
+    rows += [row(f"hi{n}", "hi", session=f"s{n}") for n in range(6)]
+    # a script that was run twice: its prompts always come together
+    rows += [
+        row(f"x{n}-{k}", f"script line {n}", session=f"k{k}") for n in range(3) for k in range(2)
+    ]
+    splits, summary = prepare([*corpus(), *rows])
+    found = {e.id: (s, e) for s in SPLITS for e in splits[s]}
+    for n in range(60):
+        assert found[f"a{n}"][0] == found[f"d{n}"][0]
+        assert found[f"a{n}"][1].unit == found[f"d{n}"][1].unit is not None
+    hi = found["hi0"][1]
+    assert (hi.count, hi.session, hi.group) == (6, None, None)
+    assert {found[f"x{n}-0"][1].count for n in range(3)} == {2}
+    assert len({found[f"x{n}-0"][1].group for n in range(3)}) == 1
+    assert sum(summary.units.values()) == 240 + 60 + 1 + 1
+
+
 def test_near_copies_never_cross_splits():
     words = [f"w{k}" for k in range(12)]
     copies = [row(f"n{k}", " ".join([*words[:11], f"own{k}"])) for k in range(30)]
@@ -142,8 +210,8 @@ def test_a_sources_own_splits_are_kept():
     ("nearer", "further"), [("train", "test"), ("train", "calibrate"), ("calibrate", "test")]
 )
 def test_rows_that_leak_are_dropped_from_the_split_nearer_to_training(nearer, further):
-    prompt = "the very same question"
-    leaks = [row("near", prompt, split=nearer), row("far", prompt, split=further)]
+    prompt = "nearly the very same question"
+    leaks = [row("near", prompt, split=nearer), row("far", f"{prompt} as", split=further)]
     grouped = [
         row("near2", "one text", group="x", split=nearer),
         row("far2", "another text", group="x", split=further),
@@ -151,6 +219,14 @@ def test_rows_that_leak_are_dropped_from_the_split_nearer_to_training(nearer, fu
     splits, summary = prepare([*corpus(), *leaks, *grouped])
     assert {"far", "far2"} <= ids(splits)[further]
     assert summary.leaked == ("near", "near2")
+
+
+def test_requests_of_one_prompt_may_be_in_both_held_out_splits_and_not_in_train_too():
+    same = [row(split, "the very same question", split=split) for split in SPLITS]
+    splits, summary = prepare([*corpus(), *same])
+    assert summary.leaked == ("train",)
+    (left,), (right,) = ([e for e in splits[s] if e.id == s] for s in ("calibrate", "test"))
+    assert left.group == right.group is not None
 
 
 def test_a_leak_can_be_an_error_instead():
@@ -169,22 +245,91 @@ def test_a_row_without_split_follows_the_held_out_row_it_hangs_on():
 
 
 def test_a_prompt_is_kept_once_and_rather_with_its_reply():
-    rows = [row("first", "What is a lemma?", reply=None), row("second", "what is a lemma")]
+    rows = [row("first", "What is a lemma?", reply=None), row("second", "what is a lemma", count=3)]
     splits, summary = prepare([*corpus(), *rows])
-    kept = set().union(*ids(splits).values())
-    assert "second" in kept
-    assert "first" not in kept
+    (kept,) = (e for s in SPLITS for e in splits[s] if e.id in ("first", "second"))
+    assert (kept.id, kept.count, kept.group) == ("second", 4, None)
     assert summary.duplicates == 1
+    assert sum(summary.requests.values()) == 364
+    assert sum(summary.units.values()) == 120 + 120 + 1  # a pair is one, a row by itself is one
 
 
-def test_contradictory_labels_drop_both_rows_and_name_them():
+def test_contradictory_labels_are_dropped_from_train_and_named():
     rows = [
-        row("yes", "Is it raining now?"),
-        row("no", "is it raining NOW", "refusal", category="unsupported"),
+        row("yes", "Is it raining now?", split="train"),
+        row("no", "is it raining NOW", "refusal", category="unsupported", split="train"),
     ]
     splits, summary = prepare([*corpus(), *rows])
     assert summary.contradictory == ("yes", "no")
     assert not {"yes", "no"} & set().union(*ids(splits).values())
+    assert any("different labels" in w and "'yes'" in w for w in summary.warnings)
+
+
+@pytest.mark.parametrize("split", ["calibrate", "test"])
+def test_a_disputed_prompt_counts_held_out_as_the_share_of_its_labels(split):
+    prompt = "Is it raining now?"
+    rows = [
+        *(row(f"yes{n}", prompt, split=split) for n in range(3)),
+        row("no", prompt, "refusal", category="unsupported", split=split, count=2),
+    ]
+    splits, summary = prepare([*corpus(), *rows])
+    yes, no = (e for e in splits[split] if e.text == prompt)
+    assert (yes.id, yes.label, yes.count) == ("yes0", None, 3)
+    assert (no.id, no.label, no.count) == ("no", "unsupported", 2)
+    assert yes.group == no.group is not None
+    assert summary.contradictory == ("yes0", "yes1", "yes2", "no")
+    assert summary.disputed == {**dict.fromkeys(SPLITS, 0), split: 1}
+    assert summary.duplicates == 2
+
+
+def test_disputed_prompts_are_split_by_the_shares_and_move_no_other_row():
+    rows = [
+        row(f"{kind}{n}", f"mu{n} nu{n} xi{n} pi{n}", kind)
+        for n in range(40)
+        for kind in ("benign", "refusal")
+    ]
+    splits, _ = prepare([*corpus(), *rows])
+    whole = ids(prepare(corpus())[0])
+    assert all(whole[s] <= ids(splits)[s] for s in SPLITS)
+    assert [len(splits[s]) - len(whole[s]) for s in SPLITS] == [0, 2 * 6, 2 * 8]
+
+
+def test_a_frequent_prompt_is_divided_between_the_held_out_splits_and_not_trained_on():
+    rows = [
+        *(row(f"hi{n}", "Hello there!") for n in range(100)),
+        row("hey", "Anybody at home?", count=200),
+        row("hey2", "anybody at home", "refusal", count=20),
+        row("pw", "how do i reset my old password", count=60),
+        row("pw2", "how do i reset my old password please"),
+    ]
+    splits, summary = prepare([*corpus(), *rows])
+    found = {
+        s: {(e.text, e.label): e for e in splits[s] if e.id[:2] in ("hi", "he", "pw")}
+        for s in SPLITS
+    }
+    assert found["train"] == {}
+    counts = {s: {key: e.count for key, e in found[s].items()} for s in SPLITS}
+    for split, share in (("calibrate", 0.15), ("test", 0.2)):
+        for text, label, requests in (
+            ("Hello there!", None, 100),
+            ("Anybody at home?", None, 200),
+            ("anybody at home", "safety", 20),
+            ("how do i reset my old password", None, 60),
+        ):
+            assert abs(counts[split][text, label] - share * requests) <= 1
+    everyone = [e for s in SPLITS for e in splits[s]]
+    assert len({e.id for e in everyone}) == len(everyone)
+    assert len({e.group for own in found.values() for e in own.values()}) == 3
+    assert summary.frequent == 100 + 2 + 2
+    assert any("so often" in w for w in summary.warnings)
+
+
+def test_where_all_prompts_come_alike_none_is_frequent():
+    rows = [replace(e, id=f"{e.id}-{n}") for e in corpus() for n in range(10)]
+    splits, summary = prepare(rows)
+    assert summary.frequent == 0
+    assert {e.count for s in SPLITS for e in splits[s]} == {10}
+    assert [len(splits[s]) for s in SPLITS] == [len(own) for own in prepare(corpus())[0].values()]
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5])
@@ -333,6 +478,49 @@ def test_equal_group_names_of_two_sources_are_different_groups(tmp_path):
     assert len({e.group for e in rows if e.group}) == 240
 
 
+def test_rows_without_a_session_beside_rows_with_one_are_an_error(tmp_path):
+    rows = [replace(e, session=f"s{n // 3}") for n, e in enumerate(corpus())]
+    with pytest.raises(
+        DataError, match=r"source 'mine': 2 of 360 rows have no session, first 'c0'"
+    ):
+        run(tmp_path, [e if e.id not in ("c0", "b7") else replace(e, session=None) for e in rows])
+    assert not (tmp_path / "data").exists()
+    run(tmp_path, rows)
+    written = read_examples(RunFolder(tmp_path).split("test"))
+    assert {e.session.partition(":")[0] for e in written} == {"mine"}
+
+
+def test_a_stage_that_an_older_version_finished_stays_finished(tmp_path):
+    """Before there were sessions and counts, the text of a row ended like this."""
+    run(tmp_path)
+    state = hashlib.sha256()
+    for e in corpus():
+        group = None if e.group is None else f"mine:{e.group}"
+        state.update(
+            f"Example(id={e.id!r}, source={e.source!r}, messages={e.messages!r}, kind={e.kind!r}, "
+            f"category={e.category!r}, subcategory={e.subcategory!r}, group={group!r}, "
+            f"split={e.split!r})\n".encode()
+        )
+    assert RunFolder(tmp_path).receipt("data").made_from == {"mine": f"sha256:{state.hexdigest()}"}
+    counted = [replace(corpus()[0], count=2), *corpus()[1:]]
+    assert run(tmp_path, counted).requests != {}
+    assert RunFolder(tmp_path).receipt("data").made_from != {"mine": f"sha256:{state.hexdigest()}"}
+
+
+def test_a_summary_of_an_older_version_is_read(tmp_path):
+    summary = run(tmp_path)
+    path, folder = tmp_path / "data" / "summary.json", RunFolder(tmp_path)
+    kept = json.loads(path.read_text())
+    for name in ("requests", "units", "disputed", "frequent"):
+        del kept[name]
+    path.write_text(json.dumps(kept))
+    receipt = folder.receipt("data")
+    folder.finish("data", receipt.settings, receipt.made_from, [tmp_path / f for f in receipt.made])
+    old = run(tmp_path)
+    assert old == replace(summary, requests={}, units={}, disputed={}, frequent=0)
+    assert [r[0] for r in data.table(old)[-2:]] == ["all", "pairs"]
+
+
 def test_sources_without_rows_are_an_error(tmp_path):
     with pytest.raises(DataError, match="no rows"):
         data.run(data.Config(), TAXONOMY, {"mine": Rows(())}, RunFolder(tmp_path))
@@ -358,7 +546,10 @@ def test_the_table_adds_up():
         ("contrast", "safety"),
     ]
     for column, split in enumerate(SPLITS, start=2):
-        assert sum(int(r[column]) for r in body[:-2]) == int(body[-2][column]) == len(splits[split])
+        cells = [int(r[column]) for r in body]
+        assert sum(cells[:-4]) == cells[-4] == cells[-3] == len(splits[split])
+        assert cells[-2] == summary.units[split]
+        assert cells[-1] == summary.pairs[split]
 
 
 def test_the_built_in_corpus_fills_every_cell():

@@ -45,8 +45,10 @@ class Example:
     kind: Kind
     category: str | None = None  # None for benign rows
     subcategory: str | None = None
-    # rows that err together: made from one another, near copies; never crosses splits
+    # rows that err together: made from one another, near copies; trained on as a whole or not
     group: str | None = None
+    # the group as the source names it, where the data stage joined it with others
+    source_group: str | None = None
     session: str | None = None  # the conversation or user session that the request came in
     count: int = 1  # requests that this row stands for: how often its prompt came with this label
     split: Split | None = None  # set by the source when it has splits of its own
@@ -99,6 +101,14 @@ class Example:
         return self.group if self.group is not None else self.session
 
     @property
+    def link_names(self) -> frozenset[str]:
+        """Names that only rows linked with this one share: of its groups and of its session."""
+        session = f"session {self.session}" if self.session is not None else None
+        return frozenset(
+            name for name in (self.group, self.source_group, session) if name is not None
+        )
+
+    @property
     def text(self) -> str:
         """The user's last message: what people read in tables."""
         return self.prompt[-1].content
@@ -146,13 +156,13 @@ def prompt_key(example: Example) -> str:
 def shared_prompts(
     left: Iterable[Example], right: Iterable[Example]
 ) -> tuple[list[str], list[str]]:
-    """Find rows of `right` whose prompt or group also occurs in `left`. Returns ids, (by prompt, by
-    group).
+    """Find rows of `right` whose prompt, group or session also occurs in `left`. Returns ids, (by
+    prompt, by group or session).
     """
     known = list(left)
     prompts = {prompt_key(e) for e in known}
-    groups = {e.group for e in known if e.group is not None}
+    names = frozenset[str]().union(*(e.link_names for e in known))
     rows = list(right)
     by_prompt = [e.id for e in rows if prompt_key(e) in prompts]
-    by_group = [e.id for e in rows if e.group is not None and e.group in groups]
+    by_group = [e.id for e in rows if e.link_names & names]
     return by_prompt, by_group

@@ -1,17 +1,20 @@
 """data: sources -> data/{train,calibrate,test}.jsonl.
 
-1. Rows are read from all sources. Groups are written as "<source>:<group>", so that equal names of
-   two sources stay two groups.
-2. Rows whose prompt occurs with different labels are dropped.
-3. Rows that share a group, a prompt or nearly a prompt (demur.core.rows.similarity) hang together
-   and go to one split. Every label, and within it every source, kind and category, gets the shares
-   exactly, as far as what hangs together allows; which rows go where depends on a hash, so that
-   more rows move few of the others (demur.core.rows.splitting). Sources with splits of their own
-   keep them; where they contradict each other, the row of the split that is closer to training is
-   dropped, never a test row.
-4. Duplicates are dropped.
-5. The mix of kinds (limits, contrast ratio, refusal share) is set on the training rows only:
-   calibrate and test stay as the sources gave them.
+1. Rows are read from all sources. Groups and sessions are written as "<source>:<name>", so that
+   equal names of two sources stay two.
+2. Rows that share a group, a session, a prompt or nearly a prompt are linked
+   (demur.core.rows.linking) and go to one split. Every label, and within it every source, kind and
+   category, gets the shares exactly, as far as links allow; which rows go where depends on a hash,
+   so that more rows move few of the others (demur.core.rows.splitting). Sources with splits of
+   their own keep them; where they contradict each other, the row of the split that is closer to
+   training is dropped, never a test row. Requests of a prompt that came very often are divided
+   between calibrate and test.
+3. Rows of one prompt with one label become one row that counts their requests. A prompt with
+   several labels keeps a row for each in calibrate and test, and none in train
+   (demur.core.rows.repeats).
+4. The mix of kinds (limits, contrast ratio, refusal share) is set on the training rows only:
+   calibrate and test stay as the sources gave them (demur.core.rows.mixing).
+5. Rows that are linked carry one group's name.
 
 Everything that was dropped is counted and named in data/summary.json.
 """
@@ -22,7 +25,7 @@ import hashlib
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from demur.base.boundary import read_json
@@ -30,13 +33,11 @@ from demur.base.errors import DataError, TaxonomyError
 from demur.base.files import json_bytes, write_together
 from demur.core.example import SPLITS, Example, Kind, Split, prompt_key
 from demur.core.ports import Progress, Source, no_progress
-from demur.core.rows.splitting import (
-    assign_splits,
-    linked_rows,
-    split_unit,
-    split_warnings,
-    uniform_hash,
-)
+from demur.core.rows.linking import linked_rows, name_groups
+from demur.core.rows.mixing import mixed_rows
+from demur.core.rows.placing import Placed, place_rows
+from demur.core.rows.repeats import disputed_prompts, merge_repeats
+from demur.core.rows.splitting import count_units, split_warnings
 from demur.core.settings import DataSettings
 from demur.core.taxonomy import Taxonomy
 from demur.store.resplit import ensure_seen_record, require_same_splits
@@ -65,16 +66,23 @@ class DataSummary:
 
     counts: tuple[Count, ...]
     read: int  # rows that the sources gave
-    duplicates: int  # dropped: the same prompt with the same label, kept once
-    contradictory: tuple[str, ...]  # ids dropped: the same prompt with different labels
-    # ids dropped: they hang together with rows of a split further from training
-    leaked: tuple[str, ...]
+    duplicates: int  # rows of a prompt and label that another row of the split counts
+    # ids of rows whose prompt has several labels: in train dropped, else a row for each label
+    contradictory: tuple[str, ...]
+    leaked: tuple[str, ...]  # ids dropped: linked with rows of a split further from training
     thinned: int  # train rows dropped for the mix
     pairs: dict[Split, int]  # groups with both a refusal and a contrast row
     with_reply: dict[Split, int]  # rows that also teach an answer
     prompt_words: dict[Split, float]  # median
     reply_words: dict[Split, float | None]  # median over rows with a reply; None if there are none
     warnings: tuple[str, ...]
+    # Summaries of older versions lack what follows.
+    requests: dict[Split, int] = field(default_factory=dict)  # that the rows stand for
+    # pieces of evidence: groups, sessions, and rows that stand alone
+    units: dict[Split, int] = field(default_factory=dict)
+    disputed: dict[Split, int] = field(default_factory=dict)  # prompts with several labels
+    # rows linked with a prompt so frequent that its requests were divided; none was trained on
+    frequent: int = 0
 
 
 def run(
@@ -126,10 +134,11 @@ def _run(inputs: _Inputs, folder: RunFolder, progress: Progress) -> DataSummary:
     made_from: dict[str, str] = {}
     for done, (name, source) in enumerate(sources.items(), start=1):
         read[name] = [_fitted(e, name, taxonomy) for e in source.read()]
+        _check_sessions(name, read[name])
         # Row by row, so that a large source is never held as one text.
         state = hashlib.sha256()
         for e in read[name]:
-            state.update(f"{e!r}\n".encode())
+            state.update(f"{_digested(e)}\n".encode())
         made_from[name] = f"sha256:{state.hexdigest()}"
         progress(done, steps)
     settings: dict[str, object] = {"config": asdict(config), "taxonomy": list(taxonomy.names)}
@@ -159,45 +168,52 @@ def prepare(
 ) -> tuple[Splits, DataSummary]:
     """Assign rows to splits, and summarise the rows that were dropped, by reason.
 
-    Pure. Order: contradictions out, splits and leaks, duplicates out, mix. Within a split rows keep
-    their order. Raises DataError as run does, and on leaks if config.on_leak says so.
+    Pure. Order: links, splits and leaks, repeats merged, mix, names of groups. Within a split rows
+    keep their order. Raises DataError as run does, and on leaks if config.on_leak says so.
     """
     _check_ids(rows)
-    # All labels that occur with a prompt: a prompt with two of them can teach nothing.
-    labels: dict[str, set[str | None]] = defaultdict(set)
-    keys = [prompt_key(e) for e in rows]
-    for e, key in zip(rows, keys, strict=True):
-        labels[key].add(e.label)
-    clear = [(e, key) for e, key in zip(rows, keys, strict=True) if len(labels[key]) == 1]
-    placed, leaked = _placed(config, clear)
-    if leaked and config.on_leak == "error":
+    keyed = [(e, prompt_key(e)) for e in rows]
+    roots = linked_rows(keyed)
+    disputed = disputed_prompts(keyed)
+    placed = place_rows(config, keyed, roots, disputed)
+    if placed.leaked and config.on_leak == "error":
         raise DataError(
-            f"{len(leaked)} rows share a prompt or a group with a split further from training, "
-            f"first {leaked[0]!r}",
+            f"{len(placed.leaked)} rows share a prompt, a session or a group with a split further "
+            f"from training, first {placed.leaked[0]!r}",
             "drop them at the source, or set on_leak = 'drop'",
         )
-    single = _without_duplicates(placed)
+    single = merge_repeats(placed.rows)
     splits: dict[Split, list[Example]] = {s: [e for e in single if e.split == s] for s in SPLITS}
     before = len(splits["train"])  # rows ahead of the mix
-    splits["train"] = _mixed(config, splits["train"])
+    splits["train"] = mixed_rows(config, splits["train"])
     _check_sides(splits)
-    contradictory = tuple(e.id for e, key in zip(rows, keys, strict=True) if len(labels[key]) > 1)
+    pairs = {s: _pairs(splits[s]) for s in SPLITS}  # while groups have the sources' names
+    of_prompt = {key: root for (_, key), root in zip(keyed, roots, strict=True)}
+    named = name_groups([e for s in SPLITS for e in splits[s]], of_prompt)
+    splits = {s: [e for e in named if e.split == s] for s in SPLITS}
+    kept = {e.id for e in single}
+    gone = {*placed.leaked, *placed.unlearnt}
+    contradictory = tuple(e.id for e, key in keyed if key in disputed)
     return splits, DataSummary(
         counts=_counts(splits),
         read=len(rows),
-        duplicates=len(placed) - len(single),
+        duplicates=sum(e.id not in kept and e.id not in gone for e in rows),
         contradictory=contradictory,
-        leaked=tuple(leaked),
+        leaked=placed.leaked,
         thinned=before - len(splits["train"]),
-        pairs={s: _pairs(splits[s]) for s in SPLITS},
+        pairs=pairs,
         with_reply={s: sum(e.reply is not None for e in splits[s]) for s in SPLITS},
         prompt_words={s: statistics.median(len(e.text.split()) for e in splits[s]) for s in SPLITS},
         reply_words={s: _median_reply(splits[s]) for s in SPLITS},
+        requests={s: sum(e.count for e in splits[s]) for s in SPLITS},
+        units={s: count_units(splits[s]) for s in SPLITS},
+        disputed={s: len({prompt_key(e) for e in splits[s]} & disputed) for s in SPLITS},
+        frequent=placed.frequent,
         warnings=(
-            *_dropped(contradictory, leaked),
+            *_dropped(contradictory, placed),
             *_empty(splits, taxonomy),
             *split_warnings(
-                splits, placed, {"calibrate": config.calibrate_share, "test": config.test_share}
+                splits, single, {"calibrate": config.calibrate_share, "test": config.test_share}
             ),
         ),
     )
@@ -224,24 +240,37 @@ def table(summary: DataSummary) -> list[tuple[str, ...]]:
         (k, name, *(str(count.get((k, name, s), 0)) for s in SPLITS))
         for k, name in sorted(rows, key=lambda row: (place[row[0]], row[1]))
     ]
-    total = [str(sum(c.rows for c in summary.counts if c.split == s)) for s in SPLITS]
-    pairs = [str(summary.pairs[s]) for s in SPLITS]
-    return [("kind", "category", *SPLITS), *body, ("all", "", *total), ("pairs", "", *pairs)]
+    total = {s: sum(c.rows for c in summary.counts if c.split == s) for s in SPLITS}
+    found = [("kind", "category", *SPLITS), *body]
+    # summaries of older versions lack some
+    sums = {
+        "all": total,
+        "requests": summary.requests,
+        "independent": summary.units,
+        "disputed": summary.disputed if any(summary.disputed.values()) else {},
+        "pairs": summary.pairs,
+    }
+    for name, of in sums.items():
+        if of:
+            found.append((name, "", *(str(of[s]) for s in SPLITS)))
+    return found
 
 
 def _fitted(e: Example, source: str, taxonomy: Taxonomy) -> Example:
-    """The row with a category of the taxonomy, and a group that no other source shares.
+    """The row with a category of the taxonomy, and a group and session that no other source shares.
 
     A taxonomy with one category takes every refusal; the row's own category becomes its
     subcategory.
     """
-    group = f"{source}:{e.group}" if e.group is not None else None
+    own = replace(
+        e,
+        group=f"{source}:{e.group}" if e.group is not None else None,
+        session=f"{source}:{e.session}" if e.session is not None else None,
+    )
     if e.category is None or e.category in taxonomy.names:
-        return replace(e, group=group)
+        return own
     if len(taxonomy.names) == 1:
-        return replace(
-            e, group=group, category=taxonomy.names[0], subcategory=e.subcategory or e.category
-        )
+        return replace(own, category=taxonomy.names[0], subcategory=e.subcategory or e.category)
     # The taxonomy's own error suggests the nearest category; source and row are added to it.
     try:
         taxonomy.index(e.category)
@@ -267,6 +296,28 @@ def _with_own_ids(read: Mapping[str, Sequence[Example]]) -> list[Example]:
     ]
 
 
+def _check_sessions(source: str, rows: Sequence[Example]) -> None:
+    """Raise DataError unless all rows of a source have a session, or none has one."""
+    without = [e.id for e in rows if e.session is None]
+    if without and len(without) < len(rows):
+        raise DataError(
+            f"source {source!r}: {len(without)} of {len(rows)} rows have no session, first "
+            f"{without[0]!r}",
+            "give each row its session (a request by itself has one of its own), put rows without "
+            'into a source of their own, or read none: columns = { session = "" }',
+        )
+
+
+def _digested(e: Example) -> str:
+    """The text of a row whose digest goes into the receipt. Fields that older versions did not have
+    are in it only where they say something: a finished stage stays current.
+    """
+    later = {"session": None, "count": 1, "source_group": None}
+    values = {f.name: getattr(e, f.name) for f in fields(e)}
+    own = [f"{k}={v!r}" for k, v in values.items() if k not in later or v != later[k]]
+    return f"Example({', '.join(own)})"
+
+
 def _check_ids(rows: Sequence[Example]) -> None:
     """Raise DataError unless there are rows and each has an id of its own."""
     if not rows:
@@ -277,105 +328,6 @@ def _check_ids(rows: Sequence[Example]) -> None:
             f"{len(twice)} ids occur more than once, first {twice[0]!r}",
             "ids are unique over all sources of a run",
         )
-
-
-def _placed(config: Config, rows: Sequence[tuple[Example, str]]) -> tuple[list[Example], list[str]]:
-    """Every row with its split, and the ids of rows that would leak."""
-    # One root per row; rows that hang together have the same. Per root: the splits that its rows
-    # bring along, and its smallest prompt key, a name that does not depend on the order of rows.
-    roots = linked_rows(rows)
-    own: dict[int, set[Split]] = defaultdict(set)
-    name: dict[int, str] = {}
-    for (e, key), root in zip(rows, roots, strict=True):
-        own[root] |= {e.split} if e.split else set()
-        name[root] = min(name.get(root, key), key)
-    # Roots without a split are divided by the shares. Where rows of one root bring different splits
-    # along, the split furthest from training wins, so that test rows are never dropped; its rows
-    # without a split follow.
-    free = _divided(config, rows, [None if own[root] else name[root] for root in roots])
-    split = {
-        root: max(own[root], key=SPLITS.index) if own[root] else free[name[root]] for root in name
-    }
-    # A row that brought another split than its root got is a leak: dropped, not moved.
-    kept = [
-        replace(e, split=split[root])
-        for (e, _), root in zip(rows, roots, strict=True)
-        if e.split in (None, split[root])
-    ]
-    leaked = [
-        e.id for (e, _), root in zip(rows, roots, strict=True) if e.split not in (None, split[root])
-    ]
-    return kept, leaked
-
-
-def _divided(
-    config: Config, rows: Sequence[tuple[Example, str]], names: Sequence[str | None]
-) -> dict[str, Split]:
-    """Divide pieces of rows that hang together among the splits: split by name of the piece.
-
-    names: of the piece of each row; None where the row's piece has a split already.
-    """
-    together: dict[str, list[tuple[Example, str]]] = defaultdict(list)
-    for row, name in zip(rows, names, strict=True):
-        if name is not None:
-            together[name].append(row)
-    pieces = [split_unit(own, uniform_hash(config.seed, name)) for name, own in together.items()]
-    found = assign_splits(pieces, config.test_share, config.calibrate_share)
-    return dict(zip(together, found, strict=True))
-
-
-def _without_duplicates(rows: Sequence[Example]) -> list[Example]:
-    """One row per prompt: the first with a reply, else the first."""
-    best: dict[str, Example] = {}
-    for e in rows:
-        key = prompt_key(e)
-        if key not in best or (best[key].reply is None and e.reply is not None):
-            best[key] = e
-    kept = {e.id for e in best.values()}
-    return [e for e in rows if e.id in kept]
-
-
-def _mixed(config: Config, rows: Sequence[Example]) -> list[Example]:
-    """The train rows after limits, contrast ratio and refusal share; those with the smallest hashes
-    stay.
-
-    Raises DataError if the share cannot be met because refusals and contrast rows alone are too
-    many for it.
-    """
-    # How many rows of each kind to keep; which ones is decided last.
-    count = Counter(e.kind for e in rows)
-    for kind, limit in config.limits.items():
-        count[kind] = min(count[kind], limit)
-    contrast = count["contrast"]
-    count["contrast"] = _contrast(config, count["refusal"], contrast)
-    if config.refusal_share is not None:
-        s, benign = config.refusal_share, count["benign"]
-        # Too many refusals: drop refusals one by one, and with each the contrast rows that the
-        # ratio no longer allows. Too few: drop benign rows, down to `room`.
-        while count["refusal"] > s * (count["refusal"] + count["contrast"] + benign):
-            count["refusal"] -= 1
-            count["contrast"] = _contrast(config, count["refusal"], contrast)
-        room = round(count["refusal"] * (1 - s) / s) - count["contrast"]
-        if room < 0:
-            raise DataError(
-                f"refusal_share {s} cannot be met: {count['refusal']} refusals, "
-                f"{count['contrast']} contrast rows",
-                "lower contrast_ratio or refusal_share",
-            )
-        count["benign"] = min(benign, room)
-    # By hash of the id, so that a row stays whatever other rows a source gains.
-    by_hash = sorted(rows, key=lambda e: uniform_hash(config.seed, e.id))
-    kept = {e.id for kind in count for e in [e for e in by_hash if e.kind == kind][: count[kind]]}
-    return [e for e in rows if e.id in kept]
-
-
-def _contrast(config: Config, refusals: int, there: int) -> int:
-    """The number of contrast rows to keep beside `refusals` refusals, of `there` at hand."""
-    return (
-        there
-        if config.contrast_ratio is None
-        else min(there, round(config.contrast_ratio * refusals))
-    )
 
 
 def _check_sides(splits: Splits) -> None:
@@ -417,18 +369,29 @@ def _pairs(rows: Sequence[Example]) -> int:
     return sum({"refusal", "contrast"} <= k for k in kinds.values())
 
 
-def _dropped(contradictory: Sequence[str], leaked: Sequence[str]) -> list[str]:
-    """Warnings about rows that were dropped because they contradict or leak."""
-    reasons = (
-        (contradictory, "the same prompt has different labels; correct them at the source"),
-        (
-            leaked,
-            "their prompt, nearly their prompt, or their group is in a split further from training",
-        ),
-    )
-    return [
-        f"{len(ids)} rows dropped, first {ids[0]!r}: {reason}" for ids, reason in reasons if ids
-    ]
+def _dropped(contradictory: Sequence[str], placed: Placed) -> list[str]:
+    """Warnings about rows that were dropped because they contradict or leak, and about those that
+    came so often that none is trained on.
+    """
+    found = []
+    if contradictory:
+        found.append(
+            f"{len(contradictory)} rows, first {contradictory[0]!r}: the same prompt has different "
+            "labels; calibrate and test count it by the share of each, train leaves it out "
+            f"({len(placed.unlearnt)} rows); correct the labels at the source"
+        )
+    if placed.leaked:
+        found.append(
+            f"{len(placed.leaked)} rows dropped, first {placed.leaked[0]!r}: their prompt, nearly "
+            "their prompt, their session or their group is in a split further from training"
+        )
+    if placed.frequent:
+        found.append(
+            f"{placed.frequent} rows are of prompts that came so often that no split could do "
+            "without them: their requests are divided between calibrate and test, and none is "
+            "trained on"
+        )
+    return found
 
 
 def _empty(splits: Splits, taxonomy: Taxonomy) -> tuple[str, ...]:

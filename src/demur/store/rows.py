@@ -46,8 +46,9 @@ class ExampleRow(Strict):
     kind: Kind
     subcategory: str | None
     group: str | None
-    session: str | None = None  # the last two are missing in files of older versions
+    session: str | None = None  # this and the next two are missing in files of older versions
     count: int = 1
+    source_group: str | None = None
 
     def to_core(self) -> Example:
         """The core record. Raises DataError if label and kind contradict each other."""
@@ -62,6 +63,7 @@ class ExampleRow(Strict):
             group=self.group,
             session=self.session,
             count=self.count,
+            source_group=self.source_group,
         )
         if example.expected != self.expected:
             raise DataError(
@@ -132,4 +134,5 @@ def _row(e: Example) -> dict[str, object]:
         "group": e.group,
         "session": e.session,
         "count": e.count,
+        "source_group": e.source_group,
     }

@@ -19,15 +19,15 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from demur.core.example import Example, Split, prompt_key
-from demur.core.rows.similarity import components, near_copies
+from demur.core.rows.linking import linked_rows
 from demur.core.taxonomy import RESPOND
 
 FAR_OFF = 0.05  # of all rows: a split that misses its share by more is warned about
 # without an error among them they bound a rate at 10% with 95% confidence: rates.rows_needed
 ENOUGH_ROWS = 29
+_DISPUTED = "several labels"  # in place of a label
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,20 +107,6 @@ def _lowest(pieces: Sequence[SplitUnit], free: Sequence[int], rows: int) -> list
     return found
 
 
-def linked_rows(rows: Sequence[tuple[Example, str]]) -> list[int]:
-    """For each row, with the key of its prompt, the first row that it is linked with.
-
-    By the same prompt, nearly the same prompt, or a group.
-    """
-    first: dict[tuple[str, str], int] = {}
-    links: list[tuple[int, int]] = []
-    for n, (e, key) in enumerate(rows):
-        links.append((first.setdefault(("prompt", key), n), n))
-        if e.group is not None:
-            links.append((first.setdefault(("group", e.group), n), n))
-    return components(len(rows), chain(links, near_copies([key for _, key in rows])))
-
-
 def uniform_hash(seed: int, name: str) -> float:
     """A number in [0, 1) that depends on seed and name alone: the first 56 bits of a sha256."""
     return (
@@ -160,13 +146,21 @@ def hold_out(
     return learnt, [e for e, root in zip(examples, roots, strict=True) if root in aside]
 
 
-def split_unit(rows: Sequence[tuple[Example, str]], place: float) -> SplitUnit:
-    """The unit of linked rows, each with the key of its prompt: equal prompts are one row."""
+def split_unit(
+    rows: Sequence[tuple[Example, str]], place: float, disputed: frozenset[str] = frozenset()
+) -> SplitUnit:
+    """The unit of linked rows, each with the key of its prompt: equal prompts are one row.
+
+    disputed: prompts with several labels. They have shares of their own, so that they move no row
+    of a label; a unit that holds others too goes by those.
+    """
+    clear = [(e, key) for e, key in rows if key not in disputed]
+    labels = {e.label for e, _ in clear if e.label} if clear else {_DISPUTED}
     return SplitUnit(
-        rows=len({key for _, key in rows}),
+        rows=len({key for _, key in clear or rows}),
         place=place,
-        label=" + ".join(sorted({e.label for e, _ in rows if e.label})),
-        stratum=" | ".join(sorted({f"{e.source}, {e.kind}, {e.category}" for e, _ in rows})),
+        label=" + ".join(sorted(labels)),
+        stratum=" | ".join(sorted({f"{e.source}, {e.kind}, {e.category}" for e, _ in clear})),
     )
 
 
@@ -175,8 +169,10 @@ def split_warnings(
     placed: Sequence[Example],
     shares: Mapping[Split, float],
 ) -> tuple[str, ...]:
-    """Warnings about splits that miss their share, and about labels with too few rows to bound a
-    rate at 10%.
+    """Warnings about splits that miss their share, and about labels with too few rows or groups to
+    bound a rate at 10%.
+
+    placed: all rows before the mix of the train split was set.
     """
     found, counted = [], Counter(e.split for e in placed)
     for split, share in shares.items():
@@ -189,7 +185,15 @@ def split_warnings(
             )
     for split in shares:
         rows = Counter(e.label or RESPOND for e in splits[split])
-        few = ", ".join(f"{label} {n}" for label, n in sorted(rows.items()) if n < ENOUGH_ROWS)
+        # rows of one group or session are one piece of evidence
+        units = Counter(
+            label for label, _ in {(e.label or RESPOND, _unit(e)) for e in splits[split]}
+        )
+        few = ", ".join(
+            f"{label} {n}" + (f" (in {units[label]} groups)" if units[label] < n else "")
+            for label, n in sorted(rows.items())
+            if units[label] < ENOUGH_ROWS
+        )
         what = "promised" if split == "calibrate" else "measured"
         if few:
             found.append(
@@ -197,3 +201,13 @@ def split_warnings(
                 f"{what} at 10% or less with 95% confidence; add rows, or raise data.{split}_share"
             )
     return tuple(found)
+
+
+def count_units(rows: Sequence[Example]) -> int:
+    """The number of pieces of evidence: groups, sessions, and rows that stand alone."""
+    return len(set(map(_unit, rows)))
+
+
+def _unit(e: Example) -> tuple[str, str]:
+    """The name of a row's piece of evidence."""
+    return ("row", e.id) if e.unit is None else ("unit", e.unit)

@@ -2,9 +2,9 @@
 them.
 
 A row counts as seen if its prompt is one that was trained on, up to case, punctuation and space; if
-it is nearly one (demur.core.rows.similarity, exactly as rows are split); if its group was trained
-on; or, for files that hold nothing but ids, if its id was. Digests are one-way, yet who has a text
-can look for it: a record is as private as that allows.
+it is nearly one (demur.core.rows.similarity, exactly as rows are split); if its group or session
+was trained on; or, for files that hold nothing but ids, if its id was. Digests are one-way, yet who
+has a text can look for it: a record is as private as that allows.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Seen:
     words: frozenset[WordDigests] = (
         frozenset()
     )  # the word sets of prompts that can have near copies
-    groups: frozenset[bytes] = frozenset()  # of "<source>:<group>"
+    groups: frozenset[bytes] = (
+        frozenset()
+    )  # of the names of groups and sessions: Example.link_names
     ids: frozenset[bytes] = frozenset()
     # models that it began as, whose rows nobody recorded here: pretraining and the like
     unknown: tuple[str, ...] = ()
@@ -68,7 +70,7 @@ def seen_of(examples: Iterable[Example]) -> Seen:
     return Seen(
         prompts=frozenset(map(_digest, keys)),
         words=frozenset(filter(None, (_word_digests(word_set(key)) for key in keys))),
-        groups=frozenset(_digest(e.group) for e in rows if e.group is not None),
+        groups=frozenset(_digest(name) for e in rows for name in e.link_names),
         ids=frozenset(_digest(e.id) for e in rows),
     )
 
@@ -119,13 +121,15 @@ def seen_prompts(seen: Seen, prompts: Sequence[tuple[Message, ...]]) -> dict[int
 
 
 def seen_rows(seen: Seen, examples: Sequence[Example]) -> SeenRows:
-    """Find the rows that the model has seen, in their order: by prompt, near copy, else group."""
+    """Find the rows that the model has seen, in their order: by prompt, near copy, else group or
+    session.
+    """
     by_prompt = seen_prompts(seen, [e.prompt for e in examples])
     how: dict[str, SeenBy] = {}
     for n, e in enumerate(examples):
         if n in by_prompt:
             how[e.id] = by_prompt[n]
-        elif e.group is not None and _digest(e.group) in seen.groups:
+        elif any(_digest(name) in seen.groups for name in e.link_names):
             how[e.id] = "group"
     ways: dict[SeenBy, int] = {
         way: sum(h == way for h in how.values()) for way in ("prompt", "near copy", "group")
