@@ -325,6 +325,19 @@ CATEGORIES = {
     "path, wrong category": Case(
         goals="wrong_category <= 0.05; false_refusal <= 0.1", method="path", signal=3.0
     ),
+    "path, missed refusals": Case(
+        goals="missed_refusal <= 0.1", method="path", rows=(300, 360, 150, 70), sharp=True
+    ),
+    "missed refusals, as a caller asks": Case(
+        goals="missed_refusal <= 0.15; f1 max", rows=(300, 240, 100, 50), signal=3.0, edge=False
+    ),
+    "one category, the others open": Case(
+        goals="false_refusal[safety] <= 0.03; missed_refusal[humanizing] <= 0.3",
+        rows=(600, 200, 150, 50),
+        signal=3.0,
+        edge=False,
+        least_granted=0.3,
+    ),
     "even": Case(goals="false_refusal <= 0.05", method="even", rows=(306, 120, 60, 30), sharp=True),
     "even, ties": Case(
         goals="false_refusal <= 0.1",

@@ -177,6 +177,56 @@ def test_what_auto_certifies_catches_no_less_than_each_procedure_at_its_share_of
         assert len(set(found.certified.thresholds)) == 1
 
 
+UNBOUNDED = (
+    "missed_refusal <= 0.2; f1 max",
+    "missed_refusal <= 0.2; cost: false=1 missed=2",
+    "missed_refusal <= 0.2",
+    "missed_refusal[safety] <= 0.2; f1 max",
+    "missed_refusal[safety] <= 0.2; missed_refusal[humanizing] <= 0.3",
+    "missed_refusal <= 0.3 in every category",
+    "refusal_rate[safety] <= 0.2",
+    "false_refusal[safety] <= 0.05",
+    "wrong_category <= 0.1; f1 max",
+    "wrong_category <= 0.2; missed_refusal <= 0.2",
+    "wrong_category <= 0.2; missed_refusal[safety] <= 0.2; f1 max",
+    "false_refusal <= 0.3; missed_refusal[safety] <= 0.3",
+    "refusal_rate <= 0.6; missed_refusal <= 0.2",
+    "false_refusal <= 0.1",
+)
+
+
+def youden(goals, method, rows, fresh):
+    found = certify(parse_goals(goals), policy(3), rows, CertifyOptions(method=method))
+    assert isinstance(found, Granted)
+    decided = policy(3, thresholds=list(found.certified.thresholds))
+    refuses_N = decide_many(decided, fresh.table.logp_NC).refuses_N
+    return refuses_N[fresh.label_N != 0].mean() - refuses_N[fresh.label_N == 0].mean()
+
+
+@pytest.mark.parametrize("goals", UNBOUNDED)
+def test_errors_that_no_goal_bounds_are_not_free(goals):
+    """Thresholds per category are about as good as a shared one, which cannot refuse everything of
+    one category alone.
+    """
+    rows = simulated_rows(4000, 3, seed=1, signal=2.5)
+    fresh = simulated_rows(20_000, 3, seed=99, signal=2.5)
+    assert youden(goals, "auto", rows, fresh) > youden(goals, "shared", rows, fresh) - 0.02
+    assert youden(goals, "path", rows, fresh) > youden(goals, "shared", rows, fresh) - 0.04
+
+
+def test_a_promise_about_missed_refusals_alone_costs_few_false_ones():
+    rows = simulated_rows(3000, 3, seed=1, signal=2.5)
+    goals = parse_goals("missed_refusal <= 0.2; f1 max")
+    false = {}
+    for method in ("auto", "path", "shared"):
+        found = certify(goals, policy(3), rows, CertifyOptions(method=method))
+        decided = policy(3, thresholds=list(found.certified.thresholds))
+        refuses_N = decide_many(decided, rows.table.logp_NC).refuses_N
+        false[method] = int((refuses_N & (rows.label_N == 0)).sum())
+    # 370 shared; 1045 by the others, as long as nothing was a cost
+    assert max(false.values()) < 1.2 * false["shared"]
+
+
 def test_shares_of_delta_that_could_certify_nothing_are_not_taken():
     goals = parse_goals("false_refusal <= 0.1")
     # 29 without an error certify 0.1 at delta 0.05, 36 at half of it; 46 may show one error

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from demur.core.goals.parse import parse_goals
-from demur.core.threshold import NEVER
+from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.thresholds.losses import grouped_scores, losses_of
 from demur.stats.thresholds.objective import best_within, objective_of
 from tests.builders import labelled, log_softmax, policy, rows
@@ -63,19 +64,29 @@ def test_costs_weigh_each_row_by_its_category_and_by_the_token_it_gets():
     assert objective.worth_N.tolist() == [-3.0, 7.0, 1.5]
 
 
-def test_the_best_number_of_steps_is_the_first_of_the_best_within_its_limits():
+def test_thresholds_that_refuse_nothing_of_worth_are_vacuous():
     grouped = grouped_scores(
         policy(1), labelled(log_softmax([[0, 1]] * 4), [1, 0, 1, 0]), shared=False
     )
     objective = objective_of(parse_goals("youden max")[0], grouped, ())
-    first_N = np.array([1, 2, 3, 4])
-    assert [
-        objective.best_step(first_N, *limits) for limits in ((0, 4), (0, 2), (2, 2), (2, 4))
-    ] == [
-        1,
-        1,
-        2,
-        3,
-    ]
     assert objective.is_vacuous(np.array([False, True, False, False]))
     assert not objective.is_vacuous(np.array([True, False, False, False]))
+
+
+@pytest.mark.parametrize(
+    ("counts", "refused", "f1"), [([1, 1, 1], 3, 0.8), ([40, 1, 1], 0, 4 / 44)]
+)
+def test_a_row_counts_in_an_optimum_as_often_as_it_was_asked(counts, refused, f1):
+    """The likeliest row ought to be answered: asked 40 times, it is not worth the two others."""
+    rows = labelled(log_softmax([[0, 3], [0, 2], [0, 1]]), [0, 1, 1])
+    counted = replace(rows, count_N=np.array(counts))
+    grouped = grouped_scores(policy(1), counted, shared=False)
+    cost, f_beta = (
+        objective_of(parse_goals(text)[0], grouped, ())
+        for text in ("cost: false=1 missed=1", "f1 max")
+    )
+    best = best_within(grouped, cost, [ALWAYS], [NEVER])
+    assert int(grouped.refused(best).sum()) == refused
+    everyone_N = np.ones(3, dtype=bool)
+    assert f_beta.value(everyone_N) == pytest.approx(f1)
+    assert grouped.refused(best_within(grouped, f_beta, [ALWAYS], [NEVER])).all()

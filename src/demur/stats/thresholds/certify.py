@@ -305,32 +305,30 @@ def _fitting_methods(
     case: _CertifyInputs, grouped: GroupedScores, losses: Sequence[Loss], delta: float
 ) -> list[str]:
     """What "auto" tries. One threshold for all may never refuse a category whose probabilities are
-    lower than others'.
+    lower than others'; a path may be learnt on rows that say too little.
 
-    So where only false refusals are promised, a path that catches evenly is tried beside it, and
-    one that is learnt where labels are many. Where rows are so few that a share of delta allows far
-    fewer errors, one of them gets all of delta: scores of rows that the goals do not speak of, and
-    that are not tested, say which.
+    So both are tried, and where only false refusals are promised a path that catches evenly, too.
+    Where rows are so few that a share of delta allows far fewer errors, one of them gets all of
+    delta: scores of rows that the goals do not speak of, and that are not tested, say which.
     """
     options, judged = case.options, case.rows.hand_N is not None
     if case.template.rule != "heaviest" or len(grouped.groups) == 1:
         return ["shared"]
-    wants_rate = any(isinstance(goal, TargetRate) for goal in case.goals)
-    few = not judged and _fewest_errors(losses, options) < ENOUGH_ERRORS and not wants_rate
-    if judged or wants_rate or any(not loss.goal.of_answerable for loss in losses):
-        return (
-            ["shared"]
-            if few or (judged and len(case.goals) == 1)
-            else ["vectors" if judged else "path"]
-        )
-    methods = ["shared", "even"] if few else ["shared", "even", "path"]
+    if judged:
+        return ["shared"] if len(case.goals) == 1 else ["vectors"]
+    if any(isinstance(goal, TargetRate) for goal in case.goals):
+        return ["path"]
+    # A path that catches evenly is learnt on rows to be refused: no goal may test these.
+    even = ["even"] if all(loss.goal.of_answerable for loss in losses) else []
+    few = _fewest_errors(losses, options) < ENOUGH_ERRORS
+    methods = ["shared", *even] if few else ["shared", *even, "path"]
     everyone_N = np.ones(len(grouped.logq_N), dtype=bool)
     for loss in losses:
         of = loss.counted(everyone_N).units
         whole, share = (most_errors(of, loss.level, d) or 0 for d in (delta, delta / len(methods)))
         if share < WORTH_DIVIDING * whole or not share:
             free_N = split_rows(grouped, 0.0, options.seed, losses).learn_N
-            return ["even" if uneven(grouped, free_N) else "shared"]
+            return even if even and uneven(grouped, free_N) else ["shared"]
     return methods
 
 

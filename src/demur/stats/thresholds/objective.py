@@ -10,23 +10,24 @@ from dataclasses import replace
 
 import numpy as np
 
-from demur.base.arrays import Doubles
+from demur.base.arrays import Bools, Doubles
 from demur.core.goals.counts import Rows
 from demur.core.goals.kinds import Optimum
-from demur.core.threshold import NEVER
+from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.thresholds.cuts import cut_below
 from demur.stats.thresholds.problem import GroupedScores, Loss, Objective
 
 
 def objective_of(goal: Optimum | None, grouped: GroupedScores, losses: Sequence[Loss]) -> Objective:
-    """The objective of an optimum goal; without one: catch the most, then err the least.
+    """The objective of an optimum goal; without one, of what the goals leave open: see _open_worth.
 
-    Where only missed refusals are promised it is the other way round: the fewest false refusals,
-    then the most caught. Raises GoalError on an optimum that cannot be weighed beside promises.
+    Raises GoalError on an optimum that cannot be weighed beside promises.
     """
     objective = _objective_of(goal, grouped, losses)
+    count_N = grouped.rows.count_N
+    worth_N = objective.worth_N if count_N is None else objective.worth_N * count_N
     # Doubtful rows are refused at every threshold: their worth is no threshold's merit.
-    return replace(objective, worth_N=np.where(grouped.always_N, 0.0, objective.worth_N))
+    return replace(objective, worth_N=np.where(grouped.always_N, 0.0, worth_N), count_N=count_N)
 
 
 def _objective_of(
@@ -35,13 +36,35 @@ def _objective_of(
     label_N = grouped.rows.label_N
     should_N = label_N != 0
     if goal is None:
-        # Lexicographic: all rows of the second kind together weigh less than one of the first.
-        first, second = (1.0, 1.0 / (len(label_N) + 1))
-        if all(loss.when == "answered" for loss in losses):
-            first, second = second, first
-        return Objective(worth_N=np.where(should_N, first, -second), should_N=should_N)
+        return Objective(worth_N=_open_worth(should_N, losses), should_N=should_N)
     rows = Rows(label_N=label_N, heaviest_N=grouped.heaviest_N, names=grouped.names)
     return Objective(worth_N=goal.worth(rows), should_N=should_N, beta2=goal.beta2)
+
+
+def _open_worth(should_N: Bools, losses: Sequence[Loss]) -> Doubles:
+    """The worth of refusing each row where no optimum is asked for: shares of errors, as far as no
+    goal bounds them.
+
+    A row to be refused gains its share of these, a row to be answered costs its share, each nearly
+    nothing where a goal bounds the error. Where goals bound all false refusals, what is caught
+    counts in full. So `false_refusal <= a` catches the most, then errs the least; `missed_refusal
+    <= b` alone errs the least, then catches the most; a goal about one category leaves the others
+    to Youden's index.
+    """
+    none_N = np.zeros(len(should_N), dtype=bool)
+    refusal_N, answer_N = (
+        np.any([loss.could_err_N for loss in losses if loss.when == when] or [none_N], axis=0)
+        for when in ("refused", "answered")
+    )
+    if (~should_N & ~refusal_N).any():
+        bounded_N = np.where(should_N, answer_N, refusal_N)
+    else:
+        bounded_N = ~should_N
+    rows = len(should_N)
+    refuse = int(should_N.sum())
+    share_N = np.where(should_N, rows / max(refuse, 1), -rows / max(rows - refuse, 1))
+    # All bounded rows together weigh less than one that is not.
+    return np.where(bounded_N, share_N / (2.0 * rows + 2.0), share_N)
 
 
 def best_within(
@@ -56,17 +79,50 @@ def best_within(
     """
     if objective.beta2 is None:
         return _best_linear(grouped, objective.worth_N, low, high)
+    return _best_fbeta(grouped, objective, low, high)[0]
+
+
+def linear_worth(grouped: GroupedScores, objective: Objective, part_N: Bools) -> Doubles:
+    """The worth of refusing each row of a part, negative where it costs; 0 in all other rows.
+
+    F-beta is no sum over rows. Near its maximum on the part it changes as a sum does, with the
+    weights of Dinkelbach's last step.
+    """
+    worth_N = objective.worth_N
+    if objective.beta2 is not None:
+        own = replace(objective, should_N=objective.should_N & part_N)
+        groups = len(grouped.groups)
+        f = _best_fbeta(grouped, own, [ALWAYS] * groups, [NEVER] * groups, part_N)[1]
+        worth_N = _slope(objective, f)
+    return np.where(part_N & ~grouped.always_N, worth_N, 0.0)
+
+
+def _best_fbeta(
+    grouped: GroupedScores,
+    objective: Objective,
+    low: Sequence[float],
+    high: Sequence[float],
+    part_N: Bools | None = None,
+) -> tuple[tuple[float, ...], float]:
+    """The thresholds of greatest F-beta between the limits, and that F-beta. part_N: the rows that
+    count; None: all.
+    """
+    part_N = np.ones(len(grouped.logq_N), dtype=bool) if part_N is None else part_N
     # Maximise (1 + b2 - f) TP - f FP for the best f so far; f rises until it is the maximum.
     f, best = 0.0, tuple(high)
     while True:
-        found = _best_linear(
-            grouped, np.where(objective.should_N, 1 + objective.beta2 - f, -f), low, high
-        )
-        better = objective.value(grouped.refused(found))
+        found = _best_linear(grouped, np.where(part_N, _slope(objective, f), 0.0), low, high)
+        better = objective.value(grouped.refused(found) & part_N)
         if better <= f + 1e-12:
             # Coordinate ascent beside locks may end below an earlier vector.
-            return best if grouped.locked and better < f else found
+            return (best if grouped.locked and better < f else found), f
         f, best = better, found
+
+
+def _slope(objective: Objective, f: float) -> Doubles:
+    """What each refused row adds to F-beta's numerator less f times its denominator."""
+    slope_N = np.where(objective.should_N, 1.0 + (objective.beta2 or 0.0) - f, -f)
+    return slope_N if objective.count_N is None else slope_N * objective.count_N
 
 
 def _best_linear(

@@ -148,32 +148,22 @@ class Objective:
     F-beta is no sum over rows, so it keeps its own counts: rows caught and rows refused.
     """
 
-    worth_N: Doubles  # for F-beta: 1 for rows to be refused, 0 for others
+    # over all requests that a row stands for; for F-beta positive in rows to be refused, else 0
+    worth_N: Doubles
     should_N: Bools  # to be refused
     beta2: float | None = None  # F-beta: beta squared
+    count_N: Ints | None = None  # F-beta: requests that each row stands for. None: one each
 
     def value(self, refused_N: Bools) -> float:
         """The objective's value when exactly these rows are refused."""
         if self.beta2 is None:
             return float(self.worth_N[refused_N].sum())
-        return float(
-            self._f(np.array((refused_N & self.should_N).sum()), np.array(refused_N.sum()))
+        caught, refused = (
+            self._requests(rows_N) for rows_N in (refused_N & self.should_N, refused_N)
         )
-
-    def best_step(self, first_N: Ints, first: int, last: int) -> int:
-        """The number of steps, from `first` to `last`, of greatest value; the fewest of several.
-
-        first_N: per row the number of steps after which it is refused.
-        """
-        if self.beta2 is None:
-            value_S = _cumulative(first_N, last, self.worth_N)
-        else:
-            caught_S = _cumulative(first_N, last, self.should_N.astype(np.float64))
-            value_S = self._f(caught_S, _cumulative(first_N, last, np.ones(len(first_N))))
-        value_S = value_S[first:]
-        # The first step within rounding of the maximum: sums of worths in another order differ in
-        # their last bits, and the fewest refusals should win a tie.
-        return first + int(np.argmax(value_S > value_S.max() - 1e-9 * max(1.0, abs(value_S.max()))))
+        # (1 + b2) TP / (b2 P + TP + FP), with TP + FP = refused; 1 avoids 0 / 0 where all is empty.
+        of = self.beta2 * self._requests(self.should_N) + refused
+        return (1.0 + self.beta2) * caught / max(of, 1.0)
 
     def is_vacuous(self, refused_N: Bools) -> bool:
         """Whether no row of positive worth is refused although there are some.
@@ -183,11 +173,8 @@ class Objective:
         worthwhile_N = self.worth_N > 0
         return bool(worthwhile_N.any() and not (worthwhile_N & refused_N).any())
 
-    def _f(self, caught: Doubles, refused: Doubles) -> Doubles:
-        # (1 + b2) TP / (b2 P + TP + FP), with TP + FP = refused; 1 avoids 0 / 0 where all is empty.
-        b2 = self.beta2 or 0.0
-        f = (1 + b2) * caught / np.maximum(b2 * self.should_N.sum() + refused, 1.0)
-        return np.asarray(f, dtype=np.float64)
+    def _requests(self, rows_N: Bools) -> int:
+        return int(rows_N.sum() if self.count_N is None else self.count_N[rows_N].sum())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -196,10 +183,3 @@ class LearnTestSplit:
 
     learn_N: Bools
     test_N: Bools
-
-
-def _cumulative(first_N: Ints, last: int, value_N: Doubles) -> Doubles:
-    """Summed value of the rows refused after 0, 1, ..., `last` steps, shape (last + 1,)."""
-    # Rows that no step up to `last` refuses fall into one bin beyond it, which is cut off.
-    sums = np.bincount(np.minimum(first_N, last + 1), weights=value_N, minlength=last + 2)
-    return np.asarray(np.cumsum(sums)[: last + 1], dtype=np.float64)

@@ -9,6 +9,7 @@ import numpy as np
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import GoalError
 from demur.stats.thresholds.closed_form import last_passing, too_few
+from demur.stats.thresholds.objective import best_within, linear_worth
 from demur.stats.thresholds.problem import LearnTestSplit
 from demur.stats.thresholds.procedures.search import (
     ThresholdPath,
@@ -22,6 +23,8 @@ from demur.stats.thresholds.procedures.task import CertifyTask, Finding, NotCert
 from demur.stats.thresholds.results import Uncertified
 from demur.stats.units import RateTest
 
+# of the objective beside goals of both directions, where a path is learnt: least first
+_WEIGHTS = (0.01, 0.1, 1.0)
 ORDER = "fixed-sequence testing of exact binomial p-values (arXiv 2110.01052)"
 
 
@@ -32,11 +35,11 @@ def certify_path(task: CertifyTask) -> Finding:
     Along the path errors of refusing only grow and errors of answering only fall. So the test of
     the former starts at the strict end and stops at the first step with more errors than its rows
     allow; that of the latter starts at the lenient end (P3 along a path: each side gets half of
-    delta where there are both). Every step in between is certified, and the one of
-    greatest value is taken. O(n log n).
+    delta where there are both). Every step in between is certified, and so are all thresholds
+    between those of its two ends: the best of these are taken. O(n log n).
     """
     split = split_rows(task.grouped, task.learn_share, task.seed, task.losses)
-    return _along(task, split, _path(task, split.learn_N), "learned path")
+    return _along(task, split, _path(task, split), "learned path")
 
 
 def certify_even(task: CertifyTask) -> Finding:
@@ -55,8 +58,8 @@ def certify_even(task: CertifyTask) -> Finding:
 
 
 def _along(task: CertifyTask, split: LearnTestSplit, path: ThresholdPath, name: str) -> Finding:
-    """Test along a path, on the rows that it was not learnt on, and take the certified step that
-    serves the objective.
+    """Test along a path, on the rows that it was not learnt on, and take the certified thresholds
+    that serve the objective best.
     """
     delta = task.delta / len({loss.when for loss in task.losses})
     tests = _tests(task, split, delta)
@@ -75,8 +78,12 @@ def _along(task: CertifyTask, split: LearnTestSplit, path: ThresholdPath, name: 
     # the sides do not meet, or thresholds that are set otherwise already break a goal
     if last < first:
         return NotCertified(split=split, delta=delta)
-    step = task.objective.best_step(first_N, first, last)
-    by_group = path.at(step, len(task.grouped.groups))
+    # Errors of refusing are at most those of the lenient end wherever no threshold is lower, those
+    # of answering at most those of the strict end wherever none is higher.
+    groups = len(task.grouped.groups)
+    by_group = best_within(
+        task.grouped, task.objective, path.at(last, groups), path.at(first, groups)
+    )
     return certified(task, by_group, split, f"{name}, {ORDER}", delta=delta)
 
 
@@ -91,7 +98,8 @@ def certify_vectors(task: CertifyTask) -> Finding:
     tests = _tests(task, split, task.delta)
     if not isinstance(tests, list):
         return tests
-    menu = cut_grid(task.grouped, task.losses, task.objective.worth_N, split, task.fixed)
+    worth_N = linear_worth(task.grouped, task.objective, split.learn_N)
+    menu = cut_grid(task.grouped, task.losses, worth_N, split, task.fixed)
     best: tuple[float, tuple[float, ...]] | None = None
     for thresholds in candidates(menu):
         refused_N = task.grouped.refused(thresholds)
@@ -141,20 +149,63 @@ def _first_step(first_N: Ints, could_err_N: Bools, test: RateTest, steps: int) -
     return steps - last_passing(passes, steps) if passes(0) else steps + 1
 
 
-def _path(task: CertifyTask, learn_N: Bools) -> ThresholdPath:
-    """The path that spends least of the goals that refusals break on those that answers break, or
-    on the objective.
+def _path(task: CertifyTask, split: LearnTestSplit) -> ThresholdPath:
+    """The path that spends least of the goals that refusals break on those that answers break; on
+    the objective where no goal is of one of these sorts.
+
+    What the objective says of rows that no goal bounds only breaks ties, because all thresholds
+    between the ends of a path are free. Where goals of both directions leave little between the
+    ends, it may weigh more, if that serves the objective by the learning rows.
     """
+    learn_N = split.learn_N
     cost_N, needed_N = np.zeros(len(learn_N)), np.zeros(len(learn_N))
     for loss in task.losses:  # a goal close to its level makes its rows dear
         weight_N = cost_N if loss.when == "refused" else needed_N
         own_N = np.where(loss.could_err_N & learn_N, loss.weight_N, 0.0)
         weight_N += own_N / (loss.level * max(loss.of(learn_N), 1))
-    worth_N = np.where(learn_N, np.maximum(task.objective.worth_N, 0.0), 0.0)
-    if needed_N.any():
-        # The objective only breaks ties: 1% beside the goals that answers break.
-        worth_N = needed_N + worth_N * (0.01 * needed_N.sum() / max(worth_N.sum(), 1e-12))
-    return lenient_path(task.grouped, cost_N, worth_N, task.fixed)
+    worth_N = linear_worth(task.grouped, task.objective, learn_N)
+    loss_N, gain_N = np.maximum(-worth_N, 0.0), np.maximum(worth_N, 0.0)
+    both = cost_N.any() and needed_N.any()
+    open_ = ((cost_N == 0) & (loss_N > 0)).any() or ((needed_N == 0) & (gain_N > 0)).any()
+    paths = [
+        lenient_path(
+            task.grouped,
+            _beside(cost_N, loss_N, weight),
+            _beside(needed_N, gain_N, weight),
+            task.fixed,
+        )
+        for weight in (_WEIGHTS if both and open_ else _WEIGHTS[:1])
+    ]
+    # The first of equals: the one that takes most care of the goals.
+    return max(paths, key=lambda path: _outlook(task, split, path, worth_N) if paths[1:] else 0.0)
+
+
+def _beside(goals_N: Doubles, objective_N: Doubles, weight: float) -> Doubles:
+    """The weights of the goals with so much of the objective beside them; all of it without any."""
+    if not goals_N.any():
+        return objective_N
+    scale = weight * goals_N.sum() / max(objective_N.sum(), 1e-12)
+    return np.asarray(goals_N + scale * objective_N, dtype=np.float64)
+
+
+def _outlook(
+    task: CertifyTask, split: LearnTestSplit, path: ThresholdPath, worth_N: Doubles
+) -> float:
+    """The most worth of the steps that will probably be certified, by the learning rows; -inf where
+    there is none.
+    """
+    first_N, steps = path.first_step(task.grouped), len(path.group_S)
+    hopeful_S = np.ones(steps + 1, dtype=bool)
+    for loss in task.losses:
+        own_N = np.where(loss.could_err_N & split.learn_N, loss.weight_N, 0.0)
+        refused_S = _cumulative(first_N, steps, own_N)
+        errors_S = refused_S if loss.when == "refused" else own_N.sum() - refused_S
+        # Two standard errors below the level on the rows that it will be tested on.
+        tested = loss.counted(split.test_N).units
+        limit = loss.level - 2.0 * np.sqrt(loss.level / max(tested, 1))
+        hopeful_S &= errors_S <= limit * loss.of(split.learn_N)
+    value_S = _cumulative(first_N, steps, worth_N)
+    return float(np.where(hopeful_S, value_S, -np.inf).max())
 
 
 def _capped(
