@@ -16,13 +16,13 @@ from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import calibrate
 from demur.stages.bench_calibration import Config, ScoredModel, run
-from demur.stages.bench_calibration.content import page_of, sentence
+from demur.stages.bench_calibration.content import page_of, ranking_words, sentence
 from demur.stats.calibration.binned import cells
 from demur.stats.calibration.proper import nll
 from demur.stats.calibration.views import forecast, top_label
 from demur.stats.calibrators.families import fit_calibrator
 from demur.stats.labelled import label_scores
-from demur.store.results.study_file import read_study
+from demur.store.results.study_file import CalibratorRanking, StandingRow, read_study
 from demur.store.rows import read_examples
 from demur.store.scores.tables import read_scores
 
@@ -121,15 +121,63 @@ def test_measurements_that_the_test_rows_cannot_bear_are_left_out(models, made):
     assert "ece_em_15" in made[0].columns
 
 
-def test_rankings_share_places_where_models_do_not_tell(made):
-    for ranking in made[0].rankings:
-        assert ranking.cases == 4
-        assert [s.mean_rank for s in ranking.standings] == sorted(
-            s.mean_rank for s in ranking.standings
+def test_runs_that_share_their_rows_are_one_kind_and_rank_nothing(made):
+    study, out, _ = made
+    assert {m.kind for m in study.models} == {1}
+    for ranking in study.rankings:
+        assert (ranking.cases, ranking.kinds, ranking.standings) == (4, 1, ())
+    words = ranking_words(study.rankings[0])
+    assert "of all 4 models is of one kind" in words
+    assert f"{study.rankings[0].needed} kinds" in words
+    page = (out / "study.md").read_text(encoding="utf-8").replace("\\", "")
+    assert words in page
+    assert "Ranking of the calibrators" not in page
+    assert "4 models of 1 kind of data" in page
+
+
+def apart(root, kinds, sharpness=0.8):
+    """Scored runs of other data each: prompts, groups and sources differ."""
+    made = []
+    for kind in range(kinds):
+        rows = [
+            replace(
+                e,
+                id=f"{kind}:{e.id}",
+                source=f"source {kind}",
+                group=e.group and f"{kind}:{e.group}",
+                messages=tuple(replace(m, content=f"set {kind}: {m.content}") for m in e.messages),
+            )
+            for e in examples(every=3)
+        ]
+        made.append(scored(root, f"data {kind}", sharpness, rows))
+    return made
+
+
+def test_runs_of_other_data_are_ranked_and_what_they_do_not_show_is_said(models, tmp_path):
+    runs = apart(tmp_path / "runs", 2)
+    study = run(QUICK, [*models[:2], *runs], tmp_path / "out")
+    assert [m.kind for m in study.models] == [1, 1, 2, 3]
+    for ranking in study.rankings:
+        assert (ranking.cases, ranking.kinds) == (4, 3)
+        assert {s.place for s in ranking.standings} == {1}
+        ranks = [s.mean_rank for s in ranking.standings]
+        assert ranks == sorted(ranks)
+        assert "no calibrator is shown to be better than another over 3 kinds" in ranking_words(
+            ranking
         )
-        best = ranking.standings[0]
-        for s in ranking.standings:
-            assert (s.place == 1) == (s.mean_rank - best.mean_rank <= ranking.critical_difference)
+    assert "4 models of 3 kinds of data" in (tmp_path / "out" / "study.md").read_text("utf-8")
+
+
+def test_what_is_shown_is_said_pair_by_pair(made):
+    better = StandingRow(place=1, calibrator="a", mean_rank=1.0, best_in=9)
+    worse = StandingRow(place=2, calibrator="b", mean_rank=2.0, best_in=0, behind=("a",))
+    ranking = CalibratorRanking(
+        measurement="nll", cases=9, kinds=9, needed=6, standings=(better, worse)
+    )
+    assert "over 9 kinds of data, these are shown to be better: a than b." in ranking_words(ranking)
+    study = made[0].model_copy(update={"rankings": (ranking,)})
+    (table,) = [p for p in page_of(study).sections[1].parts if "Ranking" in p.title]
+    assert ("b", "2", "2.00", "0") in table.rows
 
 
 def test_a_calibrator_that_cannot_be_fitted_everywhere_is_told_and_not_ranked(models, tmp_path):
@@ -144,8 +192,8 @@ def test_a_calibrator_that_cannot_be_fitted_everywhere_is_told_and_not_ranked(mo
     )
     failed = {(m.model, m.calibrator) for m in study.measured if m.failure}
     assert failed == {("lacking", "platt"), ("lacking", "isotonic")}
-    assert {s.calibrator for s in study.rankings[0].standings} == {"none", "temperature"}
     assert study.rankings[0].cases == 5
+    assert study.rankings[0].needed == 6, "one pair: none and temperature"
     text = (tmp_path / "out" / "study.md").read_text(encoding="utf-8")
     assert "platt was not fitted on lacking: none of" in text
 
@@ -154,8 +202,10 @@ def test_one_model_is_described_and_nothing_is_claimed_of_it(models, tmp_path):
     study = run(QUICK, models[:1], tmp_path)
     assert {a.verdict for a in study.answers} <= {"undefined", "yes", "no"}
     assert study.answers[0].why == "1 cases, at least 3 needed"
-    assert study.rankings[0].critical_difference is None
-    assert "All of this rests on 1 model:" in (tmp_path / "study.md").read_text(encoding="utf-8")
+    assert study.rankings[0].standings == ()
+    assert "All of this rests on 1 model of 1 kind of data:" in (tmp_path / "study.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_the_study_reads_back_and_holds_no_nan(made):
@@ -182,7 +232,7 @@ def test_the_page_draws_without_errors_or_network_and_says_what_the_text_says(ma
 def test_the_name_of_a_run_cannot_become_markup(models, made):
     study = made[0]
     named = replace_names(study, models[0].name, HOSTILE)
-    figure = page_of(named).sections[1].parts[1]
+    figure = page_of(named).sections[1].parts[0]
     assert all("<" not in name for name in figure.panels[0].spec["data"][0]["y"])
 
 

@@ -26,6 +26,8 @@ def test_bench_calibration_studies_the_runs_below_a_folder(demur, tmp_path):
     )
     assert result.code == 0
     assert [c for c in ("none", "platt", "temperature") if c not in result.out] == []
+    assert "mean over the runs" in result.out
+    assert "By ece_em_15 nothing is ranked: the data of all 2 models is of one kind" in result.err
     assert "Do the measurements agree? Not known: 2 cases, at least 3 needed." in result.err
     out = tmp_path / "runs" / "study"
     assert sorted(p.name for p in out.iterdir()) == ["study.html", "study.json", "study.md"]

@@ -1,6 +1,8 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
-from scipy.stats import friedmanchisquare, kendalltau, spearmanr
+from scipy.stats import binomtest, kendalltau, spearmanr
 
 from demur.base.errors import DataError
 from demur.stats.calibration.ranking import correlation, correlations, rank
@@ -32,56 +34,69 @@ def test_undefined_measurements_leave_the_correlation_of_the_others():
     assert correlation(a, np.array([1.0, 2.0, 9.0, 3.0])).value == pytest.approx(1)
 
 
+def ranked(names, error_XL, kinds=None):
+    return rank(names, error_XL, np.arange(len(error_XL)) if kinds is None else np.array(kinds))
+
+
 def test_ties_share_their_rank_and_their_place():
-    error_XL = np.tile([0.3, 0.1, 0.1], (20, 1))
-    found = rank(("none", "a", "b"), error_XL)
+    found = ranked(("none", "a", "b"), np.tile([0.3, 0.1, 0.1], (20, 1)))
     assert [(s.calibrator, s.mean_rank, s.place) for s in found.standings] == [
         ("a", 1.5, 1),
         ("b", 1.5, 1),
         ("none", 3, 3),
     ]
     assert [s.best_in for s in found.standings] == [20, 20, 0]
+    assert [s.behind for s in found.standings] == [(), (), ("a", "b")]
 
 
-def test_few_cases_do_not_tell_calibrators_apart_and_many_do():
-    few, many = (rank(("x", "y", "z"), np.tile([0.3, 0.2, 0.1], (n, 1))) for n in (2, 100))
+def test_few_kinds_do_not_tell_calibrators_apart_and_enough_do():
+    error_L = [0.3, 0.2, 0.1]
+    needed = ranked(("x", "y", "z"), np.tile(error_L, (2, 1))).needed
+    few, enough = (ranked(("x", "y", "z"), np.tile(error_L, (n, 1))) for n in (needed - 1, needed))
     assert {s.place for s in few.standings} == {1}
-    assert [(s.calibrator, s.place) for s in many.standings] == [("z", 1), ("y", 2), ("x", 3)]
+    assert [(s.calibrator, s.place) for s in enough.standings] == [("z", 1), ("y", 2), ("x", 3)]
+    # three pairs: twice the tail 2^-needed is at most 5 % / 3
+    assert 2 * 0.5**needed <= 0.05 / 3 < 2 * 0.5 ** (needed - 1)
 
 
-def test_a_place_is_shared_with_its_first_not_along_a_chain():
+def test_seeds_of_one_kind_count_once_by_their_mean():
+    by_kind = np.tile([0.3, 0.2, 0.1], (7, 1))
+    seeds = np.repeat(by_kind, 5, axis=0) + np.tile([[-0.1], [-0.05], [0], [0.05], [0.1]], (7, 1))
+    kinds = np.repeat(np.arange(7), 5)
+    found = ranked(("x", "y", "z"), seeds, kinds)
+    assert (found.cases, found.kinds) == (35, 7)
+    assert found.standings == ranked(("x", "y", "z"), by_kind).standings
+
+
+def test_one_kind_ranks_nothing_however_many_models_it_has():
+    found = ranked(("x", "y"), np.tile([0.2, 0.1], (40, 1)), [3] * 40)
+    assert (found.standings, found.cases, found.kinds) == ((), 40, 1)
+    assert ranked(("alone",), np.array([[0.1], [0.2]])).standings[0].place == 1
+
+
+def test_pairs_are_told_apart_by_exact_sign_tests_as_holm_orders_them():
     rng = np.random.default_rng(3)
-    noise = rng.random((40, 4))
-    found = rank(("a", "b", "c", "d"), noise + np.array([0, 0.25, 0.5, 0.75]))
-    difference = found.critical_difference.value
-    for s in found.standings:
-        leader = next(x for x in found.standings if x.place == s.place)
-        assert s.mean_rank - leader.mean_rank <= difference
-    assert len({s.place for s in found.standings}) > 1
-
-
-def test_the_friedman_test_is_scipys_and_undefined_without_enough_cases():
-    error_XL = np.random.default_rng(2).random((10, 3))
-    assert rank(("x", "y", "z"), error_XL).p_value.value == pytest.approx(
-        friedmanchisquare(*error_XL.T).pvalue
-    )
-    assert not rank(("x", "y"), error_XL[:, :2]).p_value.defined
-    assert "tied" in rank(("x", "y", "z"), np.ones((10, 3))).p_value.why
-
-
-def test_the_critical_difference_is_that_of_the_published_table():
-    """Demsar 2006, table 5: q at 5 % is 2.343 for 3 classifiers and 2.850 for 6."""
-    for size, q in ((3, 2.343), (6, 2.850)):
-        found = rank(tuple("abcdef"[:size]), np.random.default_rng(size).random((30, size)))
-        assert found.critical_difference.value == pytest.approx(
-            q * (size * (size + 1) / (6 * 30)) ** 0.5, abs=1e-3
-        )
+    error_KL = rng.random((40, 4)) + np.array([0, 0.2, 0.4, 0.8])
+    found = {s.calibrator: s.behind for s in ranked(tuple("abcd"), error_KL).standings}
+    tested = []
+    for one, other in combinations(range(4), 2):
+        won = int((error_KL[:, one] < error_KL[:, other]).sum())
+        tested.append((binomtest(won, 40).pvalue, "abcd"[one], "abcd"[other]))
+    shown = set()
+    for left, (p, one, other) in zip(range(6, 0, -1), sorted(tested), strict=True):
+        if p > 0.05 / left:
+            break
+        shown.add((one, other))
+    assert {(one, other) for other, behind in found.items() for one in behind} == shown
+    assert 0 < len(shown) < 6
 
 
 def test_cases_with_an_undefined_measurement_do_not_count():
     error_XL = np.array([[0.2, 0.1], [np.nan, 0.1], [0.4, 0.3]])
-    assert rank(("x", "y"), error_XL).cases == 2
+    assert ranked(("x", "y"), error_XL).cases == 2
     with pytest.raises(DataError, match="in no case"):
-        rank(("x", "y"), error_XL[1:2])
+        ranked(("x", "y"), error_XL[1:2])
     with pytest.raises(DataError, match="2 calibrators"):
-        rank(("x", "y"), error_XL[:, :1])
+        ranked(("x", "y"), error_XL[:, :1])
+    with pytest.raises(DataError, match="2 cases"):
+        ranked(("x", "y"), error_XL, [0, 1])

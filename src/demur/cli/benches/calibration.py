@@ -47,7 +47,7 @@ def command(
     """
     from demur.stages import bench_calibration
     from demur.stages.bench_calibration import Config
-    from demur.stages.bench_calibration.content import sentence
+    from demur.stages.bench_calibration.content import mean_errors, ranking_words, sentence
 
     config = Config(by=by, **({"calibrators": tuple(calibrator)} if calibrator else {}))
     target = out or folder / "study"
@@ -56,16 +56,20 @@ def command(
     if as_json:
         print_json(study.model_dump(mode="json"))
         return
-    # the first measurement is the one that the study ranks by; the page has the others
+    # the terminal shows the first measurement; the page has the others
     ranking = study.rankings[0]
     rows = [
         (s.calibrator, str(s.place), f"{s.mean_rank:.2f}", str(s.best_in))
         for s in ranking.standings
     ]
-    print_table(
-        [("calibrator", "place", "mean rank", "none better, in runs"), *rows],
-        title=f"by {ranking.measurement}",
-    )
+    if rows:
+        header = ("calibrator", "place", "mean rank", "none better, in kinds")
+        print_table([header, *rows], title=f"by {ranking.measurement}")
+    else:
+        print_table(
+            [("calibrator", "mean over the runs"), *mean_errors(study)], title=ranking.measurement
+        )
+    note(ranking_words(ranking))
     for answer in study.answers:
         note(sentence(answer))
     note(f"study: {target / 'study.html'}")

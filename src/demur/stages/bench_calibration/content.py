@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from demur.pages.drawing import ANSWER, PAGE, REFUSE, small_plot
 from demur.pages.parts import Cell, Figure, Page, Panel, Section, Spec, Table
-from demur.store.results.study_file import AnswerRow, StudyFile
+from demur.store.results.study_file import AnswerRow, CalibratorRanking, StudyFile
 
-FEW_MODELS = 10  # fewer orders than this are often equal by chance
+FEW_KINDS = 10  # fewer orders than this are often equal by chance
 _NAMES = (
     "ece and mce: mean and largest gap between probability and frequency, bins of equal width; "
     "ece_em: of equal mass; cwce, cwce_em: the same, mean over control tokens; the number is that "
@@ -34,7 +34,8 @@ def page_of(study: StudyFile) -> Page:
             Section(
                 key="calibrators",
                 title="Which calibrator",
-                parts=(_rankings(study), _errors(study)),
+                parts=(*_rankings(study), _errors(study)),
+                text=tuple(map(ranking_words, study.rankings)),
             ),
             Section(key="measurements", title="Which measurement", parts=(_correlations(study),)),
             Section(
@@ -67,29 +68,52 @@ def sentence(answer: AnswerRow) -> str:
     )
 
 
+def ranking_words(ranking: CalibratorRanking) -> str:
+    """What a ranking shows, and of how many kinds of data."""
+    by, of = f"By {ranking.measurement}", _counted(ranking.kinds, "kind")
+    if not ranking.standings:
+        return (
+            f"{by} nothing is ranked: the data of all {_counted(ranking.cases, 'model')} is of one "
+            "kind (they share sources or prompts, directly or over others), and one kind says "
+            f"nothing of others. {ranking.needed} kinds that all agree tell two calibrators apart."
+        )
+    pairs = [f"{b} than {s.calibrator}" for s in ranking.standings for b in s.behind]
+    if not pairs:
+        return (
+            f"{by}, no calibrator is shown to be better than another over {of} of data; "
+            f"{ranking.needed} that all agree tell two apart."
+        )
+    return f"{by}, over {of} of data, these are shown to be better: {', '.join(pairs)}."
+
+
+def mean_errors(study: StudyFile) -> list[tuple[str, str]]:
+    """Each calibrator with the mean of the headline error over the models where it is defined."""
+    measurement, rows = study.rankings[0].measurement, list[tuple[str, str]]()
+    for calibrator in study.calibrators:
+        errors = [m.errors.get(measurement) for m in study.measured if m.calibrator == calibrator]
+        known = [error for error in errors if error is not None]
+        rows.append((calibrator, _number(sum(known) / len(known) if known else None)))
+    return rows
+
+
 def _caution(study: StudyFile) -> tuple[str, ...]:
-    """A warning that few models allow no rule about others; empty with FEW_MODELS or more."""
-    if len(study.models) >= FEW_MODELS:
+    """A warning that few kinds of data allow no rule about others; empty with FEW_KINDS or more."""
+    kinds = len({m.kind for m in study.models})
+    if kinds >= FEW_KINDS:
         return ()
     return (
-        f"All of this rests on {_counted(len(study.models), 'model')}: read it as a description "
-        "of them, not as a rule about others.",
+        f"All of this rests on {_counted(len(study.models), 'model')} of "
+        f"{_counted(kinds, 'kind')} of data: read it as a description of them, not as a rule about "
+        "others.",
     )
 
 
 def _headline(study: StudyFile) -> str:
-    # Several calibrators may share place 1: they cannot be told apart.
-    ranking = study.rankings[0]
-    first = [s.calibrator for s in ranking.standings if s.place == 1]
-    best = (
-        f"{', '.join(first)} cannot be told apart at the top"
-        if len(first) > 1
-        else f"{first[0]} stands first"
-    )
     return (
         f"{_counted(len(study.models), 'model')} under "
         f"{_counted(len(study.calibrators), 'calibrator')}, {len(study.columns)} measurements "
-        f"each, on test rows that no calibrator was fitted on. By {ranking.measurement}, {best}."
+        "each, on test rows that no calibrator was fitted on. "
+        f"{ranking_words(study.rankings[0])}"
     )
 
 
@@ -104,29 +128,29 @@ def _questions(study: StudyFile) -> Table:
     )
 
 
-def _rankings(study: StudyFile) -> Table:
+def _rankings(study: StudyFile) -> tuple[Table, ...]:
+    """The standings by each measurement; none where one kind of data ranks nothing."""
     # Per ranking a row of one cell, its heading, then a row per calibrator.
     rows: list[tuple[Cell, ...]] = []
     for r in study.rankings:
-        p, difference = _number(r.p_value), _number(r.critical_difference)
-        cases = _counted(r.cases, "model")
-        rows += [
-            (
-                f"by {r.measurement}: {cases}, Friedman p-value {p}, critical difference of mean "
-                f"ranks {difference}",
-            )
-        ]
+        if r.standings:
+            models, kinds = _counted(r.cases, "model"), _counted(r.kinds, "kind")
+            rows += [(f"by {r.measurement}: {models} of {kinds} of data",)]
         rows += [
             (s.calibrator, str(s.place), f"{s.mean_rank:.2f}", str(s.best_in)) for s in r.standings
         ]
-    return Table(
+    if not rows:
+        return ()
+    table = Table(
         title="Ranking of the calibrators",
-        header=("calibrator", "place", "mean rank", "none better, in models"),
+        header=("calibrator", "place", "mean rank", "none better, in kinds"),
         rows=tuple(rows),
-        caption="Those that could be fitted on every model. An equal place means that these "
-        "models do not tell them apart: their mean ranks are within the critical difference "
-        "(Nemenyi, 5%).",
+        caption="Those that could be fitted on every model, by their mean error in each kind of "
+        "data. Place: one more than the calibrators that are shown to be better, so 1 where none "
+        "is. Shown: exact sign test over kinds, all pairs together at 5% for each measurement "
+        "(Holm). The mean rank describes these kinds.",
     )
+    return (table,)
 
 
 def _errors(study: StudyFile) -> Figure:
@@ -208,10 +232,11 @@ def _heat(
 def _models(study: StudyFile) -> Table:
     return Table(
         title="Models",
-        header=("run", "calibrate rows", "test rows", "accuracy", "AUROC"),
+        header=("run", "kind of data", "calibrate rows", "test rows", "accuracy", "AUROC"),
         rows=tuple(
             (
                 m.name,
+                str(m.kind),
                 f"{m.calibrate_rows:,}",
                 f"{m.test_rows:,}",
                 f"{m.accuracy:.1%}",
@@ -220,7 +245,7 @@ def _models(study: StudyFile) -> Table:
             for m in study.models
         ),
         caption="Accuracy is that of the most probable control token, AUROC that of refusing at "
-        "all, both before calibration.",
+        "all, both before calibration. Runs that share a source or a prompt have one kind of data.",
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from demur.base.errors import DataError
 from demur.core.calibrator import closed
-from demur.core.example import Example, Split, shared_prompts
+from demur.core.example import Example, Split, prompt_key, shared_prompts
 from demur.core.ports import Progress
 from demur.core.taxonomy import Taxonomy
 from demur.stats.calibration.metrics import Column, measure
@@ -59,6 +59,8 @@ class ModelRows:
     groups: tuple[str | None, ...]  # of the rows to fit on
     test: LabelledScores
     examples: tuple[Example, ...]  # of the test rows
+    # ("source", name) and ("prompt", key) of all these rows: what makes two data sets one kind
+    data: frozenset[tuple[str, str]]
     # probabilities of the test rows before calibration, scaled so that control tokens sum to 1
     raw: Forecast
 
@@ -105,6 +107,9 @@ def read_model_rows(model: ScoredModel) -> ModelRows:
         groups=tuple(e.group for e in fit),
         test=labelled,
         examples=tuple(test),
+        data=frozenset(
+            key for e in (*fit, *test) for key in (("source", e.source), ("prompt", prompt_key(e)))
+        ),
         raw=forecast(closed(labelled.table.logp_NC), labelled.label_N),
     )
 

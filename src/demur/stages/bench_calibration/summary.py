@@ -1,7 +1,8 @@
 """Summarise measurements as a study: correlations, rankings, and six questions.
 
 Questions are answered over the models. Only the fifth, whether calibration carries over, compares
-parts of the rows. Shapes: M models, L calibrators, T measurements, D parts.
+parts of the rows. Calibrators are ranked over kinds of data: models whose rows have a source or a
+prompt in common are of one kind. Shapes: M models, L calibrators, T measurements, D parts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from demur.base.arrays import Bools
+from demur.base.arrays import Bools, Ints
 from demur.base.errors import DataError
 from demur.core.settings import NONE, Parted
 from demur.stages.bench_calibration.measurements import CalibratorResult, ModelRows
@@ -51,7 +52,7 @@ def summarise(
     cases: Sequence[ModelRows], measured: Sequence[CalibratorResult], by: By
 ) -> StudyFile:
     """Summarise the whole study. Raises DataError if a test split has fewer than 150 rows."""
-    study = _study(cases, measured)
+    study, kind_M = _study(cases, measured), _kinds(cases)
     parts = _parts(cases, by)
     # The answer about parts of the rows takes the place of the one that `answers` gives without
     # any.
@@ -64,14 +65,14 @@ def summarise(
         row = MeasuredRow(model=m.model, calibrator=m.calibrator, errors=errors, failure=m.failure)
         rows.append(row)
     return StudyFile(
-        models=tuple(_model(c) for c in cases),
+        models=tuple(_model(c, kind) for c, kind in zip(cases, kind_M.tolist(), strict=True)),
         calibrators=study.calibrators,
         columns=tuple(map(str, study.columns)),
         by=by,
         parts=tuple(parts),
         measured=tuple(rows),
         correlations=_correlations(study),
-        rankings=tuple(_ranking(study, column) for column in RANKED_BY),
+        rankings=tuple(_ranking(study, kind_M, column) for column in RANKED_BY),
         answers=tuple(map(_answer, answered.values())),
     )
 
@@ -108,6 +109,21 @@ def _study(cases: Sequence[ModelRows], measured: Sequence[CalibratorResult]) -> 
         accuracy_DM=np.array([[_accuracy(c.raw) for c in cases]]),
         auroc_DM=np.array([auroc_M], dtype=np.float64),  # NaN for None
     )
+
+
+def _kinds(cases: Sequence[ModelRows]) -> Ints:
+    """The number of each model's kind of data, from 1 on, shape (M,).
+
+    Models of which two share a source or a prompt, directly or over others, are of one kind.
+    """
+    kind_M = np.arange(len(cases))
+    first: dict[tuple[str, str], int] = {}  # the first model that has a source or a prompt
+    for i, case in enumerate(cases):
+        for key in case.data:
+            other = first.setdefault(key, i)
+            if kind_M[other] != kind_M[i]:
+                kind_M[kind_M == kind_M[i]] = kind_M[other]
+    return np.unique(kind_M, return_inverse=True)[1] + 1
 
 
 def _parts(cases: Sequence[ModelRows], by: By) -> dict[str, list[float]]:
@@ -183,38 +199,42 @@ def _correlations(study: Study) -> tuple[CorrelationRow, ...]:
     )
 
 
-def _ranking(study: Study, column: Column) -> CalibratorRanking:
+def _ranking(study: Study, kind_M: Ints, column: Column) -> CalibratorRanking:
     """Rank the calibrators that were fitted on every model: ranking one that was not would drop
     that model for all.
     """
-    # The Friedman test ranks calibrators within each model: it needs complete rows.
     everywhere = [
         k for k in range(len(study.calibrators)) if np.isfinite(study.values(HEADLINE, k)).all()
     ]
     errors_ML = np.stack([study.values(column, k).ravel() for k in everywhere], axis=1)
-    found = rank([study.calibrators[k] for k in everywhere], errors_ML)
+    found = rank([study.calibrators[k] for k in everywhere], errors_ML, kind_M)
     standings = (
         StandingRow(
-            place=s.place, calibrator=s.calibrator, mean_rank=s.mean_rank, best_in=s.best_in
+            place=s.place,
+            calibrator=s.calibrator,
+            mean_rank=s.mean_rank,
+            best_in=s.best_in,
+            behind=s.behind,
         )
         for s in found.standings
     )
     return CalibratorRanking(
         measurement=str(column),
         cases=found.cases,
-        p_value=found.p_value.number,
-        critical_difference=found.critical_difference.number,
+        kinds=found.kinds,
+        needed=found.needed,
         standings=tuple(standings),
     )
 
 
-def _model(case: ModelRows) -> ModelRow:
+def _model(case: ModelRows, kind: int) -> ModelRow:
     return ModelRow(
         name=case.name,
         calibrate_rows=len(case.groups),
         test_rows=len(case.examples),
         accuracy=_accuracy(case.raw),
         auroc=view_auroc(refusal(case.raw)).number,
+        kind=kind,
     )
 
 

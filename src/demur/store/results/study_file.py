@@ -20,6 +20,9 @@ class ModelRow(Strict):
     accuracy: float  # of the most probable control token, before calibration
     # of "ought to be refused", before calibration; null where the rows are all of one kind
     auroc: float | None
+    # number of its kind of data: runs that share a source or a prompt have the same. 0: written
+    # before kinds were told apart
+    kind: int = 0
 
 
 class MeasuredRow(Strict):
@@ -43,12 +46,13 @@ class CorrelationRow(Strict):
 
 
 class StandingRow(Strict):
-    """One calibrator among the others; equal places are not told apart by these models."""
+    """One calibrator among the others."""
 
-    place: int
+    place: int  # 1: none is shown to be better
     calibrator: str
-    mean_rank: float
+    mean_rank: float  # over kinds of data; in files with kinds = 0, over models
     best_in: int
+    behind: tuple[str, ...] = ()  # calibrators that are shown to be better
 
 
 class CalibratorRanking(Strict):
@@ -56,9 +60,11 @@ class CalibratorRanking(Strict):
 
     measurement: str
     cases: int  # models in which every one of them was measured
-    p_value: float | None  # Friedman test of "they do not differ"
-    critical_difference: float | None  # of mean ranks, at 5 % (Nemenyi)
-    standings: tuple[StandingRow, ...]
+    kinds: int = 0  # of data; 0: written before kinds were told apart, places count models
+    needed: int = 0  # kinds that tell two calibrators apart if all of them agree
+    p_value: float | None = None  # only in such files: Friedman test over models
+    critical_difference: float | None = None  # only in such files: of mean ranks (Nemenyi)
+    standings: tuple[StandingRow, ...]  # empty with one kind of data: it ranks nothing
 
 
 class AnswerRow(Strict):
