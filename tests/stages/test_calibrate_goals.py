@@ -20,9 +20,10 @@ from demur.base.errors import (
 )
 from demur.core.decision import decide_many
 from demur.core.taxonomy import coconot
-from demur.stages import calibrate
+from demur.stages import calibrate, verify
 from demur.stages.evaluate.chosen_policies import read_comparison
 from demur.store.policies.policy_file import read_policy, write_policy
+from demur.store.policies.trust import DIGESTS_ONLY
 from demur.store.rows import read_examples
 from demur.store.scores.tables import read_scores, write_scores
 
@@ -345,3 +346,34 @@ def test_goals_for_comparison_certify_nothing_by_labels_of_a_judge(folder, tmp_p
         "false_refusal <= 0.45",
         "refusal_rate = 0.10",
     ]
+
+
+def test_a_promise_is_made_for_a_stated_mix_of_traffic_and_can_be_verified(folder):
+    goal = {"goal": "false_refusal <= 0.35", "confidence": 0.9, "method": "shared"}
+    plain = run(folder, **goal).promises[0]
+    mixed = run(folder, **goal, mix={"kind": {"contrast": 0.9, "benign": 0.1}})
+    promise = mixed.promises[0]
+    assert promise.status == "certified"
+    assert "for traffic of 10% kind benign, 90% kind contrast" in promise.method
+    # contrast rows are refused more often: the threshold for mostly these is stricter
+    assert promise.rate.value < plain.rate.value
+    _, (verified,) = verify.run(folder.policy, folder, DIGESTS_ONLY)
+    assert verified.faults == ()
+
+
+@pytest.mark.parametrize(
+    ("mix", "more", "error", "message"),
+    [
+        ({"kind": {"contrast": 0.5, "benign": 0.4}}, {}, ConfigError, r"sum to 0\.9"),
+        ({"kind": {"contrast": 1.2, "benign": -0.2}}, {}, ConfigError, "no shares of traffic"),
+        ({"kind": {"contrast": 0.0, "benign": 1.0}}, {}, ConfigError, "positive numbers"),
+        ({"knid": {"contrast": 1.0}}, {}, ConfigError, "unknown facet 'knid'"),
+        ({"source": {"nobody": 1.0}}, {}, DataError, "no row is of source 'nobody'"),
+        ({"kind": {"refusal": 1.0}}, {}, DataError, "has no share for the"),
+        ({"kind": {"benign": 1.0}, "source": {"corpus": 1.0}}, {}, ConfigError, "one facet"),
+        ({"kind": {"benign": 1.0}}, {"goal": "f1 max"}, ConfigError, "promises nothing"),
+    ],
+)
+def test_a_mix_that_means_nothing_is_one_clear_error(folder, mix, more, error, message):
+    with pytest.raises(error, match=message):
+        run(folder, **{"goal": "false_refusal <= 0.3", **more}, mix=mix)

@@ -17,6 +17,7 @@ from demur.core.example import Kind, RewriteName, Split
 from demur.core.goals.parse import parse_goals
 from demur.core.maps import correctness
 from demur.core.policy import OnDoubt, Override, Rule
+from demur.core.rates import FACETS, Facet
 
 # How promises are certified: demur.stats.thresholds.solve.
 Method = Literal["auto", "shared", "even", "path", "vectors", "budgets", "graphical"]
@@ -132,6 +133,8 @@ class CalibrateSettings:
     human_labels: Path | None = None
     # scores of unlabelled requests: refusal rates are then met on these
     traffic: Path | None = None
+    # facet -> slice -> share of the traffic to promise for; empty: mixed as the rows are
+    mix: Mapping[Facet, Mapping[str, float]] = field(default_factory=dict)
     # decide on the scores of the run's front model and its model together: demur distil
     cascade: bool = False
 
@@ -146,6 +149,7 @@ class CalibrateSettings:
                 f"calibrate.calibrator_share = {self.calibrator_share} is not in (0, 1)",
                 "0.4 leaves most rows to the thresholds",
             )
+        _check_mix(self.mix)
         if self.cascade and (
             self.calibrator == correctness.NAME or self.on_failure.startswith("keep:")
         ):
@@ -154,6 +158,29 @@ class CalibrateSettings:
                 f"{self.on_failure!r}",
                 f"a cascade's scores are no others': no {correctness.NAME}, and stop or hard_only",
             )
+
+
+def _check_mix(mix: Mapping[Facet, Mapping[str, float]]) -> None:
+    """Raise ConfigError unless a stated mix gives the slices of one facet positive shares of 1."""
+    if not mix:
+        return
+    (facet, shares), *others = mix.items()
+    if others:
+        raise ConfigError(
+            f"calibrate.mix states shares of {', '.join(mix)}: how these go together is not known",
+            "state the shares of one facet",
+        )
+    if facet not in FACETS:
+        raise ConfigError(f"calibrate.mix: unknown facet {facet!r}", suggest(facet, FACETS))
+    if wrong := {name: share for name, share in shares.items() if not 0.0 < share <= 1.0}:
+        raise ConfigError(
+            f"calibrate.mix.{facet}: {wrong} are no shares of traffic",
+            "positive numbers that sum to 1; leave out a slice that will not come",
+        )
+    if not abs(sum(shares.values()) - 1.0) <= 1e-6:
+        raise ConfigError(
+            f"calibrate.mix.{facet}: {dict(shares)} sum to {sum(shares.values()):g}", "scale to 1"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

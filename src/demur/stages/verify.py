@@ -20,7 +20,7 @@ from demur.base.files import digest_json
 from demur.core.goals.goal import Promise
 from demur.core.policy import Policy
 from demur.stats.evidence import Recount, recount, rows_digest
-from demur.stats.labelled import LabelledScores, label_scores
+from demur.stats.labelled import LabelledScores, label_scores, promised_for
 from demur.stats.missing import with_missing
 from demur.stats.sample import split_by_group
 from demur.store.answers.blackbox_file import prompts_without_outcome
@@ -81,7 +81,8 @@ def _rows(policy: Policy, folder: RunFolder, settings: Mapping[str, Any]) -> Lab
     left = split_by_group(examples, choice.share, choice.seed)[1] if choice else examples
     table, model = read_scores(decided_scores(folder, "calibrate", policy.fingerprint))
     policy.require_model(model)
-    return with_missing(label_scores(left, policy.taxonomy, table), prompts_without_outcome(folder))
+    rows = promised_for(label_scores(left, policy.taxonomy, table), settings.get("mix", {}))
+    return with_missing(rows, prompts_without_outcome(folder))
 
 
 def _verified(

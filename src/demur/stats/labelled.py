@@ -4,8 +4,8 @@ traits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from demur.core.example import Example
 from demur.core.rates import FACETS, NO_CATEGORY, Facet, Rate, Slice
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
+from demur.stats.weighted import TrafficMix
 
 TextArray = npt.NDArray[np.str_]
 
@@ -66,6 +67,8 @@ class LabelledScores:
     hand_N: Ints | None = None
     # requests that each row stands for, at least 1. None: one each
     count_N: Ints | None = None
+    # the traffic to promise for, where it is mixed otherwise than these rows
+    traffic: TrafficMix | None = None
     # None: nothing is known of kinds and sources, no slice can be looked at
     traits: Traits | None = None
 
@@ -170,6 +173,31 @@ def label_scores(
         count_N=np.array([e.count for e in examples], dtype=np.int64) if examples else None,
         traits=traits_of(examples) if examples else None,
     )
+
+
+def promised_for(rows: LabelledScores, mix: Mapping[Facet, Mapping[str, float]]) -> LabelledScores:
+    """The rows, with the mix of traffic to promise for: facet -> slice -> share; empty: as it is.
+
+    Raises DataError on a slice that no row is in.
+    """
+    if not mix or rows.traits is None:
+        return rows
+    ((facet, shares),) = mix.items()
+    names, slice_N = np.unique(rows.traits.of(facet), return_inverse=True)
+    known = names.tolist()
+    if unknown := [name for name in shares if name not in known]:
+        raise DataError(
+            f"mix: no row is of {facet} {unknown[0]!r}: nothing is known of that traffic",
+            f"{facet}s of these rows: {', '.join(known)}",
+        )
+    share_S = np.array([shares.get(name, 0.0) for name in known])
+    traffic = TrafficMix(
+        facet=facet,
+        names=tuple(known),
+        slice_N=slice_N.astype(np.int64),
+        share_S=share_S,
+    )
+    return replace(rows, traffic=traffic)
 
 
 def unlabelled_rows(table: ScoreTable, units: Sequence[str | None] | None = None) -> LabelledScores:

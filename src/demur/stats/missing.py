@@ -43,6 +43,11 @@ def with_missing(rows: LabelledScores, missing: int, goals: Sequence[Goal] = ())
             "promise false_refusal or missed_refusal, or ask again until each prompt has an "
             "outcome",
         )
+    if rows.traffic is not None:
+        raise DataError(
+            f"{missing} prompts have no outcome, beside a stated mix: their slices are not known",
+            "ask again (the same demur blackbox command goes on with them) until each has one",
+        )
     if rows.hand_N is not None:
         raise DataError(
             f"{missing} prompts have no outcome, beside labels by hand that correct outcomes",
@@ -67,6 +72,9 @@ def with_missing(rows: LabelledScores, missing: int, goals: Sequence[Goal] = ())
         ),
         label_N=np.concatenate([rows.label_N, np.repeat([1, 0], missing)]),
         group_N=groups,
+        count_N=None
+        if rows.count_N is None
+        else np.concatenate([rows.count_N, np.ones(2 * missing, dtype=np.int64)]),
         traits=None if rows.traits is None else _joined(rows.traits, missing),
     )
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -27,9 +28,24 @@ from demur.base.arrays import Bools, Doubles, Ints
 from demur.core.rates import Rate, binomial_cdf, most_errors, rows_needed, upper_bound
 
 _OF_GROUPS = 0x6209  # a stream of its own, whatever the caller's seed also drew
-_BISECTIONS = 40  # of a bound, to 1e-12
+BISECTIONS = 40  # of a bound, to 1e-12
 _RATIO = 1.6  # of neighbouring sizes of bets
 _DRAWN = 0.8  # of delta, for the exact test on drawn rows; the bets have the rest
+
+
+class RateTest(Protocol):
+    """A test of "the rate is at most level" at some delta, monotone in the errors.
+
+    An error more never turns a failure into a pass, so that a fixed sequence of nested errors can
+    be searched by bisection.
+    """
+
+    @property
+    def most(self) -> int:
+        """About the most errors, in requests, that pass."""
+
+    def passes(self, error_N: Bools) -> bool:
+        """Whether these errors certify the level."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -67,6 +83,15 @@ class CountedRows:
         """Errors out of requests."""
         return Rate(hits=int(self.count_M[error_N[self.row_M]].sum()), of=self.requests)
 
+    def words(self, error_N: Bools) -> str:
+        """What the rows are as evidence, for people; empty where every row is one request alone."""
+        if self.plain:
+            return ""
+        return (
+            f"{self.requests} requests in {self.units} groups, sessions or rows alone, "
+            f"{self.shares(error_N).mean():.2%} err by these"
+        )
+
     def shares(self, error_N: Bools) -> Doubles:
         """The share of errors among the requests of each unit, shape (U,)."""
         errors_U = np.bincount(
@@ -82,9 +107,9 @@ class CountedRows:
         if most is None:
             return None
         if self.plain:
-            return RateTest(rows=self, level=level, most=most)
+            return CountTest(rows=self, level=level, most=most)
         drawn, bets = self._parts(delta)
-        found = RateTest(
+        found = CountTest(
             rows=self,
             level=level,
             most=most,
@@ -142,7 +167,7 @@ class CountedRows:
     def _betting_upper(self, share_U: Doubles, delta: float) -> float:
         """The largest level that the bets do not refute, found by bisection."""
         low, high = float(share_U.mean()), 1.0
-        for _ in range(_BISECTIONS):
+        for _ in range(BISECTIONS):
             middle = (low + high) / 2
             refuted = _log_wealth(share_U, middle, _bets(self, middle, delta)) >= math.log(
                 1.0 / delta
@@ -152,11 +177,9 @@ class CountedRows:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class RateTest:
-    """A test of "the rate is at most level" on counted rows, monotone in the errors.
-
-    An error more never turns a failure into a pass, so that a fixed sequence of nested errors can
-    be searched by bisection.
+class CountTest:
+    """The test of counted rows: the exact binomial, by requests and by units, and bets on units'
+    shares.
     """
 
     rows: CountedRows
@@ -208,24 +231,28 @@ def one_per_group(group_N: Ints | None, among_N: Bools, seed: int) -> Bools:
     return marked_N
 
 
-def _bets(rows: CountedRows, level: float, delta: float) -> Doubles:
-    """Sizes of constant bets against "the mean share is above level", from the rows' units alone.
+def bet_sizes(rows: CountedRows, alike: float, delta: float, most: float) -> Doubles:
+    """Sizes of constant bets against a mean, from the rows' units alone. alike: the variance of a
+    unit's value at the level if its rows err all alike. most: the largest stake.
 
     At the edge of passing, a bet of sqrt(2 log(1 / delta) / (U variance)) earns most. The variance
-    of a share at the level lies between that of units whose rows err all alike, and of units whose
-    rows err independently; a geometric grid spans the two. A stake of 1 / (1 - level) is the most
-    that a share of 1 can take.
+    lies between that of units whose rows err all alike, and of units whose rows err independently;
+    a geometric grid spans the two.
     """
     count_U = np.bincount(rows.unit_M, weights=rows.count_M)
     squares_U = np.bincount(rows.unit_M, weights=rows.count_M.astype(np.float64) ** 2)
-    alike = level * (1.0 - level)
     apart = alike * float((squares_U / count_U**2).mean())
     low, high = (
         math.sqrt(2.0 * math.log(1.0 / delta) / (rows.units * variance))
         for variance in (alike, apart)
     )
     sizes = np.geomspace(low, high, 1 + math.ceil(math.log(high / low) / math.log(_RATIO)))
-    return np.unique(np.minimum(sizes, 1.0 / (1.0 - level)))
+    return np.unique(np.minimum(sizes, most))
+
+
+def _bets(rows: CountedRows, level: float, delta: float) -> Doubles:
+    """Sizes of bets on shares: 1 / (1 - level) is the most that a share of 1 can take."""
+    return bet_sizes(rows, level * (1.0 - level), delta, 1.0 / (1.0 - level))
 
 
 def _log_wealth(share_U: Doubles, level: float, bet_B: Doubles) -> float:

@@ -62,9 +62,7 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
         fallback = replace(fallback, doubt=doubt)
     before = template(config, taxonomy, fitted.fingerprint)
     before = replace(before, calibrator=fitted.calibrator, doubt=doubt)
-    rows = with_missing(
-        labelled(config.human_labels, examples, fitted, taxonomy), inputs.missing, inputs.goals
-    )
+    rows = with_missing(labelled(config, examples, fitted, taxonomy), inputs.missing, inputs.goals)
     policy = choose(config, before, rows, fallback, inputs)
     policy = override_categories(policy, config.override, rows)
     policy = with_sensitivities(note_missing(policy, inputs.missing), config.sensitivities)

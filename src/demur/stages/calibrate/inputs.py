@@ -135,6 +135,16 @@ def _goals(config: CalibrateSettings) -> tuple[Goal, ...]:
             "probabilities",
             'name a calibrator, such as "auto"',
         )
+    if config.mix and not any(goal.promised for goal in goals):
+        raise ConfigError(
+            f"calibrate.mix beside {config.goal!r}, which promises nothing",
+            "leave it out, or add a promise",
+        )
+    if config.mix and config.human_labels is not None:
+        raise ConfigError(
+            "calibrate.mix beside human labels: a judge is corrected for the rows' own mix only",
+            "leave one out",
+        )
     if config.traffic is not None:
         _check_traffic(config)
     return goals
@@ -145,7 +155,13 @@ def _check_traffic(config: CalibrateSettings) -> None:
     in its file.
     """
     # Each setting at the only value that needs no labels.
-    plain = {"method": "auto", "on_failure": "stop", "cost_from": "labels", "human_labels": None}
+    plain: dict[str, object] = {
+        "method": "auto",
+        "on_failure": "stop",
+        "cost_from": "labels",
+        "human_labels": None,
+        "mix": {},
+    }
     if beside := [name for name, value in plain.items() if getattr(config, name) != value]:
         raise ConfigError(
             f"calibrate.traffic beside {', '.join(beside)}: it has no labels", "leave one out"
@@ -191,6 +207,8 @@ def _plain(config: CalibrateSettings) -> dict[str, object]:
         del plain["override"]
     if not config.cascade:
         del plain["cascade"]  # likewise
+    if not config.mix:
+        del plain["mix"]
     files = {"human_labels": config.human_labels is not None, "traffic": config.traffic is not None}
     return {**plain, "limits": limits, "sources": list(config.sources), **files}
 

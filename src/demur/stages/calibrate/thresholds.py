@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 
@@ -21,7 +20,13 @@ from demur.core.taxonomy import Taxonomy
 from demur.core.threshold import NEVER
 from demur.stages.calibrate.calibrator import FittedCalibrator
 from demur.stages.calibrate.inputs import Inputs
-from demur.stats.labelled import UNCHECKED, LabelledScores, label_scores, unlabelled_rows
+from demur.stats.labelled import (
+    UNCHECKED,
+    LabelledScores,
+    label_scores,
+    promised_for,
+    unlabelled_rows,
+)
 from demur.stats.thresholds.certify import CertifyOptions
 from demur.stats.thresholds.curve import with_curves
 from demur.stats.thresholds.solve import solve, solve_by_probabilities
@@ -67,15 +72,19 @@ def template(config: CalibrateSettings, taxonomy: Taxonomy, fingerprint: Fingerp
 
 
 def labelled(
-    path: Path | None, examples: Sequence[Example], fitted: FittedCalibrator, taxonomy: Taxonomy
+    config: CalibrateSettings,
+    examples: Sequence[Example],
+    fitted: FittedCalibrator,
+    taxonomy: Taxonomy,
 ) -> LabelledScores:
-    """The rows left by the calibrator, with the hand labels of a file.
+    """The rows left by the calibrator, with the mix to promise for and the hand labels of a file.
 
     If every row has a hand label, they replace the judge's labels, and no rate needs a correction.
     Raises DataError on a label of a row
     that is not in the calibrate split, TaxonomyError on an unknown label.
     """
-    rows = label_scores(fitted.left, taxonomy, fitted.table)
+    rows = promised_for(label_scores(fitted.left, taxonomy, fitted.table), config.mix)
+    path = config.human_labels
     if path is None:
         return rows
     labels, known = read_feedback(path, taxonomy), {e.id for e in examples}

@@ -121,6 +121,7 @@ def _loss(goal: PromisedGoal, template: Policy, grouped: GroupedScores, seed: in
         unit_N=grouped.rows.group_N,
         count_N=grouped.rows.count_N,
         seed=seed,
+        traffic=grouped.rows.traffic,
         traits=grouped.rows.traits,
     )
 

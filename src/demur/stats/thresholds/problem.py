@@ -23,6 +23,7 @@ from demur.core.goals.promised import PromisedGoal
 from demur.core.rates import Rate, Slice
 from demur.stats.labelled import LabelledScores, Traits
 from demur.stats.units import CountedRows, count_rows
+from demur.stats.weighted import TrafficMix, WeightedRows, weighted
 
 NO_GROUP = -1  # no threshold refuses this row
 
@@ -92,6 +93,7 @@ class Loss:
     unit_N: Ints | None = None  # equal numbers: one piece of evidence. None: every row stands alone
     count_N: Ints | None = None  # requests that each row stands for. None: one each
     seed: int = 0  # draws one row of each unit
+    traffic: TrafficMix | None = None  # the mix that is promised for, if it is not the rows' own
     traits: Traits | None = None  # of all rows
 
     @property
@@ -114,9 +116,13 @@ class Loss:
 
     @property
     def weight_N(self) -> Doubles:
-        """The requests that each row stands for, shape (N,)."""
-        ones_N = np.ones(len(self.among_N))
-        return ones_N if self.count_N is None else self.count_N.astype(np.float64)
+        """The requests that each row stands for, in the mix that is promised for; shape (N,)."""
+        weight_N = np.ones(len(self.among_N))
+        rows = self.counted(self.among_N)
+        weight_N[rows.row_M] = rows.count_M
+        if isinstance(rows, WeightedRows):
+            weight_N[rows.row_M] *= rows.weight_M
+        return weight_N
 
     def weigh(self, rows_N: Bools) -> int:
         """The number of requests that these rows stand for."""
@@ -124,7 +130,8 @@ class Loss:
 
     def counted(self, part_N: Bools) -> CountedRows:
         """The rows of part_N in the goal's denominator, as evidence."""
-        return count_rows(self.among_N & part_N, self.unit_N, self.count_N, self.seed)
+        rows = count_rows(self.among_N & part_N, self.unit_N, self.count_N, self.seed)
+        return rows if self.traffic is None else weighted(rows, self.traffic)
 
     def groups(self, grouped: GroupedScores) -> list[int]:
         """The groups whose thresholds can change the goal's rate."""

@@ -21,6 +21,7 @@ class Evidence:
     p_value: float
     # one-sided upper bound of the rate at the confidence asked for; 1 without rows
     upper: float
+    words: str = ""  # what the rows are as evidence, where they are not one request each
     mix: tuple[Slice, ...] = ()  # the same errors and requests by kind, category and source
 
 
@@ -34,6 +35,7 @@ def evidence(goal: PromisedGoal, rows: CountedRows, error_N: Bools, delta: float
         rate=rows.rate(error_N),
         p_value=rows.p_value(error_N, goal.level, delta),
         upper=rows.upper(error_N, delta),
+        words=rows.words(error_N),
     )
 
 

@@ -151,6 +151,7 @@ def _alone(case: _SolveInputs) -> Policy:
             status="certified",
             rate=sure.rate,
             mix=sure.mix,
+            method="; ".join(filter(None, [promise.method, sure.words])),
         )
     return replace(policy, promises=(promise,))
 
@@ -212,7 +213,14 @@ def _promises(case: _SolveInputs, policy: Policy, granted: Granted) -> tuple[Pro
             made, own = _measured(case, goal, policy, method), seen[goal]
             sure = case.options.confidence
             found.append(
-                replace(made, status="certified", confidence=sure, rate=own.rate, mix=own.mix)
+                replace(
+                    made,
+                    status="certified",
+                    confidence=sure,
+                    rate=own.rate,
+                    mix=own.mix,
+                    method="; ".join(filter(None, [made.method, own.words])),
+                )
             )
         else:
             found.append(_uncertified(case, goal, policy))

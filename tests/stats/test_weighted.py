@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from demur.stats.units import count_rows
+from demur.stats.weighted import TrafficMix, weighted
+
+DRAWS, DELTA = 2000, 0.1
+
+
+def mix_of(slice_N, share):
+    names = tuple(f"s{n}" for n in range(len(share)))
+    return TrafficMix(facet="source", names=names, slice_N=slice_N, share_S=np.array(share))
+
+
+def rows_of(sizes, share, group_N=None):
+    slice_N = np.repeat(np.arange(len(sizes)), sizes)
+    counted = count_rows(np.ones(len(slice_N), dtype=bool), group_N, None, seed=0)
+    return slice_N, weighted(counted, mix_of(slice_N, share))
+
+
+def test_weights_are_the_shares_over_the_parts_of_the_rows():
+    slice_N, rows = rows_of((100, 300), (0.5, 0.5))
+    assert rows.weight_M[slice_N == 0] == pytest.approx(2.0)
+    assert rows.weight_M[slice_N == 1] == pytest.approx(2 / 3)
+    error_N = slice_N == 0
+    assert rows.mean(error_N) == pytest.approx(0.5)
+
+
+def test_shares_of_slices_without_rows_are_scaled_away():
+    slice_N = np.zeros(50, dtype=np.int64)
+    counted = count_rows(np.ones(50, dtype=bool), None, None, seed=0)
+    rows = weighted(counted, mix_of(slice_N, [0.2, 0.8]))
+    assert rows.weight_M == pytest.approx(np.ones(50))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "share", "rate"),
+    [
+        ((400, 400), (0.5, 0.5), (0.1, 0.1)),
+        ((700, 100), (0.3, 0.7), (0.04, 0.1257)),
+        ((500, 300), (0.9, 0.1), (0.05, 0.55)),
+        ((300, 300, 200), (0.2, 0.2, 0.6), (0.3, 0.05, 0.05)),
+    ],
+)
+def test_the_bound_under_a_mix_lies_below_the_rate_in_at_most_delta_of_the_draws(
+    sizes, share, rate
+):
+    slice_N, rows = rows_of(sizes, share)
+    true = float(np.dot(share, rate))
+    rng, passed = np.random.default_rng(1), 0
+    test = rows.test(true, DELTA)
+    half = rows.test(2 * true, DELTA)
+    granted = 0
+    for _ in range(DRAWS):
+        error_N = rng.random(len(slice_N)) < np.array(rate)[slice_N]
+        passed += test.passes(error_N)
+        granted += half.passes(error_N)
+    assert passed <= binom.ppf(0.999, DRAWS, DELTA)
+    assert granted > 0.9 * DRAWS  # a level of twice the rate is certified nearly always
+
+
+def test_a_rate_of_the_rows_would_break_a_promise_for_the_mix():
+    # four in five rows are easy; traffic is not: the rows' own rate is .04, the mix's .12
+    rows = rows_of((800, 200), (0.2, 0.8))[1]
+    error_N = np.zeros(1000, dtype=bool)
+    error_N[800:830] = True
+    assert error_N.mean() == pytest.approx(0.03)
+    assert rows.mean(error_N) == pytest.approx(0.12)
+    assert rows.test(0.05, DELTA).passes(error_N) is False
+    assert rows.upper(error_N, DELTA) > 0.12
+    assert rows.p_value(error_N, 0.12, DELTA) > DELTA
+
+
+def test_families_count_once_under_a_mix_too():
+    group_N = np.repeat(np.arange(200), 5)
+    slice_N = np.repeat([0, 1], 500)
+    mix = mix_of(slice_N, [0.3, 0.7])
+    everyone_N = np.ones(1000, dtype=bool)
+    linked = weighted(count_rows(everyone_N, group_N, None, seed=0), mix)
+    alone = weighted(count_rows(everyone_N, None, None, seed=0), mix)
+    error_N = np.zeros(1000, dtype=bool)
+    error_N[:25] = error_N[500:525] = True
+    assert linked.upper(error_N, DELTA) > alone.upper(error_N, DELTA)
+    assert linked.needed(0.05, DELTA) >= 1
