@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from demur.core.rates import TrafficMix
 from demur.stats.units import count_rows
-from demur.stats.weighted import TrafficMix, weighted
+from demur.stats.weighted import weighted
 
 DRAWS, DELTA = 2000, 0.1
 

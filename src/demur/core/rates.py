@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from demur.base.arrays import Doubles, Ints
 from demur.base.errors import Undefined
 
 Facet = Literal["kind", "category", "source"]
@@ -131,6 +132,22 @@ def _check(hits: int, of: int, delta: float) -> None:
         raise ValueError(f"{hits} hits of {of} is not a rate")
     if not 0.0 < delta < 1.0:
         raise ValueError(f"delta {delta} must lie in (0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrafficMix:
+    """The slice of each row, and the share that each slice has of the traffic promised for."""
+
+    facet: Facet
+    names: tuple[str, ...]  # of the S slices
+    slice_N: Ints  # 0 to S - 1
+    share_S: Doubles  # at least 0, sum 1
+
+    @property
+    def words(self) -> str:
+        """For people: "10% kind contrast, 90% kind benign"."""
+        shares = zip(self.names, self.share_S.tolist(), strict=True)
+        return ", ".join(f"{100 * s:.3g}% {self.facet} {name}" for name, s in shares if s)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,10 +13,9 @@ import numpy.typing as npt
 from demur.base.arrays import Bools, Ints
 from demur.base.errors import DataError
 from demur.core.example import Example
-from demur.core.rates import FACETS, NO_CATEGORY, Facet, Rate, Slice
+from demur.core.rates import FACETS, NO_CATEGORY, Facet, Rate, Slice, TrafficMix
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
-from demur.stats.weighted import TrafficMix
 
 TextArray = npt.NDArray[np.str_]
 

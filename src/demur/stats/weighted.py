@@ -23,24 +23,8 @@ import numpy as np
 
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import DataError
-from demur.core.rates import Facet
+from demur.core.rates import TrafficMix
 from demur.stats.units import BISECTIONS, CountedRows, bet_sizes
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class TrafficMix:
-    """The slice of each row, and the share that each slice has of the traffic promised for."""
-
-    facet: Facet
-    names: tuple[str, ...]  # of the S slices
-    slice_N: Ints  # 0 to S - 1
-    share_S: Doubles  # at least 0, sum 1
-
-    @property
-    def words(self) -> str:
-        """For people: "10% kind contrast, 90% kind benign"."""
-        shares = zip(self.names, self.share_S.tolist(), strict=True)
-        return ", ".join(f"{100 * s:.3g}% {self.facet} {name}" for name, s in shares if s)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -20,10 +20,10 @@ import numpy as np
 
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.core.goals.promised import PromisedGoal
-from demur.core.rates import Rate, Slice
+from demur.core.rates import Rate, Slice, TrafficMix
 from demur.stats.labelled import LabelledScores, Traits
 from demur.stats.units import CountedRows, count_rows
-from demur.stats.weighted import TrafficMix, WeightedRows, weighted
+from demur.stats.weighted import WeightedRows, weighted
 
 NO_GROUP = -1  # no threshold refuses this row
 
