@@ -7,15 +7,23 @@ p-value: it is `most_lost`, an upper bound of the loss, beside the margin that t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import bdtr, gammaln, xlog1py, xlogy
+from scipy.stats import norm
 
-from demur.base.arrays import Doubles
+from demur.base.arrays import Doubles, Ints
 from demur.base.errors import DataError
-from demur.core.rates import Rate, binomial_cdf, lower_bound, upper_bound
+from demur.core.rates import Rate, binomial_cdf
 from demur.stats.points import Resampling
+
+_CLOSE = 1e-2  # of one item: where the search for a bound ends
+_SHARES = 64  # of items that change: so many are looked at, and the likeliest counts
+_BETS = 0.5 ** np.arange(0.0, 8.0, 0.5)  # shares of the largest bet that cannot ruin the gambler
+_OF_ITEMS = 0x17E35  # a stream of its own: which item of a group stands for it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,8 +38,9 @@ class Paired:
     p: float  # McNemar, exact, two-sided: nothing changed
     # bootstrap over groups, of after - before; None where all changed alike
     interval: tuple[float, float] | None
-    # one-sided upper bound of before - after; None where items share groups
-    most_lost: float | None
+    # one-sided upper bound of before - after, which holds whether items are drawn one by one or in
+    # their groups
+    most_lost: float
 
     @property
     def difference(self) -> float:
@@ -50,11 +59,84 @@ def most_lost(gained: int, lost: int, of: int, delta: float) -> float:
     """Upper bound of P(lost) - P(gained) that fails with probability <= delta, for any N
     independent items.
 
-    The upper Clopper-Pearson bound of the lost share less the lower one of the gained share, at
-    delta / 2 each. Wider than a normal approximation, and right where that is not: with few items,
-    or with none that changed. Raises Undefined if of == 0.
+    Exact and at the whole of delta (Buehler 1957): outcomes are put in order by a one-sided normal
+    bound, and the result is the largest difference under which an outcome as good as this one has
+    probability delta, whatever share of the items changes. Raises Undefined if of == 0.
     """
-    return upper_bound(lost, of, delta / 2) - lower_bound(gained, of, delta / 2)
+    low, high = Rate(hits=lost - gained, of=of).value, 1.0
+    if lost == of:
+        return high
+    most_C = _as_good(gained, lost, of, delta)
+    while high - low > _CLOSE / of:
+        middle = (low + high) / 2
+        likely = _probability(most_C, middle, of) >= delta
+        low, high = (middle, high) if likely else (low, middle)
+    return high
+
+
+def _as_good(gained: int, lost: int, of: int, delta: float) -> Doubles:
+    """Per number C = 0..N of changed items: the most lost ones with which an outcome ranks no worse
+    than this one; negative where none does.
+
+    Rank: D + z sqrt(C + k - D^2 / N), D = lost - gained: N times a normal bound with pseudo-counts
+    k, so many that one more gained item never raises it.
+    """
+    z = float(norm.isf(min(delta, 0.5)))
+    extra = max(1.0, z * z / 4)
+    net = lost - gained
+    rank = net + z * math.sqrt(lost + gained + extra - net * net / of)
+    # "rank of (D, C) <= rank" is a quadratic inequality in D <= rank; its lower root is the answer.
+    changed_C = np.arange(of + 1, dtype=np.float64)
+    scale = 1.0 + z * z / of
+    root_C = np.maximum(rank**2 - scale * (rank**2 - z * z * (changed_C + extra)), 0.0)
+    net_C = (rank - np.sqrt(root_C)) / scale
+    return np.floor((net_C + changed_C) / 2 + 1e-9)
+
+
+def _probability(most_C: Doubles, difference: float, of: int) -> float:
+    """The largest probability of losing at most so many of C changed items, over all shares of
+    items that change.
+    """
+    # S: shares that change, dense near the least one that allows the difference.
+    share_S1 = abs(difference) + (1.0 - abs(difference)) * np.linspace(0.0, 1.0, _SHARES) ** 2
+    share_S1 = np.maximum(share_S1, 1e-300)[:, None]
+    # Beyond 8 deviations no number of changed items comes: W numbers around the mean of each.
+    width = min(of + 1, 2 * int(4.0 * math.sqrt(of) + 8.0))
+    start_S1 = np.clip(np.floor(of * share_S1) - width // 2, 0, of + 1 - width)
+    changed_SW = start_S1 + np.arange(width)
+    log_SW = _log_choices(of)[changed_SW.astype(np.int64)] + xlogy(changed_SW, share_S1)
+    log_SW += xlog1py(of - changed_SW, -share_S1)
+    # Given C changed items the lost ones are binomial.
+    lost_S1 = np.clip(0.5 * (1.0 + difference / share_S1), 0.0, 1.0)
+    most_SW = most_C[changed_SW.astype(np.int64)]
+    at_most_SW = bdtr(np.clip(most_SW, 0.0, changed_SW), changed_SW.astype(np.int64), lost_S1)
+    return float((np.exp(log_SW) * np.where(most_SW < 0.0, 0.0, at_most_SW)).sum(axis=1).max())
+
+
+def _log_choices(of: int) -> Doubles:
+    """log of "N choose C" for C = 0..N."""
+    changed_C = np.arange(of + 1.0)
+    return np.asarray(gammaln(of + 1.0) - gammaln(changed_C + 1.0) - gammaln(of - changed_C + 1.0))
+
+
+def most_lost_by_group(change_G: Doubles, delta: float) -> float:
+    """Upper bound of the mean of -change, changes in [-1, 1], that fails with probability <= delta
+    for independent groups.
+
+    A gambler bets fixed shares of what he may against "the mean loss is m"; the mean of his wealth
+    over these shares is above 1 / delta with probability <= delta (Markov), and grows with m.
+    """
+    loss_G = -change_G
+    low, high = float(loss_G.mean()), 1.0
+    while high - low > _CLOSE / len(loss_G):
+        m = (low + high) / 2
+        # Wealth of bet B: prod of 1 + B (m - loss) / (1 - m), never below 0 as loss <= 1.
+        gain_G = (m - loss_G) / (1.0 - m)
+        with np.errstate(divide="ignore"):
+            log_wealth_B = np.log1p(_BETS[:, None] * gain_G).sum(axis=1)
+        wealth = float(np.logaddexp.reduce(log_wealth_B)) - math.log(len(_BETS))
+        low, high = (low, m) if wealth >= -math.log(delta) else (m, high)
+    return high
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -85,11 +167,7 @@ def compare_paired(
     gained, lost = int((after_N & ~before_N).sum()), int((before_N & ~after_N).sum())
     _, group_N = np.unique(list(groups), return_inverse=True)
     size_G = np.bincount(group_N).astype(np.float64)
-    change_G = np.bincount(group_N, weights=after_N.astype(np.float64) - before_N).astype(
-        np.float64
-    )
-    # the exact bound wants independent items: one per group
-    alone = len(size_G) == len(before)
+    change_N = after_N.astype(np.int64) - before_N
     return Paired(
         before=Rate(hits=int(before_N.sum()), of=len(before)),
         after=Rate(hits=int(after_N.sum()), of=len(before)),
@@ -97,9 +175,30 @@ def compare_paired(
         lost=lost,
         groups=len(size_G),
         p=mcnemar_p(gained, lost),
-        interval=_interval(change_G, size_G, how),
-        most_lost=most_lost(gained, lost, len(before), 1.0 - how.confidence) if alone else None,
+        interval=_interval(np.bincount(group_N, weights=change_N).astype(np.float64), size_G, how),
+        most_lost=_most_lost(change_N, group_N, how),
     )
+
+
+def _most_lost(change_N: Ints, group_N: Ints, how: Resampling) -> float:
+    """Upper bound of the mean loss that holds whether items are independent or only their groups
+    are: the larger of both bounds, so that neither pays for the other.
+    """
+    delta, size_G = 1.0 - how.confidence, np.bincount(group_N)
+
+    def exact(own_M: Ints, delta: float) -> float:
+        return most_lost(int((own_M > 0).sum()), int((own_M < 0).sum()), len(own_M), delta)
+
+    by_item = exact(change_N, delta)
+    if len(size_G) == len(change_N):
+        return by_item
+    # By group: one item of each, drawn at random, and the mean change of each. Either may be the
+    # sharper; with half of delta each, the better one holds.
+    order_N = np.random.default_rng([how.seed, _OF_ITEMS]).permutation(len(change_N))
+    drawn_G = order_N[np.unique(group_N[order_N], return_index=True)[1]]
+    mean_G = np.bincount(group_N, weights=change_N).astype(np.float64) / size_G
+    by_group = min(exact(change_N[drawn_G], delta / 2), most_lost_by_group(mean_G, delta / 2))
+    return max(by_item, by_group)
 
 
 def _interval(change_G: Doubles, size_G: Doubles, how: Resampling) -> tuple[float, float] | None:

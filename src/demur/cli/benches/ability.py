@@ -79,12 +79,10 @@ def command(
         print_json([_json(c) for c in found])
     else:
         _show(found)
-    # One statement for all tasks: the largest bound; unknown where that of any task is.
-    bounds = [c.bound for c in found]
-    most = None if None in bounds else max(b for b in bounds if b is not None)
+    # One statement for all tasks: the largest bound.
+    most = max(c.bound for c in found)
     note(_statement(most, len(found), confidence))
-    # an unknown bound rules no loss out
-    if margin is not None and (most is None or most > margin):
+    if margin is not None and most > margin:
         raise typer.Exit(NOT_SHOWN)
 
 
@@ -123,18 +121,14 @@ def _show(found: tuple[TaskComparison, ...]) -> None:
                 interval,
                 f"{p.p:.3g}",
                 f"{c.p_holm:.3g}",
-                "unknown" if c.bound is None else f"{100 * c.bound:.1f}",
+                f"{100 * c.bound:.1f}",
             )
         )
     print_table(rows, title="share of right answers; changes in points")
 
 
-def _statement(most: float | None, tasks: int, confidence: float) -> str:
-    """The result in one sentence. most: share lost at most, in any task; None: unknown."""
-    if most is None:
-        return (
-            "how much may have been lost is unknown: items share groups, and none of them changed"
-        )
+def _statement(most: float, tasks: int, confidence: float) -> str:
+    """The result in one sentence. most: share lost at most, in any task."""
     where = "" if tasks == 1 else f" in any of the {tasks} tasks"
     return (
         f"with {confidence:.0%} confidence at most {100 * max(most, 0.0):.1f} points are "
