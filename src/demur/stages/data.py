@@ -207,7 +207,7 @@ def prepare(
         reply_words={s: _median_reply(splits[s]) for s in SPLITS},
         requests={s: sum(e.count for e in splits[s]) for s in SPLITS},
         units={s: count_units(splits[s]) for s in SPLITS},
-        disputed={s: len({prompt_key(e) for e in splits[s]} & disputed) for s in SPLITS},
+        disputed={s: _disputed(splits[s], contradictory) for s in SPLITS},
         frequent=placed.frequent,
         warnings=(
             *_dropped(contradictory, placed),
@@ -367,6 +367,12 @@ def _pairs(rows: Sequence[Example]) -> int:
         if e.group is not None:
             kinds[e.group].add(e.kind)
     return sum({"refusal", "contrast"} <= k for k in kinds.values())
+
+
+def _disputed(rows: Sequence[Example], contradictory: Sequence[str]) -> int:
+    """The number of prompts among these rows that have several labels."""
+    ids = set(contradictory)
+    return len({prompt_key(e) for e in rows if e.id in ids})
 
 
 def _dropped(contradictory: Sequence[str], placed: Placed) -> list[str]:

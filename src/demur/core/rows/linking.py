@@ -61,8 +61,9 @@ def name_groups(rows: Sequence[Example], roots: Mapping[str, int]) -> list[Examp
         name = groups.get(root)
         if name is None and sizes[root] > 1:
             name = _name_after(prompts[root])
-        renamed = e.group is not None and e.group != name
-        found.append(replace(e, group=name, source_group=e.group if renamed else None))
+        if e.group != name:
+            e = replace(e, group=name, source_group=e.group)
+        found.append(e)
     return found
 
 

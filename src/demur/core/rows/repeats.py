@@ -88,6 +88,9 @@ def merge_repeats(rows: Sequence[Example]) -> list[Example]:
         alike[e.split, prompt_key(e), e.label].append(e)
     merged: dict[str, Example] = {}
     for own in alike.values():
+        if len(own) == 1:
+            merged[own[0].id] = own[0]
+            continue
         first = next((e for e in own if e.reply is not None), own[0])
         sessions = {e.session for e in own}
         merged[first.id] = replace(
