@@ -4,7 +4,7 @@ import pytest
 
 from demur.base.errors import DataError
 from demur.core.example import Message
-from demur.store.prompts_file import read_prompts
+from demur.store.prompts_file import read_each_prompt, read_prompts
 
 
 def write(path, *rows):
@@ -63,3 +63,30 @@ def test_a_broken_line_a_repeated_id_and_a_file_without_prompts_are_errors(tmp_p
         )
     with pytest.raises(DataError, match="2 rows, none with a prompt"):
         read_prompts([write(tmp_path / "r.jsonl", {"q": "a"}, {"q": "b"})])
+
+
+def test_a_prompt_is_asked_once_and_stands_for_all_its_requests(tmp_path):
+    rows = (
+        {"prompt": "One?", "count": 3, "session": "a"},
+        {"prompt": "Two?", "session": "a"},
+        {"prompt": "one", "session": "b"},
+        {"prompt": "Three?", "conversation_id": "c"},
+    )
+    one, two, three = read_prompts([write(tmp_path / "p.jsonl", *rows)]).rows
+    assert [(p.id, p.count) for p in (one, two, three)] == [("p:1", 4), ("p:2", 1), ("p:4", 1)]
+    assert (two.session, three.session) == ("a", "c")
+    assert one.session.startswith("2 sessions ")  # and of neither
+
+
+@pytest.mark.parametrize("read", [lambda p: read_prompts([p]), read_each_prompt])
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (({"prompt": "a"}, {"prompt": "b", "count": 0}), r"p\.jsonl:2: count: 0 is no number of"),
+        (({"prompt": "a", "session": "s"}, {"prompt": "b"}), "1 of 2 rows have no session, first"),
+    ],
+)
+def test_counts_and_sessions_that_are_none_are_errors(tmp_path, read, rows, says):
+    with pytest.raises(DataError, match=says) as e:
+        read(write(tmp_path / "p.jsonl", *rows))
+    assert e.value.hint

@@ -29,8 +29,9 @@ from demur.core.rows.labels import (
     cell,
     describe_unknown_label,
     label_row,
+    read_count,
+    read_session,
 )
-from demur.core.rows.requests import read_count, read_session
 from demur.core.rows.shapes import read_conversation
 
 _SPLITS: Mapping[str, Split] = {

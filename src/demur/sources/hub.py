@@ -22,8 +22,15 @@ import datasets
 from demur.base.columnar import is_saved
 from demur.base.errors import ConfigError, DataError
 from demur.core.example import Example, Kind, Message, Split
-from demur.core.rows.labels import LabelRule, UnknownLabel, cell, describe_unknown_label, label_row
-from demur.core.rows.requests import read_count, read_session
+from demur.core.rows.labels import (
+    LabelRule,
+    UnknownLabel,
+    cell,
+    describe_unknown_label,
+    label_row,
+    read_count,
+    read_session,
+)
 from demur.core.rows.shapes import Row, read_conversation
 from demur.core.rows.turns import check_text
 

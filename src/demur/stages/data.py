@@ -37,6 +37,7 @@ from demur.core.rows.linking import linked_rows, name_groups
 from demur.core.rows.mixing import mixed_rows
 from demur.core.rows.placing import Placed, place_rows
 from demur.core.rows.repeats import disputed_prompts, merge_repeats
+from demur.core.rows.requests import require_sessions
 from demur.core.rows.splitting import count_units, split_warnings
 from demur.core.settings import DataSettings
 from demur.core.taxonomy import Taxonomy
@@ -134,7 +135,7 @@ def _run(inputs: _Inputs, folder: RunFolder, progress: Progress) -> DataSummary:
     made_from: dict[str, str] = {}
     for done, (name, source) in enumerate(sources.items(), start=1):
         read[name] = [_fitted(e, name, taxonomy) for e in source.read()]
-        _check_sessions(name, read[name])
+        require_sessions([(e.id, e.session) for e in read[name]], f"source {name!r}")
         # Row by row, so that a large source is never held as one text.
         state = hashlib.sha256()
         for e in read[name]:
@@ -294,18 +295,6 @@ def _with_own_ids(read: Mapping[str, Sequence[Example]]) -> list[Example]:
         for name, rows in read.items()
         for e in rows
     ]
-
-
-def _check_sessions(source: str, rows: Sequence[Example]) -> None:
-    """Raise DataError unless all rows of a source have a session, or none has one."""
-    without = [e.id for e in rows if e.session is None]
-    if without and len(without) < len(rows):
-        raise DataError(
-            f"source {source!r}: {len(without)} of {len(rows)} rows have no session, first "
-            f"{without[0]!r}",
-            "give each row its session (a request by itself has one of its own), put rows without "
-            'into a source of their own, or read none: columns = { session = "" }',
-        )
 
 
 def _digested(e: Example) -> str:

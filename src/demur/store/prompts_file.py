@@ -1,24 +1,24 @@
 """Prompts to ask a model: rows of any format and shape of docs/data.md, such as {"prompt": "..."}
 on each line.
 
-Other keys are ignored but `id`, `group` (rows made from one another) and `session`, also named
-`conversation_id` (the session that a request came in). A reply at the end of a
-conversation is left out: nobody is asked what has been answered.
+Other keys are ignored but `id`, `group` (rows made from one another), `session`, also named
+`conversation_id` (the session that a request came in), and `count` (requests that a row stands
+for). A reply at the end of a conversation is left out: nobody is asked what has been answered.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from demur.base.errors import DataError
 from demur.base.rows import RawRow, read_rows
 from demur.core.example import Message, fold
-from demur.core.rows.shapes import read_conversation, text_cell
-
-SESSION_COLUMNS = ("session", "conversation_id")
+from demur.core.rows.requests import joint_session, require_sessions
+from demur.core.rows.shapes import count_cell, read_conversation, session_cell, text_cell
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +29,7 @@ class PromptRow:
     messages: tuple[Message, ...]  # ends with the user's turn
     group: str | None
     session: str | None = None
+    count: int = 1  # requests that the row stands for
 
     @property
     def unit(self) -> str | None:
@@ -46,13 +47,14 @@ class Prompts:
 
 
 def read_prompts(files: Sequence[Path]) -> Prompts:
-    """Read the prompts of some files, in order, each once: the same text up to case, punctuation
-    and space is one prompt.
+    """Read the prompts of some files, in order, each once, with the requests of all its rows: the
+    same text up to case, punctuation and space is one prompt.
 
     A row that holds no prompt is counted and named. Raises DataError on a line that is no row, on
-    an id that names two prompts, and if there is no prompt at all.
+    an id that names two prompts, on a count that is none, where only some rows name their session,
+    and if there is no prompt at all.
     """
-    found: dict[str, PromptRow] = {}
+    found: dict[str, list[PromptRow]] = defaultdict(list)
     ids: dict[str, str] = {}
     without: dict[str, str] = {}  # place -> why
     rows = 0
@@ -60,13 +62,14 @@ def read_prompts(files: Sequence[Path]) -> Prompts:
         for raw in read_rows(path):
             rows += 1
             try:
-                row = _row(raw, path)
+                asked = prompt_in(raw.value, raw.where)
             except DataError as e:
                 without[raw.where] = e.message
                 continue
+            row = _row(raw, path, asked)
             # Ids are compared for repeated prompts too: an id must never mean two rows.
             _require_new(row, raw, ids)
-            found.setdefault("\n".join(fold(m.content) for m in row.messages), row)
+            found["\n".join(fold(m.content) for m in row.messages)].append(row)
     if not found:
         names = ", ".join(map(str, files))
         why = f"; the first, {next(iter(without.values()))}" if without else ""
@@ -74,8 +77,16 @@ def read_prompts(files: Sequence[Path]) -> Prompts:
             f"{names}: {rows} rows, none with a prompt{why}",
             'one JSON object a line: {"prompt": "..."}',
         )
+    _require_sessions([row for own in found.values() for row in own], ", ".join(map(str, files)))
     return Prompts(
-        rows=tuple(found.values()),
+        rows=tuple(
+            replace(
+                own[0],
+                count=sum(row.count for row in own),
+                session=joint_session([row.session for row in own]),
+            )
+            for own in found.values()
+        ),
         duplicates=rows - len(without) - len(found),
         without=tuple(without),
     )
@@ -88,37 +99,36 @@ def read_each_prompt(path: Path) -> list[PromptRow]:
     ids: dict[str, str] = {}
     rows = []
     for raw in read_rows(path):
-        rows.append(_row(raw, path))
+        rows.append(_row(raw, path, prompt_in(raw.value, raw.where)))
         _require_new(rows[-1], raw, ids)
     if not rows:
         raise DataError(f"{path} holds no prompt", 'one JSON object a line: {"prompt": "..."}')
-    _require_sessions(rows, path)
+    _require_sessions(rows, str(path))
     return rows
 
 
-def _row(raw: RawRow, path: Path) -> PromptRow:
-    """The prompt of a row. Raises DataError with the place if it holds none that can be asked."""
-    turns, name, group = prompt_in(raw.value, raw.where)
+def _row(
+    raw: RawRow, path: Path, asked: tuple[tuple[Message, ...], str | None, str | None]
+) -> PromptRow:
+    """The prompt of a row. asked: as prompt_in reads it. Raises DataError with the place on a count
+    that is none.
+    """
+    turns, name, group = asked
     try:
-        sessions = [text_cell(raw.value, word) for word in SESSION_COLUMNS]
+        session, count = session_cell(raw.value), count_cell(raw.value)
     except DataError as e:
         raise DataError(f"{raw.where}: {e.message}", e.hint) from None
     return PromptRow(
         id=name or f"{path.stem}:{raw.number}",
         messages=turns,
         group=group,
-        session=next((s for s in sessions if s is not None), None),
+        session=session,
+        count=count,
     )
 
 
-def _require_sessions(rows: Sequence[PromptRow], path: Path) -> None:
-    """Raise DataError where some rows name their session and others do not."""
-    without = [row.id for row in rows if row.session is None]
-    if 0 < len(without) < len(rows):
-        raise DataError(
-            f"{path}: {len(without)} of {len(rows)} rows have no session, first {without[0]!r}",
-            "name the session of every row, or of none: requests then count as independent",
-        )
+def _require_sessions(rows: Sequence[PromptRow], where: str) -> None:
+    require_sessions([(row.id, row.session) for row in rows], where)
 
 
 def prompt_in(

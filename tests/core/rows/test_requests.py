@@ -5,8 +5,8 @@ import math
 import pytest
 
 from demur.base.errors import DataError
-from demur.core.rows.labels import LabelRule
-from demur.core.rows.requests import MOST_REQUESTS, read_count, read_session
+from demur.core.rows.labels import LabelRule, read_count, read_session
+from demur.core.rows.requests import MOST_REQUESTS, joint_session
 
 
 @pytest.mark.parametrize("written", [3, 3.0, "3", "3.0", " 3 ", "003"], ids=repr)
@@ -46,3 +46,9 @@ def test_a_session_is_found_by_either_name_or_by_the_one_given():
     assert read_session({"session": " "}, LabelRule()) is None
     with pytest.raises(DataError, match="no column 'thread' for session"):
         read_session({"session": "s"}, LabelRule(columns={"session": "thread"}))
+
+
+def test_one_row_of_several_sessions_has_a_session_that_only_these_make():
+    assert joint_session([None, None]) is None
+    assert joint_session(["a", "a"]) == "a"
+    assert joint_session(["a", "b"]) == joint_session(["b", "a", "b"]) != joint_session(["a", "c"])

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from demur.base.errors import ConfigError, DataError
 from demur.core.example import Kind
-from demur.core.rows.shapes import Row, as_text, text_cell
+from demur.core.rows.shapes import Row, as_text, count_cell, session_cell, text_cell
 from demur.core.taxonomy import coconot
 
 SKIP = "skip"
@@ -166,6 +166,20 @@ def cell(row: Row, rule: LabelRule, word: str) -> str | None:
             f"its columns are {', '.join(map(repr, row))}",
         )
     return text_cell(row, column) if column else None
+
+
+def read_count(row: Row, rule: LabelRule) -> int:
+    """The number of requests that a row stands for, 1 without a column for it. Raises DataError as
+    `cell` and count_cell do.
+    """
+    cell(row, rule, "count")  # a column that is named must be there
+    column = rule.columns.get("count", "count")
+    return count_cell(row, column) if column else 1
+
+
+def read_session(row: Row, rule: LabelRule) -> str | None:
+    """The session that a row's request came in; None without a column for it."""
+    return cell(row, rule, "session") if "session" in rule.columns else session_cell(row)
 
 
 def label_column(row: Row, rule: LabelRule) -> str:

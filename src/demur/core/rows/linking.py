@@ -61,9 +61,8 @@ def name_groups(rows: Sequence[Example], roots: Mapping[str, int]) -> list[Examp
         name = groups.get(root)
         if name is None and sizes[root] > 1:
             name = _name_after(prompts[root])
-        if e.group != name:
-            e = replace(e, group=name, source_group=e.group)
-        found.append(e)
+        same = e.group == name
+        found.append(e if same else replace(e, group=name, source_group=e.group))
     return found
 
 

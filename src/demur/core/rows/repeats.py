@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from demur.core.example import Example, Split, prompt_key
+from demur.core.rows.requests import joint_session
 from demur.core.rows.splitting import uniform_hash
 from demur.core.settings import DataSettings
 
@@ -81,7 +82,7 @@ def merge_repeats(rows: Sequence[Example]) -> list[Example]:
     """One row a prompt, label and split, with the sum of the counts: the first with a reply, else
     the first.
 
-    Its session is that of all merged rows, or none if they differ.
+    Its session is the joint one of all merged rows.
     """
     alike: dict[tuple[Split | None, str, str | None], list[Example]] = defaultdict(list)
     for e in rows:
@@ -92,10 +93,6 @@ def merge_repeats(rows: Sequence[Example]) -> list[Example]:
             merged[own[0].id] = own[0]
             continue
         first = next((e for e in own if e.reply is not None), own[0])
-        sessions = {e.session for e in own}
-        merged[first.id] = replace(
-            first,
-            count=sum(e.count for e in own),
-            session=first.session if len(sessions) == 1 else None,
-        )
+        session = joint_session([e.session for e in own])
+        merged[first.id] = replace(first, count=sum(e.count for e in own), session=session)
     return [merged[e.id] for e in rows if e.id in merged]

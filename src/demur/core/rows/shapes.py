@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from demur.base.errors import DataError
 from demur.core.example import Message
+from demur.core.rows.requests import requests_of
 from demur.core.rows.turns import check_text, is_list, read_content, read_turns
 
 Row = Mapping[str, Any]
@@ -179,3 +180,16 @@ def text_cell(row: Row, column: str) -> str | None:
     """
     text = as_text(row.get(column))
     return text if text is None else check_text(text, column)
+
+
+def count_cell(row: Row, column: str = "count") -> int:
+    """The number of requests that a row stands for: 1 if it has no such column. Raises DataError,
+    naming column and value, on a cell that is no whole number of 1 or more.
+    """
+    return requests_of(as_text(row[column]), row[column], column) if column in row else 1
+
+
+def session_cell(row: Row) -> str | None:
+    """The session that a row's request came in: its column `session`, else `conversation_id`."""
+    own = text_cell(row, "session")
+    return own if own is not None else text_cell(row, "conversation_id")

@@ -85,6 +85,8 @@ def _example(prompt: PromptRow, category: str | None) -> Example:
         kind="benign" if category is None else "refusal",
         category=category,
         group=prompt.group,
+        session=prompt.session,
+        count=prompt.count,
     )
 
 

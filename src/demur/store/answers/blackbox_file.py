@@ -181,6 +181,10 @@ def write_rows(path: Path, examples: Iterable[Example]) -> None:
             "expected": e.expected,
             "category": e.category,
             "group": e.group,
+            # rows of older versions lack both; written only where they say something, such a file
+            # stays the same
+            **({"session": e.session} if e.session is not None else {}),
+            **({"count": e.count} if e.count != 1 else {}),
         }
         for e in examples
     )

@@ -195,7 +195,14 @@ def _seen_by_file(path: Path) -> Seen:
         )
     rows = read_prompts([path]).rows
     return seen_of(
-        Example(id=r.id, source=str(path), messages=r.messages, kind="benign", group=r.group)
+        Example(
+            id=r.id,
+            source=str(path),
+            messages=r.messages,
+            kind="benign",
+            group=r.group,
+            session=r.session,
+        )
         for r in rows
     )
 
