@@ -34,7 +34,7 @@ FLAGS = {
         "--name",
         "--on-failure",
         "--calibrator",
-        "--override",
+        "--spend",
         "--set",
         "--json",
     ],

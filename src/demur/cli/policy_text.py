@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from demur.cli.terminal import note
+from demur.core.goals.attempts import percent
 from demur.core.goals.goal import Promise
 from demur.core.operating_point import never_refused, never_refused_warnings, operating_point
 from demur.core.policy import Policy
@@ -54,13 +55,17 @@ def threshold_text(threshold: float) -> str:
 
 
 def note_policy(policy: Policy) -> None:
-    """Note each promise with its mix and worst slice, then warnings of categories that are never
-    refused.
+    """Note each promise with its mix and worst slice, what all attempts on its rows leave, then
+    warnings of categories that are never refused.
     """
     for promise in policy.promises:
         note(promise_line(promise))
         for line in mix_lines(promise):
             note(f"  {line}")
+    # promises of one attempt say the same
+    for words in dict.fromkeys(p.attempts.words for p in policy.promises if p.attempts):
+        if words:
+            note(words)
     for words in never_refused_warnings(policy):
         note(f"warning: policy {policy.name!r} {words}")
 
@@ -87,7 +92,7 @@ def promise_line(promise: Promise) -> str:
         else f", {promise.rate.hits} of {promise.rate.of} on the rows it was chosen on"
     )
     sure = (
-        f" with {promise.confidence:.0%} confidence"
+        f" with {percent(promise.confidence)} confidence"
         if promise.confidence is not None
         else ", no guarantee"
     )

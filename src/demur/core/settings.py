@@ -14,6 +14,7 @@ from typing import Literal
 from demur.base.errors import ConfigError
 from demur.base.suggest import suggest
 from demur.core.example import Kind, RewriteName, Split
+from demur.core.goals.attempts import parse_spend
 from demur.core.goals.parse import parse_goals
 from demur.core.maps import correctness
 from demur.core.policy import OnDoubt, Override, Rule
@@ -137,6 +138,9 @@ class CalibrateSettings:
     mix: Mapping[Facet, Mapping[str, float]] = field(default_factory=dict)
     # decide on the scores of the run's front model and its model together: demur distil
     cascade: bool = False
+    # 6 or "1/6": one of so many planned attempts on these rows, each at its share of delta;
+    # "releases": as many as come, each at a smaller share
+    spend: int | str | None = None
 
     def __post_init__(self) -> None:
         known = (AUTO, *CALIBRATORS, correctness.NAME)
@@ -150,6 +154,8 @@ class CalibrateSettings:
                 "0.4 leaves most rows to the thresholds",
             )
         _check_mix(self.mix)
+        if self.spend is not None:
+            parse_spend(self.spend)
         if self.cascade and (
             self.calibrator == correctness.NAME or self.on_failure.startswith("keep:")
         ):

@@ -6,25 +6,30 @@ No figure of the policy's file is taken for true:
 1. The receipt of the calibration names the files and settings, and their digests are compared.
 2. Decisions are made again from the run's scores, and errors counted by the run's labels.
 3. The bound of each promise is computed from these counts, and compared with its level.
+4. The ledger says what confidence all attempts on these rows leave by now.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from demur.base.errors import DataError, GoalError
 from demur.base.files import digest_json
+from demur.core.example import Example
+from demur.core.goals.attempts import Attempts
 from demur.core.goals.goal import Promise
 from demur.core.policy import Policy
+from demur.stages.attempts import attempts_on
 from demur.stats.evidence import Recount, recount, rows_digest
 from demur.stats.labelled import LabelledScores, label_scores, promised_for
 from demur.stats.missing import with_missing
 from demur.stats.sample import split_by_group
 from demur.store.answers.blackbox_file import prompts_without_outcome
 from demur.store.policies.choice_file import read_choice
+from demur.store.policies.ledger_file import marks_of
 from demur.store.policies.policy_file import read_policy
 from demur.store.policies.trust import Trust
 from demur.store.rows import read_policy_rows
@@ -40,6 +45,8 @@ class VerifiedPromise:
     promise: Promise
     counted: Recount | None  # the recount; None where it was impossible
     faults: tuple[str, ...]  # claims that do not follow from the run; empty: all do
+    # all attempts on its rows by now, of the run's ledger; None where it has none
+    attempts: Attempts | None = None
 
 
 def run(path: Path, folder: RunFolder, trust: Trust) -> tuple[Policy, tuple[VerifiedPromise, ...]]:
@@ -51,11 +58,14 @@ def run(path: Path, folder: RunFolder, trust: Trust) -> tuple[Policy, tuple[Veri
     receipt = _calibration(folder)
     folder.require("score")
     policy = read_policy(path, trust)
-    rows = _rows(policy, folder, receipt.settings)
+    left = _threshold_examples(folder, receipt.settings)
+    rows = _rows(policy, folder, left)
+    by_now = attempts_on(folder.ledger, marks_of(left))
     # "not certified" is what reading makes of a claimed certificate that the file does not bear
     # out.
     claimed = [p for p in policy.promises if p.status in ("certified", "not certified")]
-    return policy, tuple(_verified(policy, p, rows, receipt) for p in claimed)
+    found = (_verified(policy, p, rows, receipt) for p in claimed)
+    return policy, tuple(_with_attempts(v, by_now) for v in found)
 
 
 def _calibration(folder: RunFolder) -> Receipt:
@@ -72,17 +82,32 @@ def _calibration(folder: RunFolder) -> Receipt:
     return receipt
 
 
-def _rows(policy: Policy, folder: RunFolder, settings: Mapping[str, Any]) -> LabelledScores:
-    """The calibrate rows that thresholds were chosen on, with the scores that the policy decides
-    on.
-    """
+def _threshold_examples(folder: RunFolder, settings: Mapping[str, Any]) -> list[Example]:
+    """The calibrate rows that thresholds were chosen on."""
     examples = read_policy_rows(folder, "calibrate", settings.get("sources", ()))
     choice = read_choice(folder.calibrator)
-    left = split_by_group(examples, choice.share, choice.seed)[1] if choice else examples
+    return split_by_group(examples, choice.share, choice.seed)[1] if choice else examples
+
+
+def _rows(policy: Policy, folder: RunFolder, left: Sequence[Example]) -> LabelledScores:
+    """These rows with the scores that the policy decides on."""
     table, model = read_scores(decided_scores(folder, "calibrate", policy.fingerprint))
     policy.require_model(model)
     rows = promised_for(label_scores(left, policy.taxonomy, table), settings.get("mix", {}))
     return with_missing(rows, prompts_without_outcome(folder))
+
+
+def _with_attempts(verified: VerifiedPromise, by_now: Attempts | None) -> VerifiedPromise:
+    """Add the attempts on its rows by now, and a fault where the promise counts more of them."""
+    said, faults = verified.promise.attempts, verified.faults
+    known = 0 if by_now is None else by_now.count
+    # a promise on other rows, or on a file, is at fault already
+    if said is not None and verified.counted is not None and said.count > known:
+        faults = (
+            *faults,
+            f"it counts {said.count} attempts on its rows, the ledger of the run {known}",
+        )
+    return replace(verified, faults=faults, attempts=by_now)
 
 
 def _verified(

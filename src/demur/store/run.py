@@ -87,6 +87,11 @@ class RunFolder:
         return self.root / "score" / f"{split}.parquet"
 
     @property
+    def ledger(self) -> Path:
+        """data/ledger.jsonl: attempts at certifying promises; all policies of the run share it."""
+        return self.root / "data" / "ledger.jsonl"
+
+    @property
     def model(self) -> Path:
         """train/model: a plain Hugging Face checkpoint and demur.json"""
         return self.root / "train" / "model"

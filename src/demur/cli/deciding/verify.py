@@ -58,6 +58,9 @@ def command(
     for v in promises:
         for fault in v.faults:
             note(f"{v.promise.risk}: {fault}")
+    for words in dict.fromkeys(v.attempts.words for v in promises if v.attempts):
+        if words:
+            note(f"by now {words}")
     if not promises:
         note(f"policy {found.name!r} calls no promise certified: there is nothing to verify")
     if not verified:
@@ -99,5 +102,8 @@ def _json(v: VerifiedPromise) -> dict[str, object]:
         "counted": None if counted is None else {"hits": counted.rate.hits, "of": counted.rate.of},
         "bound": None if counted is None else counted.upper,
         "rows": v.promise.rows,
+        "attempts": None
+        if v.attempts is None
+        else {"count": v.attempts.count, "confidence": v.attempts.confidence},
         "faults": list(v.faults),
     }

@@ -10,7 +10,6 @@ import typer
 
 from demur.assembly.config import with_overrides
 from demur.base.arrays import Floats
-from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.policies import doubt_note
 from demur.cli.policy_text import note_policy, summary_json, threshold_text
@@ -46,11 +45,11 @@ CalibratorFlag = Annotated[
     str | None,
     typer.Option(help="'auto', or a family such as 'temperature'. Default: the config's."),
 ]
-OverrideFlag = Annotated[
-    list[str] | None,
+SpendFlag = Annotated[
+    str | None,
     typer.Option(
-        metavar="CATEGORY=suppress|force",
-        help="Never or always emit this category; other thresholds stay. Repeatable.",
+        metavar="N|1/N|releases",
+        help="One of N planned attempts on these rows, each at its share of delta.",
     ),
 ]
 SettingsFlag = Annotated[
@@ -58,7 +57,8 @@ SettingsFlag = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Another setting of [calibrate], e.g. method=path, rule=sum. Repeatable.",
+        help="Another setting of [calibrate], e.g. method=path, override.safety=suppress. "
+        "Repeatable.",
     ),
 ]
 
@@ -71,7 +71,7 @@ def command(
     name: NameFlag = None,
     on_failure: OnFailureFlag = None,
     calibrator: CalibratorFlag = None,
-    override: OverrideFlag = None,
+    spend: SpendFlag = None,
     settings: SettingsFlag = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -89,11 +89,10 @@ def command(
         "name": name,
         "calibrator": calibrator,
         "on_failure": on_failure,
+        "spend": spend,
     }
     workspace = reopen(run)
-    config = with_overrides(
-        workspace.config.calibrate, [*(settings or ()), *_overrides(override)], "calibrate"
-    )
+    config = with_overrides(workspace.config.calibrate, settings or (), "calibrate")
     workspace = workspace.with_stage("calibrate", config).with_settings("calibrate", **given)
     # exit code 3, from the error's class, if no threshold meets the goal
     policy = Steps(workspace, TERMINAL).perform("calibrate")
@@ -140,18 +139,6 @@ def _threshold_scores(folder: RunFolder, policy: Policy) -> Floats:
     # calibrate rows without those that the calibrator was fitted on
     table, _ = read_scores(decided_scores(folder, "calibrate", policy.fingerprint))
     return table.select(tuple(e.id for e in threshold_rows(folder))).logp_NC
-
-
-def _overrides(texts: Sequence[str] | None) -> list[str]:
-    """Turn "safety=suppress" into the setting "override.safety=suppress". Raises ConfigError."""
-    for text in texts or ():
-        # from the right: the name of a category may hold an equals sign
-        name, _, what = text.rpartition("=")
-        if not name.strip() or what.strip() not in ("suppress", "force"):
-            raise ConfigError(
-                f"cannot read --override {text!r}", "write CATEGORY=suppress or CATEGORY=force"
-            )
-    return [f"override.{text}" for text in texts or ()]
 
 
 def _rows(folder: RunFolder, policy: Policy) -> Sequence[tuple[str, ...]]:

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from demur.core.goals.attempts import Attempts
 from demur.core.goals.counts import Counts
 from demur.core.rates import Rate, Slice
 
@@ -100,6 +101,8 @@ class Promise:
     mix: tuple[Slice, ...] = ()
     # digest of the ids of the rows of `rate`; None where they are not the run's, or not known
     rows: str | None = None
+    # all attempts on its rows, up to its own; None where nobody counted them
+    attempts: Attempts | None = None
     digest: str | None = (
         # of what it speaks of: demur.store.policies.binding; None in files that older versions
         # wrote

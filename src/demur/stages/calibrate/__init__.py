@@ -3,7 +3,8 @@ called.
 
 1. `inputs` checks the settings against each other and digests every file.
 2. `calibrator` sets the calibrator's own rows apart and fits it, if one is named.
-3. `thresholds` solves for the goals on the rows that are left.
+3. `thresholds` solves for the goals on the rows that are left; promises are counted in the run's
+   ledger.
 4. `run` adds the ranges within which callers may override thresholds, counts the evidence of each
    promise, and writes the policy.
 """
@@ -18,7 +19,7 @@ from demur.core.taxonomy import Taxonomy
 from demur.stages.calibrate.calibrator import fit, threshold_rows, write_calibrator
 from demur.stages.calibrate.fallback import fallback_policy
 from demur.stages.calibrate.inputs import collect
-from demur.stages.calibrate.thresholds import choose, labelled, template
+from demur.stages.calibrate.thresholds import certify_request, choose, labelled, template
 from demur.stats.doubt import measured_rule
 from demur.stats.evidence import with_row_digests
 from demur.stats.missing import note_missing, with_missing
@@ -63,7 +64,8 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     before = template(config, taxonomy, fitted.fingerprint)
     before = replace(before, calibrator=fitted.calibrator, doubt=doubt)
     rows = with_missing(labelled(config, examples, fitted, taxonomy), inputs.missing, inputs.goals)
-    policy = choose(config, before, rows, fallback, inputs)
+    request = certify_request(config, inputs, before, fitted.left, fallback)
+    policy = choose(config, request, rows, inputs.digest)
     policy = override_categories(policy, config.override, rows)
     policy = with_sensitivities(note_missing(policy, inputs.missing), config.sensitivities)
     # Traffic has no labels, so no row of it can be counted for or against a promise.

@@ -209,6 +209,8 @@ def _plain(config: CalibrateSettings) -> dict[str, object]:
         del plain["cascade"]  # likewise
     if not config.mix:
         del plain["mix"]
+    if config.spend is None:
+        del plain["spend"]
     files = {"human_labels": config.human_labels is not None, "traffic": config.traffic is not None}
     return {**plain, "limits": limits, "sources": list(config.sources), **files}
 

@@ -11,13 +11,16 @@ from itertools import chain
 import numpy as np
 
 from demur.base.errors import DataError
+from demur.base.files import digest_file
 from demur.core.example import Example
 from demur.core.fingerprint import Fingerprint
+from demur.core.goals.attempts import parse_spend
 from demur.core.goals.goal import Goal
 from demur.core.policy import GENERATE, CategoryPolicy, Policy
 from demur.core.settings import CalibrateSettings, Method
 from demur.core.taxonomy import Taxonomy
 from demur.core.threshold import NEVER
+from demur.stages.attempts import CertifyRequest, certify_counted, rows_digest
 from demur.stages.calibrate.calibrator import FittedCalibrator
 from demur.stages.calibrate.inputs import Inputs
 from demur.stats.labelled import (
@@ -31,6 +34,7 @@ from demur.stats.thresholds.certify import CertifyOptions
 from demur.stats.thresholds.curve import with_curves
 from demur.stats.thresholds.solve import solve, solve_by_probabilities
 from demur.stats.thresholds.traffic import solve_on_traffic
+from demur.store.policies.ledger_file import marks_of, marks_of_texts
 from demur.store.results.monitor_file import read_feedback
 from demur.store.scores.tables import read_scores, read_sessions
 
@@ -103,29 +107,59 @@ def labelled(
     return replace(rows, hand_N=hand_N)
 
 
-def choose(
+def certify_request(
     config: CalibrateSettings,
-    before: Policy,
-    rows: LabelledScores,
-    fallback: Policy | None,
     inputs: Inputs,
+    before: Policy,
+    examples: Sequence[Example],
+    fallback: Policy | None,
+) -> CertifyRequest:
+    """What is to be certified on these rows, and the ledger in which it counts."""
+    return CertifyRequest(
+        ledger=inputs.folder.ledger,
+        goals=inputs.goals,
+        before=before,
+        options=_how(config, inputs.goals, fallback),
+        marks=marks_of(examples),
+        spend=None if config.spend is None else parse_spend(config.spend),
+    )
+
+
+def choose(
+    config: CalibrateSettings, request: CertifyRequest, rows: LabelledScores, digest: str
 ) -> Policy:
     """Choose the thresholds that meet the goals, with labels, with probabilities in their place, or
-    on traffic.
+    on traffic. digest: of the inputs, which promises carry.
     """
-    goals, how, digest = inputs.goals, _how(config, inputs.goals, fallback), inputs.digest
+    goals, before = request.goals, request.before
     if config.cost_from == "probabilities":
         return solve_by_probabilities(goals, before, rows, data_digest=digest)
     if config.traffic is not None:
-        table, fingerprint = read_scores(config.traffic)
-        before.require_model(fingerprint)
-        traffic = unlabelled_rows(table, read_sessions(config.traffic))
-        policy = solve_on_traffic(
-            goals, before, traffic, confidence=how.confidence, data_digest=digest
-        )
-        # The curves' error rates need labels, which only the calibrate rows have.
-        return with_curves(policy, rows)
-    return solve(goals, before, rows, how, data_digest=digest)
+        return _on_traffic(config.traffic, request, rows, digest)
+    return certify_counted(
+        replace(request, data=rows_digest(rows)),
+        lambda options: solve(goals, before, rows, options, data_digest=digest),
+    )
+
+
+def _on_traffic(path: Path, request: CertifyRequest, rows: LabelledScores, digest: str) -> Policy:
+    """Meet the goals on traffic. Its rows are told by their ids: it has no prompts."""
+    table, fingerprint = read_scores(path)
+    request.before.require_model(fingerprint)
+    traffic = unlabelled_rows(table, read_sessions(path))
+    request = replace(request, data=digest_file(path), marks=marks_of_texts(table.ids))
+    policy = certify_counted(
+        request,
+        lambda options: solve_on_traffic(
+            request.goals,
+            request.before,
+            traffic,
+            confidence=options.confidence,
+            data_digest=digest,
+        ),
+    )
+    # The curves' error rates need labels, which only the calibrate rows have.
+    return with_curves(policy, rows)
 
 
 def _how(

@@ -22,6 +22,7 @@ from demur.core.goals.kinds import Natural
 from demur.core.goals.parse import parse_goals
 from demur.core.policy import Policy
 from demur.core.threshold import NEVER
+from demur.stages.attempts import CertifyRequest, certify_counted, rows_digest
 from demur.stages.evaluate.comparison import ComparedPolicy, Comparison
 from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.sample import evenly_spaced, split_by_group
@@ -29,6 +30,7 @@ from demur.stats.thresholds.certify import CertifyOptions
 from demur.stats.thresholds.losses import STEERABLE
 from demur.stats.thresholds.solve import solve
 from demur.store.policies.choice_file import CalibratorChoice, read_choice
+from demur.store.policies.ledger_file import Marks, marks_of
 from demur.store.policies.policy_file import bind_promises, read_policy
 from demur.store.results.metrics_file import UnmetGoal
 from demur.store.rows import read_policy_rows
@@ -61,10 +63,11 @@ def read_comparison(
             "rows it was fitted on",
             f"calibrate again: demur calibrate {folder.root}",
         )
-    calibrate = _scored(folder, "calibrate", _unseen(folder, choice), policy, seen)
+    unseen = _unseen(folder, choice)
+    calibrate = _scored(folder, "calibrate", unseen, policy, seen)
     goal = str(folder.require("calibrate").settings.get("goal", policy.name))
     calibrated = (goal, str(folder.policy.relative_to(folder.root)), policy)
-    others, unmet = _others(folder, policy, calibrate, ("natural", *also))
+    others, unmet = _others(folder, policy, calibrate, ("natural", *also), marks_of(unseen))
     # Natural, calibrated, the others. The natural policy needs no data, so that it is always there.
     in_order = [others[0], calibrated, *others[1:]]
     compared = [
@@ -113,10 +116,14 @@ def _scored(
 
 
 def _others(
-    folder: RunFolder, policy: Policy, calibrate: LabelledScores, goals: Sequence[str]
+    folder: RunFolder,
+    policy: Policy,
+    calibrate: LabelledScores,
+    goals: Sequence[str],
+    marks: Marks,
 ) -> tuple[list[tuple[str, str, Policy]], tuple[UnmetGoal, ...]]:
     """Choose a policy per goal: (goal, file, policy) of each, and the goals that no threshold meets
-    on the calibrate split.
+    on the calibrate split, whose rows have these marks.
 
     Raises GoalError on a goal that cannot be read, or that does not fit the rule.
     """
@@ -132,8 +139,14 @@ def _others(
             unmet.append(UnmetGoal(goal=text, reason=NO_HAND))
             continue
         try:
-            how = CertifyOptions(confidence=CONFIDENCE)
-            chosen = solve(asked, before, calibrate, how, data_digest=digest)
+            request = CertifyRequest(
+                ledger=folder.ledger,
+                goals=asked,
+                before=before,
+                options=CertifyOptions(confidence=CONFIDENCE),
+                marks=marks,
+            )
+            chosen = _solved(request, calibrate, digest)
         except (GoalInfeasible, DataError) as e:
             unmet.append(UnmetGoal(goal=text, reason=e.message))
             continue
@@ -142,6 +155,17 @@ def _others(
         file = folder.stage("evaluate").relative_to(folder.root) / "policies" / f"{slug}.json"
         found.append((text, str(file), bind_promises(chosen)))
     return found, tuple(unmet)
+
+
+def _solved(request: CertifyRequest, calibrate: LabelledScores, digest: str) -> Policy:
+    """Solve for the goals. Promises for comparison are attempts on the calibrate rows like any
+    other.
+    """
+    goals, before = request.goals, request.before
+    return certify_counted(
+        replace(request, data=rows_digest(calibrate)),
+        lambda options: solve(goals, before, calibrate, options, data_digest=digest),
+    )
 
 
 def _template(policy: Policy, goal: Goal, name: str) -> Policy:

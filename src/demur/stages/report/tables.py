@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 
 from demur.core.example import SPLITS
+from demur.core.goals.attempts import percent
 from demur.core.goals.promised import PromisedGoal
 from demur.core.rates import Rate
 from demur.pages.parts import Cell, Estimate, Table
@@ -204,7 +205,7 @@ def promises(m: FinishedRun) -> Table:
         for promise in policy.promises:
             optimum = "nothing asked" if policy.rule == "natural" else "the optimum"
             level = optimum if promise.level is None else f"{promise.level:.1%}"
-            sure = "no guarantee" if promise.confidence is None else f"{promise.confidence:.0%}"
+            sure = "no guarantee" if promise.confidence is None else percent(promise.confidence)
             before, after = risks.measured(promise.goal, measured, active)
             # metrics.json has no counts of slices: they are made again from the test scores.
             if isinstance(promise.goal, PromisedGoal) and promise.goal.where:
@@ -230,8 +231,16 @@ def promises(m: FinishedRun) -> Table:
         '"uncertified" was '
         "asked for and not granted: the policy says what was to be done then; a promise that its "
         "file calls certified "
-        'and does not bear out is "not certified". No threshold was chosen on test rows.',
+        'and does not bear out is "not certified". No threshold was chosen on test rows.'
+        f"{_attempts(m)}",
     )
+
+
+def _attempts(m: FinishedRun) -> str:
+    """What all attempts on the calibrate rows leave, by the last promise that was made on them."""
+    made = [p.attempts for policy in m.policies for p in policy.promises if p.attempts]
+    words = max(made, key=lambda a: a.count).words if made else ""
+    return f" {words[0].upper()}{words[1:]}." if words else ""
 
 
 def agreement(m: FinishedRun) -> Table:

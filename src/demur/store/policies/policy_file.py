@@ -21,6 +21,7 @@ from pydantic import BeforeValidator, Field, FiniteFloat, PlainSerializer
 from demur.base.boundary import Strict, every_key, read_json, validated
 from demur.base.errors import DemurError, PolicyError
 from demur.base.files import digest_json, write_json
+from demur.core.goals.attempts import Attempts
 from demur.core.goals.goal import Promise
 from demur.core.goals.parse import stated_goal
 from demur.core.policy import (
@@ -100,6 +101,7 @@ class PromiseRow(Strict):
     on_failure: str = "stop"  # files written before there was a choice stopped
     mix: tuple[Slice, ...] = ()  # what `rate` averages over; older files do not say it
     rows: str | None = None  # as above
+    attempts: Attempts | None = None  # as above
     digest: str | None = None  # files written before there was one bind their promises to nothing
 
     def to_core(self) -> Promise:
@@ -238,7 +240,7 @@ def policy_to_json(policy: Policy) -> dict[str, Any]:
         (value, "signature"),
         *((row, "translations") for row in value["categories"]),
         *((row, "mix") for row in value["promises"]),
-        *((row, late) for row in value["promises"] for late in ("rows", "digest")),
+        *((row, late) for row in value["promises"] for late in ("rows", "attempts", "digest")),
     ]
     for table, late in late_keys:
         if not table[late]:
