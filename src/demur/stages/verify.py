@@ -59,7 +59,7 @@ def run(path: Path, folder: RunFolder, trust: Trust) -> tuple[Policy, tuple[Veri
     folder.require("score")
     policy = read_policy(path, trust)
     left = _threshold_examples(folder, receipt.settings)
-    rows = _rows(policy, folder, left)
+    rows = _rows(policy, folder, left, receipt.settings)
     by_now = attempts_on(folder.ledger, marks_of(left))
     # "not certified" is what reading makes of a claimed certificate that the file does not bear
     # out.
@@ -89,7 +89,9 @@ def _threshold_examples(folder: RunFolder, settings: Mapping[str, Any]) -> list[
     return split_by_group(examples, choice.share, choice.seed)[1] if choice else examples
 
 
-def _rows(policy: Policy, folder: RunFolder, left: Sequence[Example]) -> LabelledScores:
+def _rows(
+    policy: Policy, folder: RunFolder, left: Sequence[Example], settings: Mapping[str, Any]
+) -> LabelledScores:
     """These rows with the scores that the policy decides on."""
     table, model = read_scores(decided_scores(folder, "calibrate", policy.fingerprint))
     policy.require_model(model)

@@ -13,9 +13,9 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from demur.base.errors import ConfigError
-from demur.core.rates import decimal_fraction
 
 RELEASES = "releases"
 MOST_PARTS = 1000  # of a plan: with more, hardly any label can certify anything
@@ -118,7 +118,8 @@ def together(attempts: Sequence[Attempt], last: Attempt) -> Attempts:
     different = {a.key: a for a in (*attempts, last)}
     # a plan counts once, by the key of its first attempt; an attempt without one is its own
     spenders = {a.plan or a.key: a for a in different.values()}
-    spent = sum(1 - decimal_fraction(a.confidence) for a in spenders.values())
+    # in exact decimals: six times 0.05 leave 0.7
+    spent = sum(1 - Fraction(str(a.confidence)) for a in spenders.values())
     return Attempts(
         count=len(different),
         confidence=max(0.0, float(1 - spent)),
