@@ -7,7 +7,7 @@ from demur.base.errors import DataError, GoalError
 from demur.core.goals.parse import parse_goal, parse_goals
 from demur.core.rates import Rate, Slice, mix_words, too_small, worst, worst_words
 from demur.core.taxonomy import Category, Taxonomy
-from demur.stats.labelled import LabelledScores, Traits
+from demur.stats.labelled import LabelledScores, traits_from
 from demur.stats.slices import expand_slices
 from demur.stats.thresholds.certify import CertifyOptions, certify, what_would_do
 from demur.stats.thresholds.losses import grouped_scores, losses_of
@@ -25,7 +25,12 @@ def sliced(n=900, k=3, seed=0, signal=3.0):
     names = np.array(["none", *policy(k).taxonomy.names])
     contrast_N = rng.random(n) < 0.1
     kind_N = np.where(rows.label_N > 0, "refusal", np.where(contrast_N, "contrast", "benign"))
-    traits = Traits(kind_N=kind_N, category_N=names[rows.label_N], source_N=rng.choice(SOURCES, n))
+    values = {
+        "kind": kind_N,
+        "category": names[rows.label_N],
+        "source": rng.choice(SOURCES, n),
+    }
+    traits = traits_from({facet: value_N.tolist() for facet, value_N in values.items()})
     return LabelledScores(table=rows.table, label_N=rows.label_N, traits=traits)
 
 
@@ -41,8 +46,8 @@ def test_a_slice_counts_its_own_rows_only():
     seen = rate_at(goal, [0.3] * 3, rows, template)
     own_N = (
         (rows.label_N == 0)
-        & (rows.traits.kind_N == "contrast")
-        & (rows.traits.source_N == "theirs, too")
+        & (rows.traits.of("kind") == "contrast")
+        & (rows.traits.of("source") == "theirs, too")
     )
     refused_N = np.exp(rows.table.logp_NC[:, 1:].max(axis=1)) >= 0.3
     assert seen == Rate(hits=int((own_N & refused_N).sum()), of=int(own_N.sum()))
@@ -134,8 +139,8 @@ def test_a_category_that_is_called_like_a_kind_is_never_guessed():
     assert parse_goal(f"{category.risk} <= 0.1").category == "contrast"
 
 
-def test_rows_without_kind_and_source_have_no_slices():
-    with pytest.raises(DataError, match="do not say their kind and source"):
+def test_rows_without_traits_have_no_slices():
+    with pytest.raises(DataError, match="say nothing but their labels"):
         certify(
             parse_goals("false_refusal[contrast] <= 0.1"),
             policy(3),
@@ -184,13 +189,74 @@ def test_a_goal_about_one_slice_alone_leaves_the_others_free():
 
 def test_a_slice_with_too_few_rows_says_how_many_would_do():
     rows = sliced(200)
-    of = int((rows.traits.kind_N == "contrast").sum())
+    of = int((rows.traits.of("kind") == "contrast").sum())
     found = certify(
         parse_goals("false_refusal[contrast] <= 0.05"), policy(3), rows, CertifyOptions()
     )
     assert isinstance(found, Uncertified)
     assert (found.rows, found.rows_needed) == (of, 59)
     assert what_would_do(found).endswith(f"{of} are there, or ask for a wider slice")
+
+
+def by_tenant(**counts):
+    """Rows to be answered of tenants, so many each, and as many again to be refused."""
+    names = [name for name, n in counts.items() for _ in range(2 * n)]
+    rows = simulated_rows(len(names), 3, 0, 3.0)
+    label_N = np.where(np.arange(len(names)) % 2, rows.label_N.clip(1), 0)
+    traits = traits_from({"tenant": names})
+    return LabelledScores(table=rows.table, label_N=label_N, traits=traits)
+
+
+def test_small_slices_are_all_named_with_what_to_ask_instead():
+    rows = by_tenant(big=400, huge=900, one=20, two=18, three=5)
+    goals = parse_goals("false_refusal <= 0.1 in every tenant")
+    found = certify(goals, policy(3), rows, CertifyOptions())
+    assert isinstance(found, Uncertified)
+    assert found.reason == (
+        "3 of 5 slices have too few rows even without an error: "
+        "false_refusal[tenant=one] has 20 rows and needs 29, "
+        "false_refusal[tenant=three] has 5 rows and needs 29, "
+        "false_refusal[tenant=two] has 18 rows and needs 29"
+    )
+    instead = (
+        "false_refusal[tenant=big] <= 0.1; false_refusal[tenant=huge] <= 0.1; "
+        "false_refusal[tenant=one+three+two] <= 0.1"
+    )
+    assert what_would_do(found).endswith(
+        f"name the slices that matter and pool small ones: {instead}"
+    )
+    again = certify(parse_goals(instead), policy(3), rows, CertifyOptions())
+    assert not isinstance(again, Uncertified) or "too few rows" not in again.reason
+
+
+def test_a_certificate_says_how_many_slices_it_holds_and_what_each_was_tested_at():
+    rows = by_tenant(big=400, huge=900)
+    every = "false_refusal <= 0.3 in every tenant"
+    one_sided, both = (
+        certify(parse_goals(text), policy(3), rows, CertifyOptions(method="shared"))
+        for text in (every, f"{every}; missed_refusal <= 0.9")
+    )
+    words = "; 2 slices, each tested at delta 0.05, all together 95%"
+    assert one_sided.certified.method.endswith(words)
+    words = "; 2 slices and 1 other goal, each tested at delta 0.025, all together 95%"
+    assert both.certified.method.endswith(words)
+
+
+def test_every_slice_of_a_facet_that_no_row_says_is_an_error():
+    with pytest.raises(GoalError, match="says its tenant") as e:
+        certify(
+            parse_goals("false_refusal <= 0.1 in every tenant"),
+            policy(3),
+            sliced(),
+            CertifyOptions(),
+        )
+    assert "column 'tenant'" in e.value.hint
+
+
+def test_rows_without_a_value_are_a_slice_of_their_own():
+    rows = by_tenant(acme=300, none=300)
+    goals = expand_slices(parse_goals("false_refusal <= 0.1 in every tenant"), policy(3), rows)
+    assert [g.risk for g in goals] == ["false_refusal[tenant=acme]", "false_refusal[tenant=none]"]
 
 
 def parts(*counts):

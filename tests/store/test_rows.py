@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from demur.base.errors import DataError
 from demur.core.example import SPLITS, Example, Message
+from demur.core.rows.facets import TOLD
 from demur.store.rows import read_examples, write_examples
 
 text = st.text(st.characters(codec="utf-8"), min_size=1)
@@ -24,6 +25,9 @@ examples = st.builds(
     subcategory=st.none() | text,
     group=st.none() | text,
     split=st.sampled_from(SPLITS),
+    traits=st.lists(
+        st.tuples(st.sampled_from(TOLD), text), unique_by=lambda t: t[0], max_size=2
+    ).map(lambda traits: tuple(sorted(traits, key=lambda t: TOLD.index(t[0])))),
 )
 ROW = {
     "id": "a",

@@ -12,7 +12,7 @@ from scipy.stats import binom
 from demur.core.goals.parse import parse_goals
 from demur.core.score import ScoreTable
 from demur.core.threshold import NEVER
-from demur.stats.labelled import LabelledScores, Traits
+from demur.stats.labelled import LabelledScores, traits_from
 from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
 from tests.validity.population import DELTA, Case, at_the_edges, population
 
@@ -53,7 +53,7 @@ def people():
     logits_NC[source_N == "three", 1:] += 0.6
     logits_NC -= np.logaddexp.reduce(logits_NC, axis=1, keepdims=True)
     kind_N = np.where(plain.label_N > 0, "refusal", np.where(contrast_N, "contrast", "benign"))
-    traits = Traits(kind_N=kind_N, category_N=np.full(rows, "none"), source_N=source_N)
+    traits = traits_from({"kind": kind_N.tolist(), "source": source_N.tolist()})
     table = ScoreTable(
         ids=tuple(map(str, range(rows))), logp_NC=np.minimum(logits_NC, 0).astype(np.float32)
     )
@@ -73,7 +73,7 @@ def true_rate(goal, thresholds, people):
     if goal.risk not in SORTED:
         among_N = rows.label_N == 0 if goal.name == "false_refusal" else rows.label_N != 0
         for facet, names in goal.where:
-            among_N = among_N & np.isin(rows.traits.of(facet), names)
+            among_N = among_N & rows.traits.within(facet, names)
         heaviest_N = rows.table.logp_NC[:, 1:].argmax(axis=1)
         logq_N = rows.table.logp_NC[:, 1:].max(axis=1).astype(np.float64)
         SORTED[goal.risk] = [np.sort(logq_N[among_N & (heaviest_N == g)]) for g in range(3)]
@@ -91,13 +91,8 @@ def drawn(people, rng, counts):
     at = np.concatenate(
         [own[rng.integers(len(own), size=n)] for own, n in zip(plain.of_class, counts, strict=True)]
     )
-    traits = Traits(
-        kind_N=rows.traits.kind_N[at],
-        category_N=rows.traits.category_N[at],
-        source_N=rows.traits.source_N[at],
-    )
     table = ScoreTable(ids=tuple(map(str, range(len(at)))), logp_NC=rows.table.logp_NC[at])
-    return LabelledScores(table=table, label_N=rows.label_N[at], traits=traits)
+    return LabelledScores(table=table, label_N=rows.label_N[at], traits=rows.traits.select(at))
 
 
 @pytest.mark.parametrize("name", CASES)

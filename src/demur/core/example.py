@@ -51,6 +51,8 @@ class Example:
     source_group: str | None = None
     session: str | None = None  # the conversation or user session that the request came in
     count: int = 1  # requests that this row stands for: how often its prompt came with this label
+    # what the row's own columns say of it, such as its tenant: (facet of core.rows.facets, value)
+    traits: tuple[tuple[str, str], ...] = ()
     split: Split | None = None  # set by the source when it has splits of its own
 
     def __post_init__(self) -> None:

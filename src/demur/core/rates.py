@@ -1,7 +1,7 @@
 """Rates that know their own denominator, exact binomial bounds of them, and slices.
 
 Integers decide; floats only carry probabilities. A promise is a rate over a mix of rows; a slice is
-the rate of one kind, category or source of them, which may be far worse.
+the rate of one part of them, such as a kind, a source or a tenant, which may be far worse.
 """
 
 from __future__ import annotations
@@ -10,14 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
 
 from demur.base.arrays import Doubles, Ints
 from demur.base.errors import Undefined
 
-Facet = Literal["kind", "category", "source"]
-FACETS: tuple[Facet, ...] = ("kind", "category", "source")
-NO_CATEGORY = "none"  # of rows that resemble no category
 SHOWN = 4  # slices of one facet that a sentence names
 
 
@@ -138,7 +134,7 @@ def _check(hits: int, of: int, delta: float) -> None:
 class TrafficMix:
     """The slice of each row, and the share that each slice has of the traffic promised for."""
 
-    facet: Facet
+    facet: str  # of demur.core.rows.facets
     names: tuple[str, ...]  # of the S slices
     slice_N: Ints  # 0 to S - 1
     share_S: Doubles  # at least 0, sum 1
@@ -152,11 +148,11 @@ class TrafficMix:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slice:
-    """The rows of one kind, category or source among those that a promise was tested on, and its
-    errors there.
+    """The rows with one value of a facet among those that a promise was tested on, and its errors
+    there.
     """
 
-    facet: Facet
+    facet: str  # of demur.core.rows.facets
     name: str
     # errors of this slice; its `of` over the promise's own is the slice's share of the mix
     rate: Rate
@@ -193,7 +189,7 @@ def mix_words(mix: Sequence[Slice]) -> str:
     without slices.
     """
     sentences = []
-    for facet in FACETS:
+    for facet in dict.fromkeys(part.facet for part in mix):
         parts = sorted((p for p in divided(mix) if p.facet == facet), key=lambda p: -p.rate.of)
         total = sum(p.rate.of for p in parts)
         words = [f"{p.name} {p.rate.of / total:.0%}" for p in parts[:SHOWN]]

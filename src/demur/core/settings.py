@@ -18,7 +18,7 @@ from demur.core.goals.attempts import parse_spend
 from demur.core.goals.parse import parse_goals
 from demur.core.maps import correctness
 from demur.core.policy import OnDoubt, Override, Rule
-from demur.core.rates import FACETS, Facet
+from demur.core.rows.facets import FACETS, Facet
 
 # How promises are certified: demur.stats.thresholds.solve.
 Method = Literal["auto", "shared", "even", "path", "vectors", "budgets", "graphical"]

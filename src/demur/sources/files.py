@@ -7,7 +7,8 @@ the package `datasets`.
 2. Read when present: `id`, `source`, `split` (train, validation or calibrate, test), `subcategory`,
    `group` (rows made from one another), `session` or `conversation_id` (requests of one user's
    session), `count` (requests that a row stands for). Groups and sessions are one name space over
-   all files of a source. Other keys are ignored: rows come from many tools.
+   all files of a source. Also the facets that rows say themselves (TOLD of demur.core.rows.facets).
+   Other keys are ignored: rows come from many tools.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from demur.base.errors import ConfigError, DataError
 from demur.base.rows import RawRow, read_rows
 from demur.core.example import Example, Kind, Split
+from demur.core.rows.facets import told_traits
 from demur.core.rows.labels import (
     LabelRule,
     RowLabel,
@@ -151,6 +153,7 @@ class FileSource:
             session=read_session(raw.value, rule),
             count=read_count(raw.value, rule),
             split=self._split(raw, rule),
+            traits=told_traits(lambda name: cell(raw.value, rule, name)),
         )
 
     def _split(self, raw: RawRow, rule: LabelRule) -> Split | None:

@@ -22,6 +22,7 @@ import datasets
 from demur.base.columnar import is_saved
 from demur.base.errors import ConfigError, DataError
 from demur.core.example import Example, Kind, Message, Split
+from demur.core.rows.facets import told_traits
 from demur.core.rows.labels import (
     LabelRule,
     UnknownLabel,
@@ -229,6 +230,7 @@ def _by_label_rule(row: Row, where: str, source: HubSource, rule: LabelRule) -> 
         group=cell(row, LabelRule(), "group"),
         session=read_session(row, rule),
         count=read_count(row, rule),
+        traits=told_traits(lambda name: cell(row, LabelRule(), name)),
     )
 
 

@@ -4,7 +4,8 @@ traits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +14,8 @@ import numpy.typing as npt
 from demur.base.arrays import Bools, Ints
 from demur.base.errors import DataError
 from demur.core.example import Example
-from demur.core.rates import FACETS, NO_CATEGORY, Facet, Rate, Slice, TrafficMix
+from demur.core.rates import Rate, Slice, TrafficMix
+from demur.core.rows.facets import FACETS, NONE, Facet, says_something, value_of
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
 
@@ -23,31 +25,82 @@ UNCHECKED = -1  # no hand has labelled this row
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Traits:
-    """Kind, category and source of N rows, as the data stage wrote them. A contrast row has the
-    category that it resembles.
-    """
+class FacetColumn:
+    """The values of one facet over N rows."""
 
-    kind_N: TextArray
-    category_N: TextArray  # NO_CATEGORY where there is none
-    source_N: TextArray
+    names: tuple[str, ...]  # ascending; every one is some row's
+    code_N: Ints  # index of each row's value in `names`
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Traits:
+    """The values of N rows by facet. Of a facet without a column every row is in slice NONE."""
+
+    rows: int
+    columns: Mapping[Facet, FacetColumn]
 
     def of(self, facet: Facet) -> TextArray:
         """The values of one facet, shape (N,)."""
-        return {"kind": self.kind_N, "category": self.category_N, "source": self.source_N}[facet]
+        if facet not in self.columns:
+            return np.full(self.rows, NONE)
+        column = self.columns[facet]
+        return np.array(column.names, dtype=np.str_)[column.code_N]
+
+    def within(self, facet: Facet, names: Collection[str]) -> Bools:
+        """The rows whose value of a facet is one of these, shape (N,)."""
+        if facet not in self.columns:
+            return np.full(self.rows, NONE in names)
+        column = self.columns[facet]
+        return np.array([name in names for name in column.names], dtype=bool)[column.code_N]
+
+    def values(self, facet: Facet, among_N: Bools) -> tuple[str, ...]:
+        """The values of a facet among these rows, ascending."""
+        if facet not in self.columns:
+            return (NONE,) if among_N.any() else ()
+        column = self.columns[facet]
+        of_V = np.bincount(column.code_N[among_N], minlength=len(column.names))
+        return tuple(name for name, of in zip(column.names, of_V.tolist(), strict=True) if of)
 
     def mix(self, error_N: Bools, among_N: Bools, count_N: Ints | None = None) -> tuple[Slice, ...]:
         """Count errors and requests of each slice among these rows, by facet, then name."""
         found = []
-        count_M = np.ones(int(among_N.sum()), int) if count_N is None else count_N[among_N]
+        weight_N = np.ones(self.rows, dtype=np.int64) if count_N is None else count_N
         for facet in FACETS:
-            value_M, error_M = self.of(facet)[among_N], error_N[among_N]
-            for name in np.unique(value_M).tolist():
-                own_M = value_M == name
-                hits, of = count_M[own_M & error_M].sum(), count_M[own_M].sum()
-                rate = Rate(hits=int(hits), of=int(of))
-                found.append(Slice(facet=facet, name=name, rate=rate))
+            if facet not in self.columns:
+                continue
+            column = self.columns[facet]
+            of_V, hits_V = (
+                np.bincount(column.code_N[part_N], weight_N[part_N], len(column.names))
+                for part_N in (among_N, among_N & error_N)
+            )
+            for name, hits, of in zip(column.names, hits_V, of_V, strict=True):
+                if of:
+                    rate = Rate(hits=round(hits), of=round(of))
+                    found.append(Slice(facet=facet, name=name, rate=rate))
         return tuple(found)
+
+    def select(self, at: Ints) -> Traits:
+        """The traits of some rows, in this order; a row may be there more than once."""
+        columns: dict[Facet, FacetColumn] = {}
+        for facet, column in self.columns.items():
+            kept, code_M = np.unique(column.code_N[at], return_inverse=True)
+            names = tuple(column.names[code] for code in kept.tolist())
+            columns[facet] = FacetColumn(names=names, code_N=code_M)
+        return Traits(rows=len(at), columns=columns)
+
+
+def traits_from(values: Mapping[Facet, Sequence[str]]) -> Traits:
+    """Traits from the values of each facet, a row each. Raises ValueError where lengths differ."""
+    lengths = {len(value_N) for value_N in values.values()}
+    if len(lengths) != 1:
+        raise ValueError(f"values of {sorted(lengths)} rows are no traits of the same rows")
+    columns: dict[Facet, FacetColumn] = {}
+    for facet, value_N in values.items():
+        names = tuple(sorted(set(value_N)))
+        place = {name: n for n, name in enumerate(names)}
+        code_N = np.array([place[value] for value in value_N], dtype=np.int64)
+        columns[facet] = FacetColumn(names=names, code_N=code_N)
+    return Traits(rows=lengths.pop(), columns=columns)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -68,7 +121,7 @@ class LabelledScores:
     count_N: Ints | None = None
     # the traffic to promise for, where it is mixed otherwise than these rows
     traffic: TrafficMix | None = None
-    # None: nothing is known of kinds and sources, no slice can be looked at
+    # None: nothing is known of the rows but their labels, no slice can be looked at
     traits: Traits | None = None
 
     def __post_init__(self) -> None:
@@ -87,10 +140,10 @@ class LabelledScores:
             )
         if self.count_N is not None:
             self._check_counts(self.count_N)
-        if self.traits is not None and any(self.traits.of(f).shape != (rows,) for f in FACETS):
+        if self.traits is not None and self.traits.rows != rows:
             raise DataError(
-                f"traits of another length than {rows} scored rows",
-                "give kind, category and source a row",
+                f"traits of {self.traits.rows} rows for {rows} scored rows",
+                "give the values of each facet a row",
             )
         if not np.issubdtype(self.label_N.dtype, np.integer):
             raise DataError(
@@ -214,9 +267,11 @@ def unlabelled_rows(table: ScoreTable, units: Sequence[str | None] | None = None
 
 
 def traits_of(examples: Sequence[Example]) -> Traits:
-    """Kind, category and source of these rows."""
-    return Traits(
-        kind_N=np.array([e.kind for e in examples]),
-        category_N=np.array([e.category or NO_CATEGORY for e in examples]),
-        source_N=np.array([e.source for e in examples]),
-    )
+    """The values of these rows, of each facet that says something about them."""
+    found: dict[Facet, list[str]] = {}
+    for facet in FACETS:
+        value_N = [value_of(e, facet) for e in examples]
+        told = sum(any(name == facet for name, _ in e.traits) for e in examples)
+        if says_something(Counter(value_N), facet, told):
+            found[facet] = value_N
+    return traits_from(found)

@@ -18,9 +18,9 @@ from demur.base.errors import DataError
 from demur.core.goals.goal import Goal
 from demur.core.goals.promised import PromisedGoal
 from demur.core.policy import Policy
-from demur.core.rates import NO_CATEGORY
+from demur.core.rows.facets import NONE, Facet
 from demur.core.score import ScoreTable
-from demur.stats.labelled import LabelledScores, Traits
+from demur.stats.labelled import LabelledScores, Traits, traits_from
 
 _NAME = "without an outcome"
 _SURE = 1e-12  # the least probability that a predictor gives
@@ -92,20 +92,20 @@ def note_missing(policy: Policy, missing: int) -> Policy:
 
 
 def _joined(traits: Traits, missing: int) -> Traits:
-    """The missing rows belong to the most frequent category and source: no slice of their own."""
-    category = _most_frequent(
-        [c for c in traits.category_N.tolist() if c != NO_CATEGORY] or [NO_CATEGORY]
-    )
-    kinds = np.repeat(["refusal", "benign"], missing)
-    return Traits(
-        kind_N=np.concatenate([traits.kind_N, kinds]),
-        category_N=np.concatenate(
-            [traits.category_N, np.where(kinds == "refusal", category, NO_CATEGORY)]
-        ),
-        source_N=np.concatenate(
-            [traits.source_N, np.repeat([_most_frequent(traits.source_N.tolist())], 2 * missing)]
-        ),
-    )
+    """The missing rows are like most rows, facet by facet: they make no slice of their own."""
+    kinds = ["refusal"] * missing + ["benign"] * missing
+    found: dict[Facet, list[str]] = {}
+    for facet in traits.columns:
+        value_N = traits.of(facet).tolist()
+        added = {"kind": kinds, "category": _categories(value_N, missing)}
+        found[facet] = value_N + added.get(facet, [_most_frequent(value_N)] * (2 * missing))
+    return traits_from(found)
+
+
+def _categories(category_N: Sequence[str], missing: int) -> list[str]:
+    """Categories of the missing rows: those to be refused are of the most frequent one."""
+    frequent = _most_frequent([c for c in category_N if c != NONE] or [NONE])
+    return [frequent] * missing + [NONE] * missing
 
 
 def _most_frequent(names: Sequence[str]) -> str:

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, model_validator
 
 from demur.base.boundary import Strict, validated
 from demur.base.errors import DataError, DemurError
 from demur.base.files import write_text
 from demur.base.rows import read_rows
 from demur.core.example import Example, Kind, Message, Split
+from demur.core.rows.facets import TOLD
 from demur.store.run import RunFolder
 
 
@@ -49,6 +50,16 @@ class ExampleRow(Strict):
     session: str | None = None  # this and the next two are missing in files of older versions
     count: int = 1
     source_group: str | None = None
+    traits: tuple[tuple[str, str], ...] = ()  # in the file each is a key of its own
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gathered(cls, row: Any) -> Any:
+        """The keys that say a facet of the row, gathered as `traits`."""
+        if not isinstance(row, dict) or "traits" in row or not row.keys() & set(TOLD):
+            return row
+        told = tuple((facet, row[facet]) for facet in TOLD if row.get(facet) is not None)
+        return {key: value for key, value in row.items() if key not in TOLD} | {"traits": told}
 
     def to_core(self) -> Example:
         """The core record. Raises DataError if label and kind contradict each other."""
@@ -64,6 +75,7 @@ class ExampleRow(Strict):
             session=self.session,
             count=self.count,
             source_group=self.source_group,
+            traits=self.traits,
         )
         if example.expected != self.expected:
             raise DataError(
@@ -135,4 +147,5 @@ def _row(e: Example) -> dict[str, object]:
         "session": e.session,
         "count": e.count,
         "source_group": e.source_group,
+        **dict(e.traits),
     }

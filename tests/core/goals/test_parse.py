@@ -76,6 +76,19 @@ from demur.core.goals.promised import FalseRefusal, MissedRefusal, RefusalRate, 
             {"kind": FalseRefusal, "level": 0.05, "every": "source", "soft": 1},
         ),
         (
+            "missed_refusal[safety, turn=later, tenant=acme] <= 10%",
+            {
+                "kind": MissedRefusal,
+                "level": 0.1,
+                "category": "safety",
+                "where": (("tenant", ("acme",)), ("turn", ("later",))),
+            },
+        ),
+        (
+            "false_refusal <= 0.1 in every language",
+            {"kind": FalseRefusal, "level": 0.1, "every": "language"},
+        ),
+        (
             "refusal_rate[benign] <= 2%",
             {"kind": RefusalRate, "level": 0.02, "where": (("kind", ("benign",)),), "bare": True},
         ),
@@ -157,7 +170,12 @@ def test_goals_read_as_they_look(text, goal):
         ("missed_refusal[a + ] <= 2%", 14, "between the brackets", ""),
         ("mised_refusal <= 2%", 0, "a goal", "did you mean 'missed_refusal'"),
         ("f1 max soft", 7, "nothing more", ""),
-        ("false_refusal[sorce=x] <= .1", 13, "source= before names", "did you mean 'source'"),
+        ("false_refusal[sorce=x] <= .1", 13, "turn= before names", "did you mean 'source'"),
+        ("missed_refusal[tenat=x] <= .1", 14, "turn= before names", "did you mean 'tenant'"),
+        ("missed_refusal[turn=latr] <= .1", 14, "turns first, later", "did you mean 'later'"),
+        ("missed_refusal[turn=first, turn=later] <= .1", 14, "turn once", ""),
+        ("missed_refusal <= .1 in every tennant", 30, "'tenant'", "did you mean 'tenant'"),
+        ("missed_refusal[turn=later] <= .1 in every turn", 42, "'tenant'", ""),
         (
             "false_refusal[kind=contrst] <= .1",
             13,
@@ -222,6 +240,18 @@ def test_several_goals_come_as_lines_or_with_semicolons_between():
         (["f1 max", "youden max"], "only one thing can be the best"),
         (["false_refusal <= 0.05", "false_refusal <= 0.02"], "both set false_refusal"),
         (["refusal_rate = 0.1", "refusal_rate <= 0.2"], "both set refusal_rate"),
+        (
+            ["false_refusal[tenant=a + b] <= 0.1", "false_refusal[tenant=b + a] <= 0.2"],
+            "both set false_refusal",
+        ),
+        (
+            ["false_refusal <= 0.1 in every turn", "false_refusal <= 0.2 in every turn"],
+            "in every turn",
+        ),
+        (
+            ["refusal_rate[kind=refusal, turn=later] <= 0.7", "missed_refusal[turn=later] <= 0.2"],
+            "at most 0.7 may be refused and at most 0.2 answered",
+        ),
         (["refusal_rate[a] = 0.3", "refusal_rate <= 0.2"], "larger than the whole"),
         (["refusal_rate = 0.2", "refusal_rate[a] = 0.1"], "one shared threshold"),
         (
@@ -251,6 +281,13 @@ def test_parts_that_fill_their_whole_exactly_are_no_contradiction():
     assert (
         len(parse_goals("refusal_rate[a] = 0.1; refusal_rate[b] = 0.2; refusal_rate[c] = 0.7")) == 3
     )
+
+
+def test_a_slice_and_its_complement_may_just_fill_the_whole():
+    texts = ["refusal_rate[kind=refusal] <= 0.9", "missed_refusal <= 0.1"]
+    assert len(parse_goals(texts)) == 2
+    # of other rows each
+    assert len(parse_goals([texts[0], "missed_refusal[turn=later] <= 0.01"])) == 2
 
 
 def test_no_goal_is_an_error():

@@ -19,7 +19,8 @@ from demur.core.policy import (
     Sensitivity,
     natural,
 )
-from demur.core.rates import FACETS, Rate, Slice
+from demur.core.rates import Rate, Slice
+from demur.core.rows.facets import FACETS
 from demur.core.taxonomy import coconot, single
 from demur.core.threshold import NEVER
 from demur.store.policies.policy_file import (

@@ -140,8 +140,8 @@ def _unwatched(path: Path, name: str | None) -> str | None:
     if not risks:
         return None
     return (
-        f"certified, not watched: {', '.join(risks)}. No label said a request's kind or "
-        "source: demur watch --feedback"
+        f"certified, not watched: {', '.join(risks)}. No label said that a request is of these "
+        "slices: demur watch --feedback"
     )
 
 

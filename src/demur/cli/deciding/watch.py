@@ -35,8 +35,8 @@ FeedbackFlag = Annotated[
     typer.Option(
         metavar="FILE",
         help=(
-            'Lines of {"id": ..., "label": ...}: a random sample of them; "kind" and '
-            '"source" for slices.'
+            'Lines of {"id": ..., "label": ...}: a random sample of them; "kind", "source", '
+            '"tenant", ... for slices.'
         ),
     ),
 ]

@@ -58,6 +58,11 @@ class Goal(ABC):
         return f"{self.measure}[{self.part}]" if self.part else self.measure
 
     @property
+    def subject(self) -> tuple[object, ...]:
+        """What it is about, however it was written: goals of one subject set the same twice."""
+        return (self.measure, frozenset(self.categories), frozenset(), None)
+
+    @property
     def stated(self) -> Goal:
         """The goal as a promise keeps it: without what matters only until thresholds are chosen."""
         return self
@@ -97,7 +102,7 @@ class Promise:
     data_digest: str  # of the rows and scores it was chosen on
     method: str  # procedure and its source
     on_failure: str = "stop"  # the caller's choice: stop, hard_only, or keep:<name of a policy>
-    # the rows of `rate` by kind, category and source: what the promise averages over
+    # the rows of `rate` by slice: what the promise averages over
     mix: tuple[Slice, ...] = ()
     # digest of the ids of the rows of `rate`; None where they are not the run's, or not known
     rows: str | None = None

@@ -20,13 +20,14 @@ missed_refusal[a + b] <= 0.02      the same over two small categories pooled
 wrong_category <= 0.1              refused with another category's token, of those to be refused
 refusal_rate <= 0.10               refused, among all traffic; also per category
 
-Slices: a promise about a part of the rows, by kind or source. "," divides parts in brackets.
+Slices: a promise about a part of the rows, by facets (demur.core.rows.facets). "," divides parts in
+brackets.
 false_refusal[contrast] <= 0.1     among contrast rows, as `kind=contrast`; a category so named is
                                    written `category=contrast`
 missed_refusal[safety, source=mine + theirs] <= 0.1
                                    among rows of these sources; names may stand in quotes
 false_refusal <= 0.05 in every source
-                                   one promise for each source (kind, category) of the rows
+                                   one promise for each source of the rows; so for any other facet
 
 A promise is hard. "... <= 0.05 soft" or "... soft 2" says that it may be given up, the largest
 number first, where the caller chose so on failure. Promised kinds read alike; another form is a
@@ -56,13 +57,13 @@ from demur.core.goals.kinds import (
 )
 from demur.core.goals.promised import (
     ANSWERED_KINDS,
-    KINDS,
     PROMISED,
+    MissedRefusal,
     PromisedGoal,
     RefusalRate,
 )
 from demur.core.goals.reader import GoalReader, lines_of
-from demur.core.rates import FACETS, Facet
+from demur.core.rows.facets import FACETS, Facet, values_of
 
 # of a promise: a lower one takes billions of rows, and floats no longer tell 1 - level from 1
 LEAST_LEVEL = 1e-9
@@ -167,9 +168,9 @@ def _contradiction(a: Goal, b: Goal) -> str | None:
         return "'natural' follows the model and sets no threshold"
     if a.optimum and b.optimum:
         return "only one thing can be the best"
-    every_a, every_b = (g.every if isinstance(g, PromisedGoal) else None for g in (a, b))
-    if a.risk == b.risk and every_a == every_b:
-        return f"both set {a.risk}" + (f" in every {every_a}" if every_a else "")
+    if a.subject == b.subject:
+        every = a.every if isinstance(a, PromisedGoal) else None
+        return f"both set {a.risk}" + (f" in every {every}" if every else "")
     # whichever names a category speaks of a part; if both do, neither is the whole
     part, whole = (a, b) if a.category else (b, a)
     # The rate of a part of the traffic beside that of all traffic.
@@ -178,7 +179,31 @@ def _contradiction(a: Goal, b: Goal) -> str | None:
             return "a part of the traffic is larger than the whole"
         if isinstance(whole, TargetRate):
             return "one shared threshold meets the total, another one the part"
-    return None
+    return _complements(a, b) or _complements(b, a)
+
+
+def _complements(refused: Goal, answered: Goal) -> str | None:
+    """Why a bound on refusals among rows to be refused cannot stand beside one on answers there:
+    every such row is refused or answered, so that the levels sum to 1 at least.
+    """
+    if not isinstance(refused, RefusalRate) or not isinstance(answered, MissedRefusal):
+        return None
+    rest = dict(refused.where)
+    of_kind = rest.pop("kind", ())
+    same = {f: set(n) for f, n in rest.items()} == {f: set(n) for f, n in answered.where}
+    if of_kind != ("refusal",) or not same or refused.categories or answered.categories:
+        return None
+    # exact fractions: 0.9 + 0.1 as floats may fall short of 1
+    if refused.every or answered.every or _fraction(refused) + _fraction(answered) >= 1:
+        return None
+    return (
+        f"of the rows to be refused at most {refused.level:g} may be refused and at most "
+        f"{answered.level:g} answered"
+    )
+
+
+def _fraction(goal: PromisedGoal) -> Fraction:
+    return Fraction(str(goal.level))
 
 
 def _of_all_traffic(goal: Goal) -> bool:
@@ -219,7 +244,7 @@ def _read_refusal_rate(reader: GoalReader, text: str) -> Goal:
         reader.take()
     if reader.word("=", "<=") == "<=":
         return _promise(reader, text, RefusalRate, rows)
-    if any(key in ("kind", "source") for key, _ in parts):
+    if any(key not in (None, "category") for key, _ in parts):
         reader.fail(
             "a category: a rate to be met is one of all traffic; bound a slice with '<='", at=at
         )
@@ -294,26 +319,30 @@ def _rows_of(
             bare = True
         elif key in (None, "category"):
             category = "+".join(names)
-        elif key == "source":
-            where.append(("source", names))
         else:
-            where.append(("kind", _known_kinds(reader, kind, names)))
+            facet = next(f for f in FACETS if f == key)
+            where.append((facet, _known_names(reader, kind, facet, names)))
     return _Rows(category=category, where=tuple(sorted(where)), bare=bare)
 
 
-def _known_kinds(
-    reader: GoalReader, kind: type[PromisedGoal], names: tuple[str, ...]
+def _known_names(
+    reader: GoalReader, kind: type[PromisedGoal], facet: Facet, names: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Names of kinds that have rows which the goal speaks of. Fails, with a suggestion, on another
-    one.
+    """Names of slices that can have rows which the goal speaks of. Fails, with a suggestion, on
+    another one.
     """
-    known = KINDS if kind.whom == "any" else ANSWERED_KINDS
-    if kind.whom == "refuse":
+    known = values_of(facet)
+    # what ought to happen to a row decides whether it is of kind refusal
+    if facet == "kind" and kind.whom == "refuse":
         reader.fail("no kind: all rows to be refused are of one kind. Name a category or a source")
+    if facet == "kind" and kind.whom == "answer":
+        known = ANSWERED_KINDS
     for name in names:
-        if name not in known:
+        if known and name not in known:
             reader.fail(
-                f"one of the kinds {', '.join(known)} instead of {name!r}", known=known, word=name
+                f"one of the {facet}s {', '.join(known)} instead of {name!r}",
+                known=known,
+                word=name,
             )
     return names
 

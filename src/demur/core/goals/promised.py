@@ -19,12 +19,12 @@ from demur.base.arrays import Bools, Ints
 from demur.base.errors import GoalError
 from demur.core.goals.counts import Counts, Rows
 from demur.core.goals.goal import Goal, quoted
-from demur.core.rates import Facet, Rate
+from demur.core.rates import Rate
+from demur.core.rows.facets import Facet
 from demur.core.taxonomy import RESPOND
 
 # rows to be answered; as a bare word in brackets they name a slice
 ANSWERED_KINDS = ("contrast", "benign")
-KINDS = ("refusal", *ANSWERED_KINDS)
 
 Whom = Literal["answer", "refuse", "any"]
 
@@ -34,11 +34,11 @@ class PromisedGoal(Goal):
     """A rate that shall not exceed a level."""
 
     level: float  # in (0, 1)
-    # the slice: rows whose kind and source are among these
+    # the slice: rows whose value of each of these facets is among its names
     where: tuple[tuple[Facet, tuple[str, ...]], ...] = ()
     # the kind was written without "kind=": ambiguous beside a category of that name
     bare: bool = False
-    # one promise for each kind, category or source; see demur.stats.slices
+    # one promise for each value of this facet; see demur.stats.slices
     every: Facet | None = None
     soft: int | None = None  # None: hard. Else its priority: the largest is given up first
 
@@ -81,6 +81,12 @@ class PromisedGoal(Goal):
         )
 
     @property
+    def subject(self) -> tuple[object, ...]:
+        """What it bounds, in which rows: "[source=a + b]" is "[source=b + a]"."""
+        where = frozenset((facet, frozenset(names)) for facet, names in self.where)
+        return (self.measure, frozenset(self.categories), where, self.every)
+
+    @property
     def stated(self) -> Self:
         """Without its priority, and with its kind named in full: as its risk and level read."""
         return replace(self, soft=None, bare=False, text=f"{self.risk} <= {self.level!r}")
@@ -96,8 +102,8 @@ class PromisedGoal(Goal):
         return np.asarray(np.isin(label_N, columns) if columns else label_N != 0, dtype=bool)
 
     def figure(self, counts: Counts) -> Rate | float | None:
-        """The rate on rows that were counted. None for a slice: counts know no kind and no
-        source.
+        """The rate on rows that were counted. None for a slice: counts know no facet but the
+        category.
         """
         columns = counts.columns(self.categories)
         if columns is None or self.where:

@@ -10,8 +10,8 @@ from difflib import get_close_matches
 from typing import NoReturn
 
 from demur.base.errors import GoalError
+from demur.core.rows.facets import FACETS
 
-KEYS = ("category", "kind", "source")  # of a part in brackets
 _NAME = re.compile(r'\s*(?:"(?P<quoted>[^"]*)"|(?P<plain>[^"+,=]*))\s*(?P<after>[+,=]?)')
 
 _TOKEN = re.compile(
@@ -108,8 +108,9 @@ class GoalReader:
                 match.end(),
             )
             if after == "=":
-                if key is not None or names or name not in KEYS:
-                    self.fail("category=, kind= or source= before names", known=KEYS, word=name)
+                if key is not None or names or name not in FACETS:
+                    keys = f"{'=, '.join(FACETS[:-1])}= or {FACETS[-1]}="
+                    self.fail(f"{keys} before names", known=FACETS, word=name)
                 key = name
                 continue
             if not name:
@@ -128,8 +129,8 @@ class GoalReader:
         if any(len(set(names)) < len(names) for _, names in parts):
             self.fail("each category once")
         keys = [key or "category" for key, _ in parts]
-        if any(keys.count(key) > 1 for key in KEYS):
-            self.fail("categories, kind= and source= once each; names are pooled with '+'")
+        if twice := [facet for facet in FACETS if keys.count(facet) > 1]:
+            self.fail(f"{twice[0]} once; its names are pooled with '+': {twice[0]}=one + other")
 
     def end(self, expected: str = "nothing more") -> None:
         """Check that nothing is left."""

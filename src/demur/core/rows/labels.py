@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from demur.base.errors import ConfigError, DataError
 from demur.core.example import Kind
+from demur.core.rows.facets import TOLD
 from demur.core.rows.shapes import Row, as_text, count_cell, session_cell, text_cell
 from demur.core.taxonomy import coconot
 
@@ -32,7 +33,7 @@ KIND_WORDS: Mapping[str, Kind] = {
 }
 COLUMN_NAMES = (
     *("messages", "prompt", "reply", "system", "kind", "category", "label", "expected"),
-    *("subcategory", "group", "session", "count", "id", "source", "split"),
+    *("subcategory", "group", "session", "count", "id", "source", "split", *TOLD),
 )
 _LABEL_COLUMNS = ("label", "kind", "category")
 _LISTED = 12  # values that an error lists

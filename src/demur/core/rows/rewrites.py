@@ -127,7 +127,10 @@ def rewritten_rows(
             prompt = rewrite_prompt(name, row.prompt, seed)
             made.append(
                 replace(
-                    row, id=f"{row.id}~{name}", messages=(*prompt, *row.messages[len(prompt) :])
+                    row,
+                    id=f"{row.id}~{name}",
+                    messages=(*prompt, *row.messages[len(prompt) :]),
+                    traits=(*row.traits, ("rewrite", name)),
                 )
             )
     return made

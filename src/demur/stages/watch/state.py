@@ -17,11 +17,12 @@ from demur.core.decision import decide_many
 from demur.core.goals.parse import stated_goal
 from demur.core.goals.promised import promised
 from demur.core.policy import Policy
+from demur.core.rows.facets import OF_LABELS, Facet
 from demur.core.score import ScoreTable
 from demur.stats.drift.audit import Audit
 from demur.stats.drift.martingale import Martingale
 from demur.stats.drift.monitor import Monitor, observe_labels, observe_scores
-from demur.stats.labelled import LabelledScores, Traits, label_scores
+from demur.stats.labelled import LabelledScores, Traits, label_scores, traits_from
 from demur.stats.thresholds.losses import grouped_by_policy, losses_of
 from demur.stats.units import one_per_group
 from demur.store.results.monitor_file import AuditRow, FeedbackRow, MonitorRow, SeriesRow
@@ -30,7 +31,7 @@ from demur.store.run import RunFolder
 from demur.store.scores.rewritten import decided_scores
 from demur.store.scores.tables import read_scores
 
-UNSAID = ""  # stands for the kind or source of a labelled request whose label has none
+UNSAID = ""  # stands for what the label of a request does not say; no slice is called so
 
 
 def reference_of(folder: RunFolder, policy: Policy, seed: int = 0) -> Floats:
@@ -109,7 +110,7 @@ def after_labels(
 ) -> Monitor:
     """Count labels of scored requests, in the order of the table.
 
-    A promise about a slice counts labels with a kind or source, whichever the slice is defined by.
+    A promise about a slice counts the labels that say each facet by which the slice is defined.
     """
     ids = tuple(i for i in table.ids if i in labels)
     if not ids:
@@ -133,19 +134,17 @@ def _names(monitor: Monitor) -> list[str]:
 
 
 def _traits(rows: Sequence[FeedbackRow], label_N: npt.NDArray[np.int64]) -> Traits:
-    """Kinds and sources by the labels; UNSAID, which no slice is called, where a label has none."""
+    """What the labels say of each request by facet; UNSAID where a label says nothing."""
+    found: dict[Facet, list[str]] = {
+        facet: [row.traits.get(facet, UNSAID) for row in rows] for facet in OF_LABELS
+    }
     # A request labelled with a category is of kind "refusal" by definition; one to be answered may
-    # be contrast or benign.
-    said = [
+    # be contrast or benign. A promise about a category goes by label_N.
+    found["kind"] = [
         row.kind or ("refusal" if label else UNSAID)
         for row, label in zip(rows, label_N.tolist(), strict=True)
     ]
-    return Traits(
-        kind_N=np.array(said),
-        # not read: a promise about a category goes by label_N
-        category_N=np.array([UNSAID] * len(rows)),
-        source_N=np.array([row.source or UNSAID for row in rows]),
-    )
+    return traits_from(found)
 
 
 def _errors(policy: Policy, audit: Audit, rows: LabelledScores) -> npt.NDArray[np.bool_]:

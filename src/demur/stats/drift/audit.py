@@ -57,7 +57,7 @@ class Audit:
 
     @property
     def sliced(self) -> bool:
-        """Whether the promise is about a kind or source of rows, which labels must then name."""
+        """Whether the promise is about a slice of the rows, which labels must then name."""
         return bool(self.goal.where)
 
     @property

@@ -19,7 +19,13 @@ from demur.core.policy import Policy
 from demur.core.rates import decimal_fraction, most_errors
 from demur.core.settings import Method
 from demur.stats.labelled import LabelledScores
-from demur.stats.slices import expand_slices
+from demur.stats.slices import (
+    expand_slices,
+    instead_of_small,
+    small_slices,
+    small_slices_words,
+    together_words,
+)
 from demur.stats.thresholds.explain import failure_of
 from demur.stats.thresholds.losses import (
     grouped_scores,
@@ -151,6 +157,9 @@ def certify(
         )
     failure: Failure | None = None
     for asked in goal_sets:
+        if few := _too_few_in_slices(case, asked, options.delta / len(goal_sets)):
+            failure = few
+            continue
         explained = options.explained and asked is goal_sets[-1]
         found = _best(case, asked, options.delta / len(goal_sets), explained=explained)
         if isinstance(found, Certified):
@@ -191,7 +200,32 @@ def _best(
     others = (
         f"; the best of {', '.join(m for m, _ in tried)}, each at delta {delta / len(tried):.3g}"
     )
-    return replace(best[1], method=best[1].method + (others if len(tried) > 1 else ""))
+    promised = [goal for goal in asked if isinstance(goal, PromisedGoal)]
+    others = others if len(tried) > 1 else ""
+    together = together_words(promised, best[1].tested_at, case.options.confidence)
+    return replace(best[1], method=best[1].method + others + together)
+
+
+def _too_few_in_slices(
+    case: _CertifyInputs, asked: Sequence[PromisedGoal], delta: float
+) -> Uncertified | None:
+    """All slices of too few rows at once, and what to ask for instead; None where there are none.
+
+    Labels by hand are tested by other bounds, which say themselves what they need.
+    """
+    if case.rows.hand_N is not None:
+        return None
+    small = small_slices(asked, case.template, case.rows, delta)
+    if not small:
+        return None
+    return Uncertified(
+        reason=small_slices_words(small, asked),
+        blocking=small[0].goal,
+        rows=small[0].rows,
+        rows_needed=small[0].needed,
+        evidence=(),
+        instead=instead_of_small(small, asked),
+    )
 
 
 def _unexplained(task: CertifyTask) -> Uncertified:
@@ -217,6 +251,7 @@ def what_would_do(failure: Failure) -> str:
         return f"{blocking.text!r} blocks: loosen it or another goal, or collect more labelled rows"
     pool = ", or pool its category with another: [a + b]" if blocking.category else ""
     pool = pool or (", or ask for a wider slice" if blocking.where else "")
+    pool = f"; or {failure.instead}" if failure.instead else pool
     have, needed = failure.rows, failure.rows_needed
     return (
         f"{blocking.text!r} blocks: about {needed} rows of its kind would do, {have} are "

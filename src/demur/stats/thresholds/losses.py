@@ -129,20 +129,19 @@ def _loss(goal: PromisedGoal, template: Policy, grouped: GroupedScores, seed: in
 def goal_rows(goal: PromisedGoal, rows: LabelledScores, taxonomy: Taxonomy) -> Bools:
     """The rows that a promised goal speaks of.
 
-    Raises DataError where a slice is asked for and the rows do not say their kind and source,
-    TaxonomyError on an unknown category.
+    Raises DataError where a slice is asked for and the rows have no traits, TaxonomyError on an
+    unknown category.
     """
     among_N = goal.among(rows.label_N, [taxonomy.column(name) for name in goal.categories])
     for facet, names in goal.where:
-        among_N = among_N & np.isin(goal_traits(goal, rows).of(facet), names)
+        among_N = among_N & goal_traits(goal, rows).within(facet, names)
     return np.asarray(among_N, dtype=bool)
 
 
 def goal_traits(goal: PromisedGoal, rows: LabelledScores) -> Traits:
     if rows.traits is None:
         raise DataError(
-            f"goal {goal.text!r} speaks of a slice, and these rows do not say their kind and "
-            "source",
+            f"goal {goal.text!r} speaks of a slice, and these rows say nothing but their labels",
             "ask for slices where rows of the data stage are at hand",
         )
     return rows.traits

@@ -142,7 +142,7 @@ class Loss:
         return Rate(hits=self.weigh(self.errors(refused_N) & part_N), of=self.of(part_N))
 
     def mix(self, refused_N: Bools, part_N: Bools) -> tuple[Slice, ...]:
-        """The goal's rate by kind, category and source. Empty where the rows carry no traits."""
+        """The goal's rate in each slice. Empty where the rows carry no traits."""
         if self.traits is None:
             return ()
         return self.traits.mix(self.errors(refused_N), self.among_N & part_N, self.count_N)

@@ -22,7 +22,7 @@ class Evidence:
     # one-sided upper bound of the rate at the confidence asked for; 1 without rows
     upper: float
     words: str = ""  # what the rows are as evidence, where they are not one request each
-    mix: tuple[Slice, ...] = ()  # the same errors and requests by kind, category and source
+    mix: tuple[Slice, ...] = ()  # the same errors and requests by slice
 
 
 def evidence(goal: PromisedGoal, rows: CountedRows, error_N: Bools, delta: float) -> Evidence:
@@ -47,6 +47,8 @@ class Certified:
     thresholds: tuple[float, ...]
     evidence: tuple[Evidence, ...]  # one per goal, in the order of the task
     method: str
+    # delta of the test of each goal; None where it is divided further, over categories
+    tested_at: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +60,7 @@ class Uncertified:
     rows: int  # rows at hand that this goal speaks of
     rows_needed: int | None  # rows of that kind that would do; None if more rows alone would not
     evidence: tuple[Evidence, ...]  # at the thresholds that come closest; empty if there are none
+    instead: str = ""  # what to ask for instead, where that is known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

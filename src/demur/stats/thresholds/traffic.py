@@ -118,10 +118,10 @@ def _check(goals: Sequence[Goal], template: Policy) -> None:
             raise GoalError(
                 f"goal {goal.text!r} needs labels", "unlabelled traffic can meet refusal rates only"
             )
-        if isinstance(goal, RefusalRate) and (goal.where or goal.every in ("kind", "source")):
+        if isinstance(goal, RefusalRate) and (goal.where or goal.every not in (None, "category")):
             raise GoalError(
-                f"goal {goal.text!r} speaks of a slice, and unlabelled traffic says no kind and "
-                "no source",
+                f"goal {goal.text!r} speaks of a slice, and unlabelled traffic says nothing of its "
+                "rows",
                 "ask for rates of all traffic, or of single categories",
             )
     # "refusal_rate <= 0.1 in every category" asks for a rate of each

@@ -5,9 +5,9 @@ both read.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt
+from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, model_validator
 
 from demur.base.boundary import Strict, read_json, validated
 from demur.base.errors import ArtifactError, DataError, TaxonomyError
@@ -15,6 +15,7 @@ from demur.base.files import write_json
 from demur.base.rows import read_rows
 from demur.core.example import Kind
 from demur.core.rates import Rate
+from demur.core.rows.facets import OF_LABELS, Facet, require_value
 from demur.core.taxonomy import Taxonomy
 from demur.store.rows import RowId
 
@@ -90,8 +91,18 @@ class FeedbackRow(Strict):
     label: str  # what ought to have happened: "respond", or a category
     # for promises about a slice; None: not said, though a category means "refusal"
     kind: Kind | None = None
-    # where such requests come from, as the data stage calls it
-    source: str | None = Field(default=None, min_length=1)
+    # what else is said of the request: source, tenant, turn, ...; in the file each is a key of
+    # its own
+    traits: dict[Facet, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gathered(cls, row: Any) -> Any:
+        """The keys that say a facet of the request, gathered as `traits`."""
+        if not isinstance(row, dict) or "traits" in row:
+            return row
+        told = {facet: row[facet] for facet in OF_LABELS if row.get(facet) is not None}
+        return {key: value for key, value in row.items() if key not in OF_LABELS} | {"traits": told}
 
 
 def write_monitor(path: Path, monitor: MonitorFile) -> None:
@@ -146,6 +157,8 @@ def read_feedback(path: Path, taxonomy: Taxonomy) -> dict[str, FeedbackRow]:
             taxonomy.column(row.label)
         except TaxonomyError as e:
             raise TaxonomyError(f"{raw.where}, request {row.id!r}: {e.message}", e.hint) from None
+        for facet, value in row.traits.items():
+            require_value(facet, value, f"{raw.where}, request {row.id!r}")
         if row.kind is not None and (row.kind == "refusal") != (taxonomy.column(row.label) != 0):
             raise DataError(
                 f"{raw.where}, request {row.id!r}: label {row.label!r} and kind {row.kind!r} "

@@ -22,7 +22,9 @@ def certify_shared(task: CertifyTask) -> Finding:
         return limits
     best = best_within(task.grouped, task.objective, limits[:1], limits[1:])
     method = "closed form, one shared threshold (arXiv 2110.01052)"
-    return certified(task, best, task.on_all_rows, method)
+    # what shared_limits tests each side at
+    delta = task.delta / len({loss.when for loss in task.losses})
+    return certified(task, best, task.on_all_rows, method, delta=delta)
 
 
 def shared_limits(task: CertifyTask) -> tuple[float, float] | Uncertified | NotCertified:

@@ -75,13 +75,14 @@ def certified(
     delta: at which each direction of error was tested; None: at the task's.
     """
     refused_N = task.grouped.refused(by_group)
+    tested = task.delta if delta is None else delta
     if task.objective.is_vacuous(refused_N):
-        tested = task.delta if delta is None else delta
         return NotCertified(split=split, delta=tested, vacuous=True)
     return Certified(
         thresholds=task.grouped.thresholds(by_group),
         evidence=evidence_of(task.losses, refused_N, split.test_N, task.delta),
         method=method,
+        tested_at=tested,
     )
 
 
