@@ -17,6 +17,7 @@ from demur.engines.fake.engine import FakeEngine
 from demur.stages import calibrate
 from demur.stages.bench_calibration import Config, ScoredModel, run
 from demur.stages.bench_calibration.content import page_of, ranking_words, sentence
+from demur.stages.bench_calibration.measurements import read_model_rows
 from demur.stats.calibration.binned import cells
 from demur.stats.calibration.proper import nll
 from demur.stats.calibration.views import forecast, top_label
@@ -260,6 +261,20 @@ def test_no_run_an_unscored_run_and_too_few_test_rows_are_refused(models, tmp_pa
     with pytest.raises(ArtifactError, match="score is not finished"):
         run(QUICK, [few], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_frequent_prompts_are_in_both_splits_and_measured_in_neither(tmp_path):
+    plain = examples(every=6)
+    often = replace(next(e for e in plain if e.kind == "benign"), count=200)
+    rows = [often if e.id == often.id else e for e in plain]
+    model = scored(tmp_path, "often", 2.2, rows)
+    texts = {
+        s: [e.text for e in read_examples(model.folder.split(s))] for s in ("calibrate", "test")
+    }
+    assert all(own.count(often.text) == 1 for own in texts.values())
+    found = read_model_rows(model)
+    assert [e.text for e in found.examples] == [t for t in texts["test"] if t != often.text]
+    assert len(found.test.label_N) == len(found.examples)
 
 
 def test_an_unknown_calibrator_gets_a_suggestion():
