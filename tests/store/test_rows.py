@@ -90,3 +90,21 @@ def test_a_file_cut_in_the_middle_of_a_row_is_named(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"none\.jsonl does not exist"):
         read_examples(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_held_out_rows_of_an_older_version_are_linked_when_they_are_read(tmp_path, split):
+    texts = ["one two three four five", "one two three four five six", "quite another matter here"]
+    rows = [
+        {**ROW, "id": f"r{n}", "split": split, "messages": [{"role": "user", "content": text}]}
+        for n, text in enumerate(texts)
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, second, third = read_examples(path)
+    assert first.group == second.group
+    assert (first.group is None) == (split == "train")
+    assert third.group is None
+    # rows with counts are as the data stage linked them
+    path.write_text("".join(json.dumps({**row, "count": 2}) + "\n" for row in rows))
+    assert {e.group for e in read_examples(path)} == {None}

@@ -15,6 +15,7 @@ from demur.base.files import write_text
 from demur.base.rows import read_rows
 from demur.core.example import Example, Kind, Message, Split
 from demur.core.rows.facets import TOLD
+from demur.core.rows.linking import link_rows
 from demur.store.run import RunFolder
 
 
@@ -98,8 +99,15 @@ def examples_text(examples: Iterable[Example]) -> str:
 def read_examples(path: Path) -> list[Example]:
     """Read a split written by write_examples. Raises DataError naming file and line of the first
     bad row.
+
+    Versions without `count` did not write either which rows are linked: where such a file holds
+    evidence, the links are found when it is read.
     """
-    return [_checked(row.value, row.where) for row in read_rows(path)]
+    raws = list(read_rows(path))
+    rows = [_checked(row.value, row.where) for row in raws]
+    if not rows or rows[0].split == "train" or "count" in raws[0].value:
+        return rows
+    return link_rows(rows)
 
 
 def read_policy_rows(

@@ -40,6 +40,13 @@ def linked_rows(rows: Sequence[tuple[Example, str]]) -> list[int]:
     return components(len(rows), chain(links, near_copies([key for _, key in rows])))
 
 
+def link_rows(rows: Sequence[Example]) -> list[Example]:
+    """The rows with the names of their groups, by the links among them."""
+    keyed = [(e, prompt_key(e)) for e in rows]
+    roots = linked_rows(keyed)
+    return name_groups(rows, {key: root for (_, key), root in zip(keyed, roots, strict=True)})
+
+
 def name_groups(rows: Sequence[Example], roots: Mapping[str, int]) -> list[Example]:
     """The rows with the name of the group that each is in; a row linked with no other of these
     keeps its own, or none.
