@@ -50,6 +50,11 @@ Splits = Mapping[Split, Sequence[Example]]
 
 Config = DataSettings
 
+# of Example, when receipts of this stage were first written
+_FIRST_FIELDS = frozenset(
+    {"id", "source", "messages", "kind", "category", "subcategory", "group", "split"}
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Count:
@@ -298,13 +303,15 @@ def _with_own_ids(read: Mapping[str, Sequence[Example]]) -> list[Example]:
 
 
 def _digested(e: Example) -> str:
-    """The text of a row whose digest goes into the receipt. Fields that older versions did not have
-    are in it only where they say something: a finished stage stays current.
+    """The text of a row whose digest goes into the receipt. Fields that the first version did not
+    have are in it only where they say something: a finished stage stays current.
     """
-    later = {"session": None, "count": 1, "source_group": None}
-    values = {f.name: getattr(e, f.name) for f in fields(e)}
-    own = [f"{k}={v!r}" for k, v in values.items() if k not in later or v != later[k]]
-    return f"Example({', '.join(own)})"
+    values = [
+        f"{f.name}={getattr(e, f.name)!r}"
+        for f in fields(e)
+        if f.name in _FIRST_FIELDS or getattr(e, f.name) != f.default
+    ]
+    return f"Example({', '.join(values)})"
 
 
 def _check_ids(rows: Sequence[Example]) -> None:
