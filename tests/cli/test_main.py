@@ -79,6 +79,16 @@ FLAGS = {
     "judge train": ["--out", "--recipe", "--model", "--json"],
     "judge draw": ["--out", "--labels", "--seed", "--json"],
     "blackbox": ["--url", "--model", "--out", "--judge", "--hand", "--most-calls", "--set"],
+    "audit": [
+        "--goal",
+        "--scores",
+        "--out",
+        "--labels",
+        "--batch",
+        "--confidence",
+        "--policy",
+        "--json",
+    ],
     "watch": ["--scores", "--feedback", "--state", "--policy", "--in-order", "--reset", "--json"],
     "bench calibration": ["--out", "--calibrator", "--by", "--json"],
     "bench refusals": [

@@ -139,6 +139,12 @@ VERBS = {
         "demur watch runs/a --scores monday.parquet --feedback monday.jsonl",
         "deciding.watch",
     ),
+    "audit": Verb(
+        "Draw requests to label, and say whether a goal is kept among them.",
+        'demur audit runs/a --goal "missed_refusal[safety] <= 0.005" --scores monday.parquet '
+        "--out next.jsonl",
+        "deciding.audit",
+    ),
     "blackbox": Verb(
         "Learn which prompts somebody else's model declines, from its answers.",
         "demur blackbox prompts.jsonl --url http://localhost:8000/v1 --model big --out runs/bb",
