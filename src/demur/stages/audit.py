@@ -156,7 +156,7 @@ def _opened(
         "goal": f"{goal.risk} <= {goal.level!r}",
     }
     name = digest_json(about).removeprefix("sha256:")[:12]
-    path = folder.stage("watch") / f"audit-{name}.json"
+    path = folder.root / "watch" / f"audit-{name}.json"
     asked = {**about, "confidence": config.confidence, "seed": config.seed}
     file = read_audit(path)
     if file is None:

@@ -92,27 +92,25 @@ def plan_draws(pool: Pool, q_NC: Doubles, alpha: float) -> DrawPlan:
     DataError where no request can be of the goal's kind.
     """
     value_NC = pool.values
-    could_err_N, speaks_N = (value_NC > 0.0).any(axis=1), (value_NC != 0.0).any(axis=1)
+    could_err_N: Bools = np.asarray((value_NC > 0.0).any(axis=1))
+    speaks_N: Bools = np.asarray((value_NC != 0.0).any(axis=1))
     if not speaks_N.any():
         raise DataError(
             f"goal {pool.goal.text!r}: it speaks of no request of the pool", "give other requests"
         )
     # The variance of a weighted draw is least where probabilities go with the root of v squared.
-    wanted_N = np.sqrt((q_NC * value_NC**2).sum(axis=1))
-    even_N, likely_N = _share(could_err_N * 1.0), _share(np.where(could_err_N, wanted_N, 0.0))
+    wanted_N: Doubles = np.sqrt((q_NC * value_NC**2).sum(axis=1))
+    even_N = _share(could_err_N.astype(np.float64))
+    likely_N = _share(np.where(could_err_N, wanted_N, 0.0))
     # A request that can be no error only adds to what the level allows, so its weight may be large:
     # few of these are drawn.
     other_N = _share(np.where(speaks_N & ~could_err_N, wanted_N + 1e-9, 0.0))
-    plans = [
-        _planned(
-            value_NC,
-            q_NC,
-            _share((1 - no_error) * (even * even_N + (1 - even) * likely_N) + no_error * other_N),
-            alpha,
-        )
-        for no_error in _NO_ERROR
-        for even in _EVENLY
-    ]
+    plans = []
+    for no_error in _NO_ERROR:
+        for even in _EVENLY:
+            could_err = even * even_N + (1.0 - even) * likely_N
+            drawn_N = np.asarray((1.0 - no_error) * could_err + no_error * other_N)
+            plans.append(_planned(value_NC, q_NC, _share(drawn_N), alpha))
     return min(plans, key=lambda plan: math.inf if plan.labels is None else plan.labels)
 
 
