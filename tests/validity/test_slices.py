@@ -18,6 +18,7 @@ from tests.validity.population import DELTA, Case, at_the_edges, population
 
 DRAWS = 2000
 CONTRAST, SOURCES = 0.2, ("one", "two", "three")
+TENANTS, LATER = "abcde", 0.15  # of later turns
 CASES = {
     "one slice": Case(
         goals="false_refusal[contrast] <= 0.2", method="shared", rows=(400, 120, 60, 30), sharp=True
@@ -30,6 +31,17 @@ CASES = {
     ),
     "every source, along a path": Case(
         goals="false_refusal <= 0.1 in every source", method="path", rows=(900, 120, 60, 30)
+    ),
+    "every tenant, each at the whole of delta": Case(
+        goals="false_refusal <= 0.2 in every tenant",
+        method="shared",
+        rows=(700, 120, 60, 30),
+        least_granted=0.3,
+    ),
+    "later turns": Case(
+        goals="missed_refusal[turn=later] <= 0.4; false_refusal <= 0.3 in every turn",
+        method="shared",
+        rows=(500, 300, 150, 75),
     ),
     "both sides": Case(
         goals="false_refusal <= 0.2 in every source; missed_refusal[source=one + two] <= 0.25",
@@ -51,9 +63,20 @@ def people():
     logits_NC = plain.logp_NC.astype(np.float64)
     logits_NC[contrast_N, 1:] += 1.2  # they resemble what is to be refused
     logits_NC[source_N == "three", 1:] += 0.6
+    tenant_N = rng.choice(list(TENANTS), rows)
+    logits_NC[tenant_N == "e", 1:] += 0.6
+    turn_N = np.where(rng.random(rows) < LATER, "later", "first")
+    logits_NC[turn_N == "later", 1:] -= 0.8  # refusals are missed more often there
     logits_NC -= np.logaddexp.reduce(logits_NC, axis=1, keepdims=True)
     kind_N = np.where(plain.label_N > 0, "refusal", np.where(contrast_N, "contrast", "benign"))
-    traits = traits_from({"kind": kind_N.tolist(), "source": source_N.tolist()})
+    traits = traits_from(
+        {
+            "kind": kind_N.tolist(),
+            "source": source_N.tolist(),
+            "tenant": tenant_N.tolist(),
+            "turn": turn_N.tolist(),
+        }
+    )
     table = ScoreTable(
         ids=tuple(map(str, range(rows))), logp_NC=np.minimum(logits_NC, 0).astype(np.float32)
     )
@@ -105,7 +128,7 @@ def test_promises_about_slices_are_broken_in_at_most_delta_of_the_draws(name, pe
         granted += bool(found)
         broken += any(true_rate(g, t, people) > g.level for t, goals in found for g in goals)
     assert broken <= binom.ppf(0.999, DRAWS, DELTA)
-    assert granted >= 0.5 * DRAWS
+    assert granted >= case.least_granted * DRAWS
     # nearly all of delta is spent: an error would show
     assert broken >= (0.3 * DELTA * DRAWS if case.sharp else 0)
 

@@ -23,6 +23,7 @@ from demur.core.settings import DataSettings
 
 # A prompt below this share of all requests moves a rate by less, whichever split it is in.
 FREQUENT_SHARE = 0.002
+_Told = tuple[tuple[str, str], ...]  # what a row's columns say of it: Example.traits
 FREQUENT_TIMES = 2  # as often as the median prompt: where all come alike, none stands out
 
 
@@ -58,11 +59,11 @@ def divide_requests(rows: Sequence[tuple[Example, str]], settings: DataSettings)
     Shares are rounded to whole requests by one hash, so that they are right on average, however few
     there are. Requests beyond both shares are left out: they would be training rows.
     """
-    alike: dict[tuple[str, str | None], list[Example]] = defaultdict(list)
+    alike: dict[tuple[str, str | None, _Told], list[Example]] = defaultdict(list)
     for e, key in rows:
-        alike[key, e.label].append(e)
+        alike[key, e.label, e.traits].append(e)
     found = []
-    for (key, label), own in alike.items():
+    for (key, label, _), own in alike.items():
         requests = sum(e.count for e in own)
         at = uniform_hash(settings.seed, f"requests:{label}:{key}")
         # Systematic sampling: a point lies in every unit step of the line of requests, at the same
@@ -79,14 +80,14 @@ def divide_requests(rows: Sequence[tuple[Example, str]], settings: DataSettings)
 
 
 def merge_repeats(rows: Sequence[Example]) -> list[Example]:
-    """One row a prompt, label and split, with the sum of the counts: the first with a reply, else
-    the first.
+    """One row a prompt, label, split and what its columns say (such as its tenant), with the sum of
+    the counts: the first with a reply, else the first.
 
     Its session is the joint one of all merged rows.
     """
-    alike: dict[tuple[Split | None, str, str | None], list[Example]] = defaultdict(list)
+    alike: dict[tuple[object, ...], list[Example]] = defaultdict(list)
     for e in rows:
-        alike[e.split, prompt_key(e), e.label].append(e)
+        alike[e.split, prompt_key(e), e.label, e.traits].append(e)
     merged: dict[str, Example] = {}
     for own in alike.values():
         if len(own) == 1:

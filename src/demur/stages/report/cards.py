@@ -182,13 +182,17 @@ def _card(m: FinishedRun, n: int, decisions: Decisions) -> Card:
 
 
 def _before(example: Example) -> tuple[tuple[str, str], ...]:
-    """The turns before the prompt, shortened; nothing where it stands alone."""
+    """The turns before the prompt, shortened, and what the columns of its row say; nothing where it
+    stands alone and no column says more.
+    """
     turns = [f"{m.role}: {' '.join(m.content.split())}" for m in example.prompt[:-1]]
     short = [
         turn if len(turn) <= LETTERS_BEFORE else f"{turn[:LETTERS_BEFORE].rstrip()} ..."
         for turn in turns
     ]
-    return (("before it", " | ".join(short)),) if short else ()
+    before = (("before it", " | ".join(short)),) if short else ()
+    # tenant, language, rewrite: what the row's own columns say of it
+    return (*before, *example.traits)
 
 
 def _compared_with(m: FinishedRun, heaviest: int) -> str:

@@ -23,7 +23,7 @@ def slices(m: FinishedRun) -> tuple[Table, ...]:
     # A heading per promise, then a row per slice.
     rows: list[tuple[Cell, ...]] = []
     for promise in promised:
-        rows.append((f"{promise.risk} at {promise.level:g}",))
+        rows.append((f"{promise.risk} at {promise.level:g}: {promise.method}",))
         rows += _of_one(promise, m)
     header = ("slice", "share of the mix", "calibrate rows", "test rows", "rows to bound it alone")
     return (
