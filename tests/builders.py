@@ -17,7 +17,7 @@ from demur.core.taxonomy import Category, Taxonomy
 from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.losses import grouped_scores, losses_by_hand
-from demur.stats.thresholds.procedures.judged import hand_rate
+from demur.stats.thresholds.procedures.corrected import hand_rate
 from demur.store.policies.policy_file import bind_promises
 
 BOUNDS = (0.0, 0.1, 0.5, 0.9, 1.0)  # of leftover mass

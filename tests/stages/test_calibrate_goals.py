@@ -147,22 +147,20 @@ def hands(folder, path, every, *, agree=True):
     return path
 
 
-def test_labels_by_a_judge_are_corrected_by_those_of_hands_and_the_promise_says_so(
-    folder, tmp_path
-):
+def test_promises_hold_by_the_labels_of_hands_where_a_judge_gave_the_others(folder, tmp_path):
     wish = {
         "goal": "false_refusal <= 0.45",
         "human_labels": hands(folder, tmp_path / "hands.jsonl", 2),
     }
     policy = run(folder, **wish)
     assert [p.status for p in policy.promises] == ["certified"]
-    assert "rows checked by hand" in policy.promises[0].method
+    assert "rows labelled by hand" in policy.promises[0].method
     assert read_policy(folder.policy) == policy
     hands(folder, tmp_path / "hands.jsonl", 2, agree=False)
     # the file is read again
     assert run(folder, **wish).promises[0].method != policy.promises[0].method
-    with pytest.raises(GoalInfeasible, match="corrected excess over the level"):
-        run(folder, **{**wish, "goal": "false_refusal <= 0.02"})
+    with pytest.raises(GoalInfeasible, match="rows cannot promise"):
+        run(folder, **{**wish, "goal": "false_refusal <= 0.001"})
 
 
 def test_where_hands_labelled_every_row_nothing_is_corrected(folder, tmp_path):

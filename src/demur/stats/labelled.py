@@ -195,6 +195,13 @@ class LabelledScores:
         return int(self.count_N.sum() if rows_N is None else self.count_N[rows_N].sum())
 
     @property
+    def by_hand_N(self) -> Bools:
+        """Rows whose label is the truth: those labelled by hand where some are, else all."""
+        if self.hand_N is None:
+            return np.ones(len(self.label_N), dtype=bool)
+        return np.asarray(self.hand_N != UNCHECKED, dtype=bool)
+
+    @property
     def to_answer(self) -> int:
         """Requests that ought to be answered."""
         return self.requests(self.label_N == 0)

@@ -222,4 +222,4 @@ def test_labels_by_hand_are_found_from_where_one_stands(demur, run, monkeypatch)
         "calibrate", run, "--goal", "false_refusal <= 0.5", "--set", "human_labels=hands.jsonl"
     )
     assert result.code == 0
-    assert "rows checked by hand" in result.err
+    assert "rows labelled by hand" in result.err

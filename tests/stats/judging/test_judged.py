@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from demur.base.errors import DataError, GoalError, Undefined
+from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goal, parse_goals
 from demur.core.rates import Rate
 from demur.stats.judging.judged import prediction_powered, rogan_gladen
 from demur.stats.labelled import UNCHECKED
 from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
 from demur.stats.thresholds.results import Uncertified
-from tests.builders import corrected_rate, policy, simulated_rows
+from tests.builders import binary_rows, corrected_rate, policy, simulated_rows
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "promises.json").read_text())["judge"]
 ROWS = simulated_rows(3000, 2, seed=1, signal=4.0)
@@ -63,33 +64,99 @@ def test_a_judge_that_never_errs_leaves_the_rate_of_all_rows():
     assert found.low < found.value < found.high
 
 
-def test_more_checked_rows_certify_more_and_a_worse_judge_less():
-    thresholds = []
-    for rows, count in (
-        (ROWS, 1500),
-        (ROWS, 300),
-        (replace(ROWS, label_N=np.roll(ROWS.label_N, 1)), 300),
-    ):
-        hand_N = checked(ROWS, count)
-        found = certify(GOALS, policy(2), replace(rows, hand_N=hand_N), CertifyOptions())
-        thresholds.append(sum(found.certified.thresholds) if isinstance(found, Granted) else np.inf)
-    assert thresholds[0] <= thresholds[1] <= thresholds[2]
-    assert thresholds[0] < thresholds[2]
-
-
-def test_too_few_checked_rows_are_uncertified():
-    found = certify(GOALS, policy(2), replace(ROWS, hand_N=checked(ROWS, 10)), CertifyOptions())
-    assert isinstance(found, Uncertified)
-    assert "rows checked" in found.reason
-
-
-def test_one_threshold_is_corrected_as_well_and_the_estimate_by_hand_is_on_record():
-    rows = replace(ROWS, hand_N=checked(ROWS, 1500))
-    found = certify(GOALS, policy(2), rows, CertifyOptions(method="shared"))
+def by_method(goals, rows, **options):
+    found = certify(parse_goals(goals), policy(2), rows, CertifyOptions(**options))
     assert isinstance(found, Granted)
-    assert len(set(found.certified.thresholds)) == 1
-    assert "false_refusal about" in found.certified.method
-    assert "rows checked by hand" in found.certified.method
+    return found.certified
+
+
+def test_more_rows_labelled_by_hand_certify_more():
+    few, many = (
+        by_method("false_refusal <= 0.2", replace(ROWS, hand_N=checked(ROWS, count)))
+        for count in (100, 1500)
+    )
+    assert sum(many.thresholds) < sum(few.thresholds)
+    assert "by 1500 rows labelled by hand, a judge labelled the others" in many.method
+
+
+@pytest.mark.parametrize("method", ["shared", "even", "path", "vectors", "budgets", "graphical"])
+def test_every_procedure_tests_on_exactly_the_rows_labelled_by_hand(method):
+    hand_N = checked(ROWS, 600)
+    wrong = np.random.default_rng(0).integers(0, 3, len(hand_N))  # the judge guesses
+    rows = replace(ROWS, label_N=np.where(hand_N == UNCHECKED, wrong, 2 - hand_N), hand_N=hand_N)
+    seen = by_method("false_refusal <= 0.2", rows, method=method)
+    answer_N = hand_N == 0
+    refused_N = decide_many(
+        policy(2, thresholds=list(seen.thresholds)), ROWS.table.logp_NC
+    ).refuses_N
+    assert seen.evidence[0].rate == Rate(
+        hits=int((refused_N & answer_N).sum()), of=int(answer_N.sum())
+    )
+
+
+@pytest.mark.parametrize(
+    "goals",
+    [
+        "wrong_category <= 0.2",
+        "false_refusal <= 0.2; refusal_rate <= 0.7",
+        "missed_refusal <= 0.2; f1 max",
+    ],
+)
+def test_all_goals_that_exact_tests_know_hold_by_the_hands_labels(goals):
+    hand_N = checked(ROWS, 600)
+    seen = by_method(goals, replace(ROWS, label_N=np.roll(ROWS.label_N, 1), hand_N=hand_N))
+    assert all(e.rate.of <= 600 for e in seen.evidence)
+    assert [e.goal.level for e in seen.evidence] == [
+        g.level for g in parse_goals(goals) if g.promised
+    ]
+
+
+def test_a_rate_that_counts_no_label_is_tested_on_all_rows():
+    seen = by_method("refusal_rate <= 0.5", replace(ROWS, hand_N=checked(ROWS, 50)))
+    assert seen.evidence[0].rate.of > 1500
+
+
+def test_too_few_rows_labelled_by_hand_are_uncertified_with_the_number_that_would_do():
+    found = certify(GOALS, policy(2), replace(ROWS, hand_N=checked(ROWS, 15)), CertifyOptions())
+    assert isinstance(found, Uncertified)
+    assert found.rows < found.rows_needed == 14
+    none_N = np.where(ROWS.label_N == 0, UNCHECKED, checked(ROWS, 100))
+    with pytest.raises(DataError, match=r"none of the .* labelled by hand is to be answered"):
+        certify(GOALS, policy(2), replace(ROWS, hand_N=none_N), CertifyOptions())
+
+
+def test_a_correction_is_tried_where_it_may_beat_exact_tests_and_only_there():
+    goals = parse_goals("false_refusal <= 0.2")
+    many = simulated_rows(20_000, 2, seed=1, signal=4.0)
+    for rows, count, tried in ((many, 3000, True), (ROWS, 300, False)):
+        judged = replace(rows, hand_N=checked(rows, count))
+        found = certify(goals, policy(2), judged, CertifyOptions(explained=False))
+        assert isinstance(found, Granted)
+        assert ("and corrected at" in found.certified.method) is tried
+    linked = replace(many, hand_N=checked(many, 3000), group_N=np.arange(20_000) // 2)
+    found = certify(goals, policy(2), linked, CertifyOptions(explained=False))
+    assert "corrected" not in found.certified.method
+
+
+def test_linked_rows_labelled_by_hand_are_tested_by_units_and_by_requests():
+    """Nine in ten rows are copies that never err: the rate is low by requests, not by units."""
+    rng = np.random.default_rng(0)
+    single_N = np.arange(3000) < 300
+    logit_N = np.where(single_N, rng.normal(0.0, 1.0, 3000), -6.0)
+    label_N = np.where(rng.random(3000) < 0.2, 1, 0)
+    logit_N[label_N == 1] = rng.normal(0.0, 2.0, int(label_N.sum()))
+    rows = binary_rows(-np.logaddexp(0.0, -logit_N), label_N)
+    groups_N = np.where(single_N, np.arange(3000), 3000 + np.arange(3000) // 90)
+    judged = replace(rows, hand_N=checked(rows, 1500))
+    goals = parse_goals("false_refusal <= 0.1")
+    refused = []
+    for own in (judged, replace(judged, group_N=groups_N)):
+        found = certify(goals, policy(1), own, CertifyOptions())
+        assert isinstance(found, Granted)
+        assert len(found.certified.evidence) == 1
+        refused.append(found.certified.thresholds[0])
+    # alone, half of 300 rows may be refused; as units they are nine in ten of all
+    assert refused[0] < refused[1]
 
 
 def test_soft_goals_are_given_up_under_a_judge_too():
@@ -109,11 +176,6 @@ def test_bad_input_is_refused():
         corrected_rate(GOALS[0], policy(2), ROWS, np.full(3000, UNCHECKED))
     with pytest.raises(GoalError, match="has no correction"):
         corrected_rate(parse_goal("refusal_rate <= 0.1"), policy(2), ROWS, checked(ROWS, 50))
-    judged = replace(ROWS, hand_N=checked(ROWS, 50))
-    with pytest.raises(GoalError, match="has no correction"):
-        certify(parse_goals("refusal_rate <= 0.1"), policy(2), judged, CertifyOptions())
-    with pytest.raises(GoalError, match="takes labels at their word"):
-        certify(GOALS, policy(2), judged, CertifyOptions(method="path"))
     with pytest.raises(DataError, match="labelled none of the 3000"):
         replace(ROWS, hand_N=np.full(3000, UNCHECKED))
     with pytest.raises(DataError, match="has label 7"):

@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from demur.base.errors import DataError, GoalError
+from demur.base.errors import GoalError
 from demur.core.goals.goal import Goal
-from demur.core.goals.kinds import Optimum, TargetRate
 from demur.core.goals.promised import PromisedGoal
 from demur.core.policy import Policy
-from demur.core.rates import decimal_fraction, most_errors
+from demur.core.rates import decimal_fraction
 from demur.core.settings import Method
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import (
@@ -27,33 +24,23 @@ from demur.stats.slices import (
     together_words,
 )
 from demur.stats.thresholds.explain import failure_of
-from demur.stats.thresholds.losses import (
-    grouped_scores,
-    losses_by_hand,
-    losses_of,
-    require_steerable,
-)
-from demur.stats.thresholds.objective import objective_of
-from demur.stats.thresholds.problem import GroupedScores, Loss
 from demur.stats.thresholds.procedures.budgets import (
     certify_budgets,
     certify_graphical,
     check_shares,
 )
-from demur.stats.thresholds.procedures.judged import certify_judged
-from demur.stats.thresholds.procedures.search import split_rows, uneven
+from demur.stats.thresholds.procedures.corrected import certify_corrected
+from demur.stats.thresholds.procedures.requests import (
+    CORRECTED,
+    CertifyCase,
+    counted_by_hand,
+    deltas_of,
+    requests,
+)
 from demur.stats.thresholds.procedures.sequences import certify_even, certify_path, certify_vectors
 from demur.stats.thresholds.procedures.shared import certify_shared
 from demur.stats.thresholds.procedures.task import CertifyTask, Finding, NotCertified
 from demur.stats.thresholds.results import Certified, Failure, Infeasible, Uncertified
-from demur.stats.thresholds.target_rates import rates_of_categories
-
-# A path learns on some rows and tests on the rest. With fewer errors than this to spend there, one
-# shared threshold, tested on all rows, catches more (bench/certify.py). Counts of labels decide,
-# never scores: that keeps it valid.
-ENOUGH_ERRORS = 20
-# delta is divided over procedures where each may still err so often, as a share of the whole
-WORTH_DIVIDING = 0.75
 
 _METHODS: Mapping[str, Callable[[CertifyTask], Finding]] = {
     "shared": certify_shared,
@@ -63,8 +50,7 @@ _METHODS: Mapping[str, Callable[[CertifyTask], Finding]] = {
     "budgets": certify_budgets,
     "graphical": certify_graphical,
 }
-_JUDGED = "judged"  # follows from the rows, not from the caller
-_PROCEDURES = {**_METHODS, _JUDGED: certify_judged}
+_PROCEDURES = {**_METHODS, CORRECTED: certify_corrected}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +61,8 @@ class CertifyOptions:
     """
 
     confidence: float = 0.95  # that all promises hold together
-    method: Method = "auto"  # what fits the goals and the counts of labels: see _fitting_methods
+    # "auto": what fits the goals and the counts of labels, see procedures.requests
+    method: Method = "auto"
     seed: int = 0
     learn_share: float = 0.4  # of the rows, to learn an order on; path and vectors
     # per category, sum 1; budgets and graphical. None: equal
@@ -120,14 +107,6 @@ class CertifyOptions:
         return float(1 - decimal_fraction(self.confidence))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _CertifyInputs:
-    goals: Sequence[Goal]
-    template: Policy
-    rows: LabelledScores
-    options: CertifyOptions
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Granted:
     """What was certified, and the soft goals given up for it."""
@@ -145,10 +124,21 @@ def certify(
     Beside promises the goals may hold one optimum (f1, youden, cost), preferred among certified
     thresholds, and target rates of single categories, set first. Soft goals are given up only under
     "hard_only"; delta is then split evenly over the sets that are tried, so the promise holds
-    whichever is granted. Raises GoalError, DataError.
+    whichever is granted. Where some rows have a label by hand, promises hold by the hand's labels:
+    orders are learnt on the other rows by a judge's labels, and tested on those labelled by hand.
+    Raises GoalError, DataError.
     """
     goals = expand_slices(goals, template, rows)
-    case = _CertifyInputs(goals=goals, template=template, rows=rows, options=options)
+    case = CertifyCase(
+        goals=goals,
+        template=template,
+        rows=rows,
+        method=options.method,
+        confidence=options.confidence,
+        seed=options.seed,
+        learning=options.learn_share,
+        shares=options.shares,
+    )
     # delta is split evenly over the sets that are tried, whichever is granted (union bound)
     goal_sets = sets_to_try([g for g in goals if isinstance(g, PromisedGoal)], options)
     if not goal_sets:
@@ -171,18 +161,20 @@ def certify(
 
 
 def _best(
-    case: _CertifyInputs, asked: Sequence[Goal], delta: float, *, explained: bool
+    case: CertifyCase, asked: Sequence[Goal], delta: float, *, explained: bool
 ) -> Certified | Failure:
     """The best of what one or several procedures certify, each at an even share of delta.
 
     All of them hold together with 1 - delta (union bound), so that it may be chosen by whatever the
     rows show: by what is caught on all of them, also on those that certify.
     """
-    tried = _requests(case, asked, delta)
+    case = counted_by_hand(case, asked)
+    tried = requests(case, asked, delta)
     best: tuple[float, Certified] | None = None
     failed: tuple[CertifyTask, Uncertified | NotCertified] | None = None
-    for method, own in tried:
-        task = replace(own, delta=delta / len(tried))
+    deltas = deltas_of([method for method, _ in tried], delta)
+    for (method, own), part in zip(tried, deltas, strict=True):
+        task = replace(own, delta=part)
         found = _PROCEDURES[method](task)
         if not isinstance(found, Certified):
             failed = (task, found) if failed is None else failed
@@ -197,17 +189,34 @@ def _best(
         if explained or isinstance(found, Uncertified) or found.vacuous:
             return failure_of(task, found)
         return _unexplained(task)
-    others = (
-        f"; the best of {', '.join(m for m, _ in tried)}, each at delta {delta / len(tried):.3g}"
+    method = best[1].method + _others(tried, deltas)
+    # Rows labelled by hand may be tested in two readings: the last one of a goal is by requests.
+    seen = {e.goal: e for e in best[1].evidence}
+    promises = [goal for goal in asked if isinstance(goal, PromisedGoal)]
+    together = together_words(promises, best[1].tested_at, case.confidence)
+    return replace(
+        best[1], method=method + _labels_used(case) + together, evidence=tuple(seen.values())
     )
-    promised = [goal for goal in asked if isinstance(goal, PromisedGoal)]
-    others = others if len(tried) > 1 else ""
-    together = together_words(promised, best[1].tested_at, case.options.confidence)
-    return replace(best[1], method=best[1].method + others + together)
+
+
+def _others(tried: Sequence[tuple[str, CertifyTask]], deltas: Sequence[float]) -> str:
+    """The methods that were tried, in words; nothing where one was."""
+    if len(tried) == 1:
+        return ""
+    exact = [method for method, _ in tried if method != CORRECTED]
+    further = f", and {CORRECTED} at {deltas[-1]:.3g}" if len(exact) < len(tried) else ""
+    return f"; the best of {', '.join(exact)}, each at delta {deltas[0]:.3g}{further}"
+
+
+def _labels_used(case: CertifyCase) -> str:
+    if case.rows.hand_N is None:
+        return ""
+    known = int(case.rows.by_hand_N.sum())
+    return f"; by {known} rows labelled by hand, a judge labelled the others"
 
 
 def _too_few_in_slices(
-    case: _CertifyInputs, asked: Sequence[PromisedGoal], delta: float
+    case: CertifyCase, asked: Sequence[PromisedGoal], delta: float
 ) -> Uncertified | None:
     """All slices of too few rows at once, and what to ask for instead; None where there are none.
 
@@ -270,133 +279,3 @@ def sets_to_try(
         for priority in sorted({g.soft for g in promised if g.soft is not None}, reverse=True):
             sets.append([g for g in sets[-1] if g.soft != priority])
     return [s for s in sets if s]
-
-
-def _board(case: _CertifyInputs, *, shared: bool) -> GroupedScores:
-    for goal in case.goals:
-        require_steerable(goal, case.template)
-    return grouped_scores(case.template, case.rows, shared=shared)
-
-
-def _requests(
-    case: _CertifyInputs, asked: Sequence[Goal], delta: float
-) -> list[tuple[str, CertifyTask]]:
-    """The methods to try, and what each is to certify. Counts of labels choose them, never scores:
-    that is valid.
-    """
-    options, alone = case.options, case.template.rule != "heaviest"
-    if not case.rows.to_refuse:
-        raise DataError(
-            f"none of the {len(case.rows.label_N)} rows is to be refused: nothing says what "
-            "thresholds should catch",
-            "add rows to be refused to the calibrate split",
-        )
-    grouped = _board(case, shared=alone)
-    losses = losses_of(asked, case.template, grouped, options.seed)
-    methods = _chosen(case, grouped, losses, delta)
-    found = []
-    for method in methods:
-        if method == "shared" and not alone:
-            one = _board(case, shared=True)
-            shared = losses_of(asked, case.template, one, options.seed)
-            found.append((method, _asked(case, one, shared)))
-        else:
-            found.append((method, _asked(case, grouped, losses)))
-    return found if case.rows.hand_N is None else [(_JUDGED, task) for _, task in found]
-
-
-def _chosen(
-    case: _CertifyInputs, grouped: GroupedScores, losses: Sequence[Loss], delta: float
-) -> list[str]:
-    """The method that was asked for, if it fits; or those that do, to take the best of."""
-    options, alone, judged = (
-        case.options,
-        case.template.rule != "heaviest",
-        case.rows.hand_N is not None,
-    )
-    wants_rate = any(isinstance(goal, TargetRate) for goal in case.goals)
-    methods: list[str] = [options.method]
-    if options.method == "auto":
-        methods = _fitting_methods(case, grouped, losses, delta)
-    for method in methods:
-        if alone and method != "shared":
-            raise GoalError(
-                f"method {method!r} needs a threshold per category",
-                "use rule 'heaviest', or 'auto'",
-            )
-        if wants_rate and method not in ("path", "vectors"):
-            raise GoalError(
-                "a target rate of one category beside promises needs 'path' or 'vectors'",
-                "use 'auto'",
-            )
-        if judged and method not in ("shared", "vectors"):
-            raise GoalError(
-                f"method {method!r} takes labels at their word", "use 'auto', 'shared' or 'vectors'"
-            )
-    return methods
-
-
-def _fitting_methods(
-    case: _CertifyInputs, grouped: GroupedScores, losses: Sequence[Loss], delta: float
-) -> list[str]:
-    """What "auto" tries. One threshold for all may never refuse a category whose probabilities are
-    lower than others'; a path may be learnt on rows that say too little.
-
-    So both are tried, and where only false refusals are promised a path that catches evenly, too.
-    Where rows are so few that a share of delta allows far fewer errors, one of them gets all of
-    delta: scores of rows that the goals do not speak of, and that are not tested, say which.
-    """
-    options, judged = case.options, case.rows.hand_N is not None
-    if case.template.rule != "heaviest" or len(grouped.groups) == 1:
-        return ["shared"]
-    if judged:
-        return ["shared"] if len(case.goals) == 1 else ["vectors"]
-    if any(isinstance(goal, TargetRate) for goal in case.goals):
-        return ["path"]
-    # A path that catches evenly is learnt on rows to be refused: no goal may test these.
-    even = ["even"] if all(loss.goal.of_answerable for loss in losses) else []
-    few = _fewest_errors(losses, options) < ENOUGH_ERRORS
-    methods = ["shared", *even] if few else ["shared", *even, "path"]
-    everyone_N = np.ones(len(grouped.logq_N), dtype=bool)
-    for loss in losses:
-        of = loss.counted(everyone_N).units
-        whole, share = (most_errors(of, loss.level, d) or 0 for d in (delta, delta / len(methods)))
-        if share < WORTH_DIVIDING * whole or not share:
-            free_N = split_rows(grouped, 0.0, options.seed, losses).learn_N
-            return even if even and uneven(grouped, free_N) else ["shared"]
-    return methods
-
-
-def _asked(case: _CertifyInputs, grouped: GroupedScores, losses: Sequence[Loss]) -> CertifyTask:
-    options, hand_N = case.options, case.rows.hand_N
-    by_hand: tuple[tuple[Loss, Loss], ...] = ()
-    if hand_N is not None:
-        by_hand = tuple(
-            losses_by_hand(loss.goal, case.template, grouped, hand_N) for loss in losses
-        )
-    return CertifyTask(
-        grouped=grouped,
-        losses=tuple(losses),
-        objective=objective_of(
-            next((g for g in case.goals if isinstance(g, Optimum)), None), grouped, losses
-        ),
-        delta=options.delta,
-        fixed=rates_of_categories(
-            case.goals, grouped, split_rows(grouped, options.learn_share, options.seed).learn_N
-        ),
-        seed=options.seed,
-        learn_share=options.learn_share,
-        shares=options.shares,
-        by_hand=by_hand,
-    )
-
-
-def _fewest_errors(losses: Sequence[Loss], options: CertifyOptions) -> int:
-    """The fewest errors that a goal allows on the rows that a path would be tested on."""
-    tested = [
-        int((1.0 - options.learn_share) * loss.counted(loss.among_N).units) for loss in losses
-    ]
-    return min(
-        most_errors(of, loss.level, options.delta) or 0
-        for of, loss in zip(tested, losses, strict=True)
-    )

@@ -13,7 +13,7 @@ Shapes: N rows, G groups. A group is one threshold and the categories that share
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -132,6 +132,10 @@ class Loss:
         """The rows of part_N in the goal's denominator, as evidence."""
         rows = count_rows(self.among_N & part_N, self.unit_N, self.count_N, self.seed)
         return rows if self.traffic is None else weighted(rows, self.traffic)
+
+    def within(self, part_N: Bools) -> Loss:
+        """The same goal, counted on the rows of part_N only."""
+        return replace(self, among_N=self.among_N & part_N, could_err_N=self.could_err_N & part_N)
 
     def groups(self, grouped: GroupedScores) -> list[int]:
         """The groups whose thresholds can change the goal's rate."""

@@ -54,7 +54,9 @@ def certify_even(task: CertifyTask) -> Finding:
             "method 'even' learns on rows to be refused, which a goal here speaks of", "use 'path'"
         )
     split = split_rows(task.grouped, 0.0, task.seed, task.losses)
-    return _along(task, split, even_path(task.grouped, split.learn_N, task.fixed), "even path")
+    # Few labels by hand say more of what evenly means than many of a judge that errs.
+    learn_N = split.learn_N & task.grouped.rows.by_hand_N
+    return _along(task, split, even_path(task.grouped, learn_N, task.fixed), "even path")
 
 
 def _along(task: CertifyTask, split: LearnTestSplit, path: ThresholdPath, name: str) -> Finding:
@@ -99,7 +101,7 @@ def certify_vectors(task: CertifyTask) -> Finding:
     if not isinstance(tests, list):
         return tests
     worth_N = linear_worth(task.grouped, task.objective, split.learn_N)
-    menu = cut_grid(task.grouped, task.losses, worth_N, split, task.fixed)
+    menu = cut_grid(task.grouped, task.learnt, worth_N, split, task.fixed)
     best: tuple[float, tuple[float, ...]] | None = None
     for thresholds in candidates(menu):
         refused_N = task.grouped.refused(thresholds)
@@ -159,7 +161,7 @@ def _path(task: CertifyTask, split: LearnTestSplit) -> ThresholdPath:
     """
     learn_N = split.learn_N
     cost_N, needed_N = np.zeros(len(learn_N)), np.zeros(len(learn_N))
-    for loss in task.losses:  # a goal close to its level makes its rows dear
+    for loss in task.learnt:  # a goal close to its level makes its rows dear
         weight_N = cost_N if loss.when == "refused" else needed_N
         own_N = np.where(loss.could_err_N & learn_N, loss.weight_N, 0.0)
         weight_N += own_N / (loss.level * max(loss.of(learn_N), 1))
@@ -196,7 +198,7 @@ def _outlook(
     """
     first_N, steps = path.first_step(task.grouped), len(path.group_S)
     hopeful_S = np.ones(steps + 1, dtype=bool)
-    for loss in task.losses:
+    for loss in task.learnt:
         own_N = np.where(loss.could_err_N & split.learn_N, loss.weight_N, 0.0)
         refused_S = _cumulative(first_N, steps, own_N)
         errors_S = refused_S if loss.when == "refused" else own_N.sum() - refused_S
@@ -217,7 +219,7 @@ def _capped(
     Otherwise that goal would end the test for all categories.
     """
     grouped = task.grouped
-    for loss, test in zip(task.losses, tests, strict=True):
+    for loss, test in zip(task.learnt, tests, strict=True):
         touched = loss.groups(grouped)
         if len(touched) == len(grouped.groups) or loss.when == "answered":
             continue

@@ -23,16 +23,24 @@ class CertifyTask:
     """Goals to certify together, the rows to certify them on, and the confidence."""
 
     grouped: GroupedScores
-    losses: tuple[Loss, ...]  # all promised together
+    # all promised together, on the rows that may be tested: those with a label by hand, if any has
+    losses: tuple[Loss, ...]
     objective: Objective  # what to prefer among certified vectors
     delta: float  # 1 - confidence of this procedure
     fixed: Mapping[int, float]  # thresholds of groups that are set otherwise
     seed: int = 0
-    learn_share: float = 0.4  # of the rows, to learn an order on; path, vectors and judged only
+    learn_share: float = 0.4  # of the rows, to learn an order on; path, vectors and corrected only
     # of level and delta per category, sum 1; budgets and graphical only
     shares: Shares | None = None
-    # per goal its loss by the judge's labels and by the hand's; judged only
+    # the same goals on all rows, by a judge's labels where no hand labelled; None: losses
+    guides: tuple[Loss, ...] | None = None
+    # per goal its loss by the judge's labels and by the hand's; corrected only
     by_hand: tuple[tuple[Loss, Loss], ...] = ()
+
+    @property
+    def learnt(self) -> tuple[Loss, ...]:
+        """The losses to learn an order by, of each tested one: on rows that are not tested."""
+        return self.losses if self.guides is None else self.guides
 
     @property
     def everyone(self) -> Bools:

@@ -1,6 +1,7 @@
-"""Promises by the hand's labels, where a judge labelled most rows and people a random few of them.
+"""A correction of promises by a judge's labels, where people labelled a random few of the rows.
 
-The rows checked by hand must be drawn at random from the judged ones.
+The judge's mean on all rows is moved by its mean difference to the hand's labels. It may show more
+than exact tests on the rows labelled by hand, where these are many, levels high and the judge good.
 """
 
 from __future__ import annotations
@@ -11,54 +12,48 @@ from collections.abc import Sequence
 import numpy as np
 
 from demur.base.arrays import Bools, Doubles
-from demur.base.errors import DataError, Undefined
+from demur.base.errors import Undefined
 from demur.stats.judging.betting import upper_mean
 from demur.stats.judging.judged import RateEstimate, prediction_powered
+from demur.stats.thresholds.objective import linear_worth
 from demur.stats.thresholds.problem import LearnTestSplit, Loss
+from demur.stats.thresholds.procedures.hand_labels import hand_units
 from demur.stats.thresholds.procedures.search import candidates, cut_grid, split_rows
 from demur.stats.thresholds.procedures.task import CertifyTask
 from demur.stats.thresholds.results import Certified, Evidence, Uncertified
-from demur.stats.units import one_per_group
 
 _CANDIDATES = 12
 
 
-def certify_judged(task: CertifyTask) -> Certified | Uncertified:
+def certify_corrected(task: CertifyTask) -> Certified | Uncertified:
     """Thresholds whose rates hold by the hand's labels, although most rows were labelled by the
     judge only.
 
     The rows of the task carry hand_N. "errors / rows <= level" is E[error - level * row] <= 0 by
     the hand; that is bounded by the judge's mean on all test rows plus the mean difference on the
     checked ones, each with half of delta, by betting bounds (differences lie in [-1, 1]). Vectors
-    are learnt on one part of the rows and tested on the other, safest first, as in
-    demur.stats.thresholds.procedures.sequences. Evidence counts are the judge's; its p-value
-    and bound only repeat what was tested: delta, and the level. Raises DataError without hand
-    labels.
+    are learnt on a part of the rows that only the judge labelled and tested on all others, safest
+    first, as in demur.stats.thresholds.procedures.sequences; rows labelled by hand are a random
+    part, so what is left is one, too. For rows that stand alone. Evidence counts are the judge's;
+    its p-value and bound only repeat what was tested: delta, and the level.
     """
-    grouped, hand_N = task.grouped, task.grouped.rows.hand_N
-    if hand_N is None:
-        raise DataError(
-            "no row carries a label by hand", "check a random sample of the rows by hand"
-        )
-    pairs = task.by_hand
-    split = split_rows(grouped, task.learn_share, task.seed)
-    alone_N = one_per_group(grouped.rows.group_N, np.ones(len(hand_N), dtype=bool), task.seed)
-    # One row of each group is tested: rows made from one another are one piece of evidence.
-    split = LearnTestSplit(learn_N=split.learn_N, test_N=split.test_N & alone_N)
-    menu = cut_grid(
-        grouped, [judge for judge, _ in pairs], task.objective.worth_N, split, task.fixed
-    )
+    grouped, pairs = task.grouped, task.by_hand
+    known_N = grouped.rows.by_hand_N
+    learn_N = split_rows(grouped, task.learn_share, task.seed).learn_N & ~hand_units(grouped.rows)
+    split = LearnTestSplit(learn_N=learn_N, test_N=~learn_N)
+    worth_N = linear_worth(grouped, task.objective, learn_N)
+    menu = cut_grid(grouped, [judge for judge, _ in pairs], worth_N, split, task.fixed)
     best: tuple[float, tuple[float, ...], Bools] | None = None
     worst, bound = task.losses[0].goal, math.inf
     for by_group in candidates(menu, _CANDIDATES):
         refused_N = grouped.refused(by_group)
-        excess = [_upper(pair, refused_N, (split, hand_N >= 0), task.delta) for pair in pairs]
+        excess = [_upper(pair, refused_N, (split, known_N), task.delta) for pair in pairs]
         if max(excess) > 0.0:
             worst, bound = task.losses[int(np.argmax(excess))].goal, max(excess)
             break
         if best is None or task.objective.value(refused_N) > best[0]:
             best = (task.objective.value(refused_N), by_group, refused_N)
-    checked_N = split.test_N & (hand_N >= 0)
+    checked_N = split.test_N & known_N
     if best is None or task.objective.is_vacuous(best[2]):
         rows = int(checked_N.sum())
         reason = (
