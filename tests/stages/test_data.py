@@ -255,6 +255,30 @@ def test_a_prompt_is_kept_once_and_rather_with_its_reply():
     assert sum(summary.units.values()) == 120 + 120 + 1  # a pair is one, a row by itself is one
 
 
+@pytest.mark.parametrize("often", [1, 30])
+def test_requests_of_one_prompt_are_counted_apart_where_promises_may_be_about_some(often):
+    prompt = "What is a lemma?"
+    rows = [
+        row("a", prompt, traits=(("tenant", "acme"),), count=often),
+        row("a2", prompt, traits=(("tenant", "acme"),), count=often),
+        replace(row("b", prompt, count=2 * often), source="t"),
+        row("c", prompt, "contrast", count=2 * often),
+    ]
+    if often == 1:
+        rows = [replace(e, split="test") for e in rows]
+    splits, summary = prepare([*corpus(), *rows])
+    found = [e for e in splits["test"] if e.text == prompt]
+    shares = [2, 2, 2] if often == 1 else [12, 12, 12]
+    assert [e.count for e in found] == shares
+    assert [(e.source, e.kind, len(e.traits)) for e in found] == [
+        ("s", "benign", 1),
+        ("t", "benign", 0),
+        ("s", "contrast", 0),
+    ]
+    assert len({e.group for e in found}) == 1
+    assert summary.duplicates == 1 if often == 1 else summary.frequent == 4
+
+
 def test_contradictory_labels_are_dropped_from_train_and_named():
     rows = [
         row("yes", "Is it raining now?", split="train"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
 from demur.core.example import Example, Split, prompt_key
@@ -23,7 +23,6 @@ from demur.core.settings import DataSettings
 
 # A prompt below this share of all requests moves a rate by less, whichever split it is in.
 FREQUENT_SHARE = 0.002
-_Told = tuple[tuple[str, str], ...]  # what a row's columns say of it: Example.traits
 FREQUENT_TIMES = 2  # as often as the median prompt: where all come alike, none stands out
 
 
@@ -59,13 +58,13 @@ def divide_requests(rows: Sequence[tuple[Example, str]], settings: DataSettings)
     Shares are rounded to whole requests by one hash, so that they are right on average, however few
     there are. Requests beyond both shares are left out: they would be training rows.
     """
-    alike: dict[tuple[str, str | None, _Told], list[Example]] = defaultdict(list)
+    alike: dict[tuple[str, Hashable], list[Example]] = defaultdict(list)
     for e, key in rows:
-        alike[key, e.label, e.traits].append(e)
+        alike[key, _counted_apart(e)].append(e)
     found = []
-    for (key, label, _), own in alike.items():
+    for (key, apart), own in alike.items():
         requests = sum(e.count for e in own)
-        at = uniform_hash(settings.seed, f"requests:{label}:{key}")
+        at = uniform_hash(settings.seed, f"requests:{apart!r}:{key}")
         # Systematic sampling: a point lies in every unit step of the line of requests, at the same
         # place in each; a split gets the points on its stretch.
         test = int(requests * settings.test_share + at)
@@ -80,14 +79,15 @@ def divide_requests(rows: Sequence[tuple[Example, str]], settings: DataSettings)
 
 
 def merge_repeats(rows: Sequence[Example]) -> list[Example]:
-    """One row a prompt, label, split and what its columns say (such as its tenant), with the sum of
-    the counts: the first with a reply, else the first.
+    """One row a prompt, label and split, with the sum of the counts: the first with a reply, else
+    the first. Held-out rows of several slices stay one row a slice.
 
     Its session is the joint one of all merged rows.
     """
-    alike: dict[tuple[object, ...], list[Example]] = defaultdict(list)
+    alike: dict[tuple[Split | None, str, Hashable], list[Example]] = defaultdict(list)
     for e in rows:
-        alike[e.split, prompt_key(e), e.label, e.traits].append(e)
+        apart = e.label if e.split == "train" else _counted_apart(e)
+        alike[e.split, prompt_key(e), apart].append(e)
     merged: dict[str, Example] = {}
     for own in alike.values():
         if len(own) == 1:
@@ -97,3 +97,10 @@ def merge_repeats(rows: Sequence[Example]) -> list[Example]:
         session = joint_session([e.session for e in own])
         merged[first.id] = replace(first, count=sum(e.count for e in own), session=session)
     return [merged[e.id] for e in rows if e.id in merged]
+
+
+def _counted_apart(e: Example) -> Hashable:
+    """What rows of one prompt must have in common to be counted as one: their label, and the fields
+    by which promises are about some of the rows only.
+    """
+    return e.label, e.kind, e.category, e.source, e.traits
