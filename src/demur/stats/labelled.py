@@ -259,17 +259,25 @@ def promised_for(rows: LabelledScores, mix: Mapping[Facet, Mapping[str, float]])
     return replace(rows, traffic=traffic)
 
 
-def unlabelled_rows(table: ScoreTable, units: Sequence[str | None] | None = None) -> LabelledScores:
+def unlabelled_rows(
+    table: ScoreTable,
+    units: Sequence[str | None] | None = None,
+    counts: Sequence[int] | None = None,
+) -> LabelledScores:
     """Rows of traffic: scores without labels, for goals that read none.
 
-    units: the session or group of each row, None where it stands alone; None: all rows do.
+    units: the session or group of each row, None where it stands alone; None: all rows do. counts:
+    the requests that each row stands for; None: one.
     """
     group_N = None
     if units is not None:
         names = [f"row {n}" if u is None else f"unit {u}" for n, u in enumerate(units)]
         group_N = np.unique(names, return_inverse=True)[1].astype(np.int64)
     return LabelledScores(
-        table=table, label_N=np.zeros(len(table.ids), dtype=np.int64), group_N=group_N
+        table=table,
+        label_N=np.zeros(len(table.ids), dtype=np.int64),
+        group_N=group_N,
+        count_N=None if counts is None else np.array(counts, dtype=np.int64),
     )
 
 

@@ -12,11 +12,11 @@ from tests.builders import policy, simulated_rows, table
 TRAFFIC = simulated_rows(2000, 3, seed=1).table
 
 
-def met(texts, template, traffic=TRAFFIC, units=None):
+def met(texts, template, traffic=TRAFFIC, units=None, counts=None):
     return solve_on_traffic(
         parse_goals(texts),
         template,
-        unlabelled_rows(traffic, units),
+        unlabelled_rows(traffic, units, counts),
         confidence=0.95,
         data_digest="traffic",
     )
@@ -88,3 +88,15 @@ def test_too_few_sessions_are_named():
     units = [f"s{n // 200}" for n in range(2000)]
     with pytest.raises(GoalInfeasible, match="10 sessions or rows alone allow no threshold"):
         met("refusal_rate <= 5%", policy(3), units=units)
+
+
+@pytest.mark.parametrize("goal", ["refusal_rate <= 20%", "refusal_rate = 20%"])
+def test_a_rate_is_of_requests_where_rows_stand_for_several(goal):
+    logp_N = TRAFFIC.logp_NC[:, 0]
+    counts = np.where(logp_N < np.median(logp_N), 4, 1)  # those likely to be refused come often
+    plain, counted = (met(goal, policy(3)), met(goal, policy(3), counts=counts.tolist()))
+    assert plain.promises[0].rate.of == 2000
+    rate = counted.promises[0].rate
+    refused_N = decide_many(counted, TRAFFIC.logp_NC).refuses_N
+    assert (rate.hits, rate.of) == (counts[refused_N].sum(), 5000)
+    assert 0.15 < rate.value <= 0.2

@@ -12,8 +12,10 @@ from demur.core.ports import Answer
 from demur.core.score import ScoreTable
 from demur.store.scores.tables import (
     Branch,
+    Requests,
     branches_origin,
     read_branches,
+    read_requests,
     read_scores,
     write_branches,
     write_scores,
@@ -127,3 +129,15 @@ def test_branches_of_other_control_tokens_are_refused(tmp_path):
     write_branches(path, [Branch(id="a", column=2, answer=answer, outcome=outcome)], TOKENS)
     with pytest.raises(ArtifactError, match=r"control tokens \['\[u\]'\]"):
         read_branches(path, ("[respond]", "[s]"))
+
+
+def test_sessions_and_counts_are_columns_where_they_say_something(tmp_path):
+    path = tmp_path / "s.parquet"
+    said = Requests(sessions=("a", None, "a"), counts=(1, 3, 1))
+    write_scores(path, scores(3), FINGERPRINT, requests=said)
+    assert read_requests(path) == said
+    assert read_scores(path)[0].ids == scores(3).ids
+    silent = Requests(sessions=(None,) * 3, counts=(1, 1, 1))
+    write_scores(path, scores(3), FINGERPRINT, requests=silent)
+    assert read_requests(path) == Requests()
+    assert not {"session", "count"} & set(pq.read_table(path).column_names)

@@ -78,7 +78,7 @@ def _score_file(
     """
     from demur.assembly.run import RunEngine
     from demur.store.prompts_file import read_each_prompt
-    from demur.store.scores.tables import write_scores
+    from demur.store.scores.tables import Requests, write_scores
 
     if prompts is None or out is None:
         raise ConfigError(
@@ -95,7 +95,10 @@ def _score_file(
     with progress_bar("score") as progress:
         logp_NC = engine.logp([row.messages for row in rows], progress)
     table = ScoreTable(ids=tuple(row.id for row in rows), logp_NC=logp_NC)
-    write_scores(out, table, engine.fingerprint, sessions=[row.unit for row in rows])
+    requests = Requests(
+        sessions=tuple(row.unit for row in rows), counts=tuple(row.count for row in rows)
+    )
+    write_scores(out, table, engine.fingerprint, requests=requests)
     print_table(
         [
             ("file", "prompts", "leftover mass"),

@@ -37,7 +37,7 @@ from demur.stats.thresholds.solve import solve, solve_by_probabilities
 from demur.stats.thresholds.traffic import solve_on_traffic
 from demur.store.policies.ledger_file import marks_of, marks_of_texts
 from demur.store.results.monitor_file import read_feedback
-from demur.store.scores.tables import read_scores, read_sessions
+from demur.store.scores.tables import read_requests, read_scores
 
 
 def template(config: CalibrateSettings, taxonomy: Taxonomy, fingerprint: Fingerprint) -> Policy:
@@ -147,7 +147,8 @@ def _on_traffic(path: Path, request: CertifyRequest, rows: LabelledScores, diges
     """Meet the goals on traffic. Its rows are told by their ids: it has no prompts."""
     table, fingerprint = read_scores(path)
     request.before.require_model(fingerprint)
-    traffic = unlabelled_rows(table, read_sessions(path))
+    requests = read_requests(path)
+    traffic = unlabelled_rows(table, requests.sessions, requests.counts)
     request = replace(request, data=digest_file(path), marks=marks_of_texts(table.ids))
     policy = certify_counted(
         request,

@@ -65,7 +65,7 @@ class MetRate:
     goal: TrafficGoal
     categories: tuple[str, ...]  # whose threshold it is
     threshold: float
-    rate: Rate  # refused at it, among all rows
+    rate: Rate  # refused at it, among all requests
 
 
 def rates_on_traffic(
@@ -89,8 +89,8 @@ def rates_on_traffic(
         g = _group(goal, template, grouped)
         threshold = _threshold(goal, grouped, g, delta)
         with np.errstate(divide="ignore"):
-            refused = int((grouped.compared_with(g) >= np.log(threshold)).sum())
-        rate = Rate(hits=refused, of=len(grouped.logq_N))
+            refused_N = grouped.compared_with(g) >= np.log(threshold)
+        rate = _everything(grouped.rows).rate(refused_N)
         found.append(
             MetRate(goal=goal, categories=grouped.groups[g], threshold=threshold, rate=rate)
         )
@@ -145,13 +145,14 @@ def _group(goal: TrafficGoal, template: Policy, grouped: GroupedScores) -> int:
 
 
 def _threshold(goal: TrafficGoal, grouped: GroupedScores, g: int, delta: float) -> float:
-    compared_N = grouped.compared_with(g)
-    logq_M = compared_N[compared_N > -np.inf].astype(np.float32)
-    n, level = len(grouped.logq_N), goal.level
-    if isinstance(goal, TargetRate):
-        sweep = sweep_of(logq_M, np.zeros(len(logq_M), dtype=np.int64))
-        return float(sweep.threshold_J[cut_at_rate(sweep, n, goal)])
+    compared_N, level = grouped.compared_with(g), goal.level
     counted = _everything(grouped.rows)
+    if isinstance(goal, TargetRate):
+        own_N = compared_N > -np.inf
+        logq_M = compared_N[own_N].astype(np.float32)
+        no_label_M = np.zeros(len(logq_M), dtype=np.int64)
+        sweep = sweep_of(logq_M, no_label_M, count_M=counted.count_M[own_N])
+        return float(sweep.threshold_J[cut_at_rate(sweep, counted.requests, goal)])
     test = counted.test(level, delta)
     if test is None:
         needed = counted.needed(level, delta)
@@ -164,8 +165,8 @@ def _threshold(goal: TrafficGoal, grouped: GroupedScores, g: int, delta: float) 
     threshold = lowest_passing(compared_N, test)
     if threshold == NEVER:
         raise GoalInfeasible(
-            f"goal {goal.text!r}: too many of {n} rows score q = 1, no threshold but 'never' "
-            "excludes them",
+            f"goal {goal.text!r}: too many of {len(compared_N)} rows score q = 1, no threshold "
+            "but 'never' excludes them",
             "ask for a higher rate, or train a model whose scores tell more apart",
         )
     return threshold

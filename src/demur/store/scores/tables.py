@@ -1,8 +1,9 @@
 """Scores and branches as parquet files.
 
 1. A score file has a column of ids, one of natural-log probabilities per control token, named by
-   the token, and the leftover mass; where requests came in sessions, a column of these. Its
-   metadata names the format and the model's fingerprint.
+   the token, and the leftover mass; where requests came in sessions, a column of these, and where
+   rows stand for several, a column of counts. Its metadata names the format and the model's
+   fingerprint.
 2. A branch file has a row for each text: the prompt's id, the control token before it, the text,
    and the judge's verdict. Its metadata names the digest of model and prompts.
 3. Pages carry checksums: a damaged file is an error, not other numbers.
@@ -57,25 +58,36 @@ class Branch:
     outcome: Outcome
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Requests:
+    """The requests behind the rows of a score file; None: each row is one request by itself."""
+
+    # the session or group that each request came in, None where it came alone
+    sessions: tuple[str | None, ...] | None = None
+    counts: tuple[int, ...] | None = None  # requests that each row stands for
+
+
 def write_scores(
     path: Path,
     table: ScoreTable,
     fingerprint: Fingerprint,
     *,
     in_time: bool = False,
-    sessions: Sequence[str | None] | None = None,
+    requests: Requests | None = None,
 ) -> None:
     """Write scores atomically: id, a column per control token (its literal), leftover; fingerprint
     as metadata.
 
     in_time: the rows are in the order in which requests came, which the metadata then says.
-    sessions: the session or group that each request came in, None where it came alone; no column
-    is written where none has one.
+    requests: those behind the rows; what says nothing of any row gets no column.
     """
     columns: dict[str, object] = {"id": list(table.ids)}
     columns |= {token: table.logp_NC[:, c] for c, token in enumerate(fingerprint.tokens)}
-    if sessions is not None and any(name is not None for name in sessions):
-        columns["session"] = pa.array(sessions, type=pa.string())
+    of_rows = requests or Requests()
+    if any(name is not None for name in of_rows.sessions or ()):
+        columns["session"] = pa.array(of_rows.sessions, type=pa.string())
+    if any(count != 1 for count in of_rows.counts or ()):
+        columns["count"] = pa.array(of_rows.counts, type=pa.int64())
     columns["leftover"] = table.leftover_N  # for people and other programs; not read back
     meta = {
         "format": SCORES_FORMAT,
@@ -107,12 +119,14 @@ def read_scores(path: Path) -> tuple[ScoreTable, Fingerprint]:
         raise ArtifactError(f"{path}: {e.message}", e.hint) from None
 
 
-def read_sessions(path: Path) -> tuple[str | None, ...] | None:
-    """The session or group of each request of a score file; None where the file names none."""
+def read_requests(path: Path) -> Requests:
+    """The requests behind the rows of a score file."""
     table = _read(path, SCORES_FORMAT)
-    if "session" not in table.column_names:
-        return None
-    return tuple(table["session"].to_pylist())
+    found = {
+        name: tuple(table[name].to_pylist()) if name in table.column_names else None
+        for name in ("session", "count")
+    }
+    return Requests(sessions=found["session"], counts=found["count"])
 
 
 def is_in_time(path: Path) -> bool:
