@@ -166,7 +166,7 @@ def test_a_folder_of_score_files_is_read_in_the_order_of_their_names_each_once(
     write_scores(parts / "2.parquet", table.select(table.ids[half:]), fingerprint, in_time=True)
     labels = labels_of(folder, live, tmp_path / "labels.jsonl")
     both = run(Config(scores=parts, feedback=labels, state=state), folder)
-    assert (first.new_rows, both.new_rows, both.new_labels) == (
+    assert (first.new_rows, both.new_rows, both.labels.new) == (
         half,
         len(table.ids) - half,
         len(table.ids),
@@ -182,8 +182,8 @@ def test_labels_within_the_level_are_counted_once_and_change_nothing(folder, liv
     told = run(Config(scores=live, feedback=labels, state=state), folder)
     again = run(Config(scores=live, feedback=labels, state=state), folder)
     assert told.supported
-    assert (told.new_rows, told.new_labels) == (0, told.rows)
-    assert (again.new_rows, again.new_labels) == (0, 0)
+    assert (told.new_rows, told.labels.new) == (0, told.rows)
+    assert (again.new_rows, again.labels.new, again.labels.before) == (0, 0, told.rows)
     assert told.monitor == again.monitor
     (audit,) = told.monitor.audits
     label = [json.loads(line)["label"] for line in labels.read_text().splitlines()]

@@ -36,6 +36,8 @@ from demur.server.requests.schema import parse_chat
 from demur.server.responses import ResponseHead, finish_reason, scores_of, tool_call_deltas, usage
 from demur.server.settings import ServerSettings
 from demur.server.state import ServerState
+from demur.stages.watch.live import ScoredRequest
+from demur.stages.watch.state import session_key
 
 # the two values of an answer's "doubt" field
 NO_SCORE = "there is no score that decides"
@@ -44,6 +46,7 @@ OFF_THE_TOKENS = "the score puts too much probability outside the control tokens
 # holds up the event loop.
 PARSE_AT_ONCE = 4096
 DONE = b"data: [DONE]\n\n"
+SESSION = "x-session-id"  # of the conversation that a request belongs to
 SYNTHETIC = "x-demur-synthetic"  # "true" in a probe's or a test's request
 STREAM_HEADERS = {"x-accel-buffering": "no"}  # a proxy that buffers would delay every event
 
@@ -85,6 +88,9 @@ async def answer_chat(request: Request, state: ServerState) -> Response:
     context.synthetic = caller.tenant.synthetic or (
         caller.tenant.sees_scores and request.headers.get(SYNTHETIC, "") == "true"
     )
+    # Requests of one session err together: the monitors count them as one.
+    named = request.headers.get(SESSION) or prepared.session
+    context.session = session_key(context.tenant, named) if named else None
     state.admission.charge(caller, len(prepared.declared))
     # A schema slot is taken before anything is scored: compiling a schema is what may be slow.
     if (digest := schema_digest(prepared.serve_requests[0])) is not None:
@@ -162,9 +168,15 @@ def _record_decision(
     # Promises are about conversations under the stored thresholds: overrides, declared text and
     # synthetic requests are outside. `_response_head` marks the same requests "void".
     if not (prepared.effective.overridden or declared or context.synthetic):
-        state.monitors.record_score(prepared.live.digest, context.tenant or "", first.logp_C)
+        scored = ScoredRequest(
+            tenant=context.tenant or "",
+            logp_C=first.logp_C,
+            session=context.session,
+            at_s=time.time(),
+        )
+        state.monitors.record_score(prepared.live.digest, scored)
         if state.live_scores is not None:
-            state.live_scores.record(context.request_id, first.logp_C)
+            state.live_scores.record(context.request_id, first.logp_C, context.session)
 
 
 async def _open_declared(

@@ -18,7 +18,7 @@ from demur.core.goals.parse import stated_goal
 from demur.engines.fake.backend import FakeBackend
 from demur.server.monitoring import live_scores
 from demur.stages import watch
-from demur.stages.watch import begin_watching, live_path, state_path
+from demur.stages.watch import ScoredRequest, begin_watching, live_path, state_path
 from demur.store.policies.policy_file import (
     bind_promises,
     policy_digest,
@@ -98,7 +98,8 @@ def test_live_scores_that_drift_are_said_to_and_take_no_promise_away(made):
         strange[3] = -1e-4
         loop = server.process.loop
         for _ in range(400):
-            loop.call_soon_threadsafe(monitors.record_score, digest, "local", strange)
+            scored = ScoredRequest(tenant="local", logp_C=strange)
+            loop.call_soon_threadsafe(monitors.record_score, digest, scored)
         wait_until(
             lambda: (
                 monitors.promise_status(policy, digest, "local", outside=False)
@@ -298,8 +299,9 @@ def refused(policy):
 
 def send(server, policy, tenant, scores, times):
     monitors, digest = server.service.state.monitors, policy_digest(policy)
+    scored = ScoredRequest(tenant=tenant, logp_C=scores)
     for _ in range(times):
-        server.process.loop.call_soon_threadsafe(monitors.record_score, digest, tenant, scores)
+        server.process.loop.call_soon_threadsafe(monitors.record_score, digest, scored)
 
 
 def says(server, policy, tenant):
@@ -446,7 +448,7 @@ def test_live_scores_are_written_with_request_ids_and_labels_of_served_requests_
     labels = tmp_path / "labels.jsonl"
     labels.write_text(json.dumps({"id": ids[1], "label": "respond"}))
     sight = watch.run(watch.Config(scores=tmp_path / "live", feedback=labels), folder)
-    assert (sight.new_rows, sight.new_labels, sight.permuted) == (3, 1, 0)
+    assert (sight.new_rows, sight.labels.new, sight.permuted) == (3, 1, 0)
 
 
 def test_live_scores_that_cannot_be_written_are_counted_and_hold_up_no_answer(made, tmp_path):

@@ -18,7 +18,7 @@ from demur.cli.policies import run_with_policy
 from demur.cli.terminal import note, print_json, print_table
 
 if TYPE_CHECKING:
-    from demur.stages.watch import PromiseState, Shift, WatchResult
+    from demur.stages.watch import LabelCount, PromiseState, Shift, WatchResult
 
 NOT_SUPPORTED = 3  # a result, not a fault
 
@@ -36,7 +36,7 @@ FeedbackFlag = Annotated[
         metavar="FILE",
         help=(
             'Lines of {"id": ..., "label": ...}: a random sample of them; "kind", "source", '
-            '"tenant", ... for slices.'
+            '"tenant", ... for slices, "session" where the scores do not name it.'
         ),
     ),
 ]
@@ -153,19 +153,68 @@ def _notes(found: WatchResult) -> None:
             "source, as far as the promise asks for them, is what would show a rate above its "
             "level"
         )
-    note(
-        f"{found.rows} scores here, {found.monitor.series[0].steps} in all; {found.new_labels} "
-        "new labels"
-    )
+    _session_notes(found)
+    note(f"{found.rows} scores here, {found.monitor.requests} in all")
+    _label_notes(found.labels)
     for a in found.monitor.audits:
+        units = "" if a.units == a.rate.of else f", {a.units} units of evidence"
         note(
             f"audit of {a.risk} <= {a.level:g}: {a.rate.hits} errors among {a.rate.of} requests "
-            "of its kind"
+            f"of its kind{units}"
         )
     # Only these can lose their support.
     if not any(w.promise.status in ("certified", "no longer supported") for w in found.watched):
         note("this policy has no certified promise: there is nothing that evidence could take away")
     note(f"state: {found.state}")
+
+
+def _session_notes(found: WatchResult) -> None:
+    """Note which requests are taken to be independent of each other."""
+    if not found.sessions:
+        note(
+            "no score names a session: each request is taken to be independent of the others. "
+            "Requests of one conversation or user are not, and would look like drift"
+        )
+    elif found.alone:
+        note(
+            f"{found.rows - found.alone} scores are of {found.sessions} sessions, {found.alone} "
+            "name none: each of these is taken to be independent of all others"
+        )
+    else:
+        note(f"{found.rows} scores are of {found.sessions} sessions: each is one unit of evidence")
+    if found.left_out:
+        note(
+            f"{found.left_out} new scores are not counted: their sessions were counted with files "
+            "given before. Give the files of a session together"
+        )
+
+
+def _label_notes(labels: LabelCount) -> None:
+    """Note what became of each label that was given."""
+    if not labels.given:
+        return
+    note(f"{labels.given} labels given, {labels.new} counted now")
+    if labels.before:
+        note(
+            f"{labels.before} labels are not counted again: they were counted before, of the same "
+            "requests in the same score files"
+        )
+    if labels.late:
+        note(
+            f"{labels.late} labels are not counted: other labels of their sessions were counted "
+            "before. Give the labels of a session together"
+        )
+    if labels.repeated:
+        note(
+            f"{labels.repeated} of the labels counted now have ids that were counted in another "
+            "score file: they count as other requests. If they are the same, reset, and give each "
+            "request in one file"
+        )
+    if labels.unspoken:
+        note(
+            f"{labels.unspoken} of the labels counted now are no evidence: no watched promise "
+            "speaks of such requests"
+        )
 
 
 def _json(found: WatchResult) -> dict[str, object]:
@@ -191,9 +240,18 @@ def _json(found: WatchResult) -> dict[str, object]:
             for s in found.shifts
         ],
         "audits": [
-            {"risk": a.risk, "level": a.level, **asdict(a.rate)} for a in found.monitor.audits
+            {"risk": a.risk, "level": a.level, "units": a.units, **asdict(a.rate)}
+            for a in found.monitor.audits
         ],
-        "scores": {"file": found.rows, "new": found.new_rows, "all": found.monitor.series[0].steps},
-        "new_labels": found.new_labels,
+        "scores": {
+            "file": found.rows,
+            "new": found.new_rows,
+            "all": found.monitor.requests,
+            "sessions": found.sessions,
+            "without_session": found.alone,
+            "left_out": found.left_out,
+        },
+        "new_labels": found.labels.new,
+        "labels": asdict(found.labels),
         "state": str(found.state),
     }

@@ -31,6 +31,9 @@ MOST_WAITING = 16_384  # rows in the queue
 END_S = 5.0  # for which the end of the server waits for the last file
 
 
+_Row = tuple[str, Floats, str | None]  # request id, score, key of the session
+
+
 class LiveScores:
     """Writes the scores of requests into files of a folder.
 
@@ -39,14 +42,17 @@ class LiveScores:
 
     def __init__(self, folder: Path, fingerprint: Fingerprint, lost: Callable[[int], None]) -> None:
         self._folder, self._fingerprint, self._lost = folder, fingerprint, lost
-        self._queue: queue.Queue[tuple[str, Floats] | None] = queue.Queue(MOST_WAITING)
+        self._queue: queue.Queue[_Row | None] = queue.Queue(MOST_WAITING)
         self._thread = threading.Thread(target=self._work, name="demur-live-scores", daemon=True)
         self._thread.start()
 
-    def record(self, request_id: str, logp_C: Floats) -> None:
-        """Queue the score that a request was decided on. logp_C: natural-log probabilities."""
+    def record(self, request_id: str, logp_C: Floats, session: str | None = None) -> None:
+        """Queue the score that a request was decided on. logp_C: natural-log probabilities.
+
+        session: key of the request's session.
+        """
         try:
-            self._queue.put_nowait((request_id, logp_C))
+            self._queue.put_nowait((request_id, logp_C, session))
         except queue.Full:
             self._lost(1)
 
@@ -60,7 +66,7 @@ class LiveScores:
 
     def _work(self) -> None:
         """Gather rows and write files until None comes: the body of the thread."""
-        rows: list[tuple[str, Floats]] = []
+        rows: list[_Row] = []
         since_s = monotonic()
         ended = False
         while not ended:
@@ -78,15 +84,16 @@ class LiveScores:
                 self._write(rows)
                 rows = []
 
-    def _write(self, rows: list[tuple[str, Floats]]) -> None:
+    def _write(self, rows: list[_Row]) -> None:
         """Write one file, and remove the oldest beyond MOST_FILES: names sort by time."""
         now = datetime.now(UTC)
         path = self._folder / f"live-{now:%Y%m%dT%H%M%S}-{now.microsecond:06d}.parquet"
         table = ScoreTable(
-            ids=tuple(i for i, _ in rows), logp_NC=np.stack([logp_C for _, logp_C in rows])
+            ids=tuple(i for i, _, _ in rows), logp_NC=np.stack([logp_C for _, logp_C, _ in rows])
         )
+        sessions = [session for _, _, session in rows]
         try:
-            write_scores(path, table, self._fingerprint, in_time=True)
+            write_scores(path, table, self._fingerprint, in_time=True, sessions=sessions)
             for old in sorted(self._folder.glob("live-*.parquet"))[:-MOST_FILES]:
                 old.unlink(missing_ok=True)
         except (DemurError, OSError) as e:

@@ -18,7 +18,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
-from demur.base.arrays import Floats
 from demur.base.errors import DemurError, ScoreError
 from demur.core.policy import Policy
 from demur.server.monitoring.log import log_crash, log_event
@@ -103,10 +102,10 @@ class PromiseMonitors:
                     self._end_journal(pending)
             self._apply(now, await asyncio.to_thread(self._read_watches, now))
 
-    def record_score(self, digest: str, tenant: str, logp_C: Floats) -> None:
+    def record_score(self, digest: str, scored: ScoredRequest) -> None:
         """Add the score of a decided request. Never blocks; ignores a policy that is not watched.
 
-        digest: of the stored policy. logp_C: natural-log probability of each choice.
+        digest: of the stored policy.
         """
         pending = self._pending.get(digest)
         if pending is None:
@@ -114,9 +113,7 @@ class PromiseMonitors:
         if len(pending.rows) >= MOST_WAITING:
             self._metrics.count_lost_scores(1)
             return
-        pending.rows.append(
-            self._journaled(digest, pending, ScoredRequest(tenant=tenant, logp_C=logp_C))
-        )
+        pending.rows.append(self._journaled(digest, pending, scored))
         pending.since_s = pending.since_s or monotonic()
         self._schedule_count(digest, pending)
 
@@ -183,7 +180,12 @@ class PromiseMonitors:
         journal = pending.journal
         if journal is None:
             return row
-        value = {"tenant": row.tenant, "logp": [float(v) for v in row.logp_C]}
+        value = {
+            "tenant": row.tenant,
+            "logp": [float(v) for v in row.logp_C],
+            "session": row.session,
+            "at": row.at_s,
+        }
         future = self._writer.submit(journal.append, value)
 
         # in the writer's thread: stop writing to a journal that cannot be written

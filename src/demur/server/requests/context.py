@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 T = TypeVar("T")
-_NOT_LOGGED = ("started_s", "exit_stack", "beside_tokens")
+_NOT_LOGGED = ("started_s", "exit_stack", "beside_tokens", "session")
 
 
 class ClientGone(Exception):
@@ -41,6 +41,7 @@ class RequestContext:
     key: str | None = None  # its label
     policy: str | None = None
     policy_hash: str | None = None
+    session: str | None = None  # key of the session that the client names: a digest
     overridden: bool | None = None
     synthetic: bool | None = None  # whether no monitor counts it
     decision: str | None = None

@@ -35,6 +35,7 @@ class PreparedRequest:
     declared: tuple[Prompt, ...]  # scored beside the conversation: demur.core.conversation.declared
     stream: bool
     include_usage: bool
+    session: str | None  # as the client named it; never kept as it is
 
 
 def prepare_request(
@@ -72,6 +73,7 @@ def prepare_request(
         declared=declared_prompts(first),
         stream=bool(chat.stream),
         include_usage=_include_usage(chat),
+        session=_session(chat),
     )
 
 
@@ -80,6 +82,20 @@ def schema_digest(serve_request: ServeRequest) -> str | None:
     if not (serve_request.json_schema or serve_request.tools):
         return None
     return sha256(json.dumps([serve_request.json_schema, serve_request.tools]).encode()).hexdigest()
+
+
+def _session(chat: schema.ChatRequest) -> str | None:
+    """The conversation or user that the body names, in the fields in which clients do."""
+    beside = chat.model_extra or {}
+    metadata = beside.get("metadata")
+    found = metadata if isinstance(metadata, dict) else {}
+    named = (
+        found.get("session_id"),
+        found.get("conversation_id"),
+        beside.get("safety_identifier"),
+        beside.get("user"),
+    )
+    return next((name for name in named if isinstance(name, str) and name), None)
 
 
 def _prompt(messages: Sequence[schema.Message], most: int) -> Prompt:

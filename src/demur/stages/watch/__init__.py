@@ -6,14 +6,14 @@ supported.
 2. Both are counted sequentially, as a test martingale and as an e-process: their alarms hold
    however often one looks (demur.stats.drift), so the command may be called batch after batch and
    stopped at any time.
-3. The state lies in one file, under a lock. It names each score file by digest and each label by
-   request, so that none is counted twice.
-4. Servers count their own requests in a file of theirs: demur.stages.watch.live.
+3. The state lies in one file, under a lock. It names each score file by digest, and each label by
+   score file and request, so that none is counted twice and none is taken for another's.
+4. A session is one unit of evidence, of scores and of labels: demur.stats.drift.sessions.
+5. Servers count their own requests in a file of theirs: demur.stages.watch.live.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,11 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from demur.base.errors import ArtifactError, DataError, GoalError
-from demur.base.files import digest_file
 from demur.core.goals.promised import promised
 from demur.core.policy import Policy
-from demur.core.score import ScoreTable
-from demur.core.taxonomy import Taxonomy
+from demur.stages.watch.batches import Batch, read_batch, score_files, together
+from demur.stages.watch.labels import LabelCount, count_labels
 from demur.stages.watch.live import (
     LiveWatch,
     ScoredRequest,
@@ -36,28 +35,33 @@ from demur.stages.watch.live import (
     refreshed,
     state_path,
 )
-from demur.stages.watch.state import after_labels, after_scores, monitor_of, reference_of, row_of
+from demur.stages.watch.state import (
+    Traffic,
+    after_scores,
+    monitor_of,
+    reference_of,
+    row_of,
+    session_key,
+)
 from demur.stats.drift.audit import Audit
 from demur.stats.drift.compare import Shift, compare
 from demur.stats.drift.monitor import Alarm, Monitor, PromiseState, check_promises, start_monitor
 from demur.store.locks import locked
 from demur.store.policies.policy_file import policy_digest, read_policy
 from demur.store.results.monitor_file import (
-    FeedbackRow,
     MonitorFile,
     ResetRow,
-    read_feedback,
     read_live,
     read_monitor,
     write_live,
     write_monitor,
 )
 from demur.store.run import RunFolder
-from demur.store.scores.tables import is_in_time, read_scores
 
 __all__ = [
     "Alarm",
     "Config",
+    "LabelCount",
     "LiveWatch",
     "PromiseState",
     "ScoredRequest",
@@ -69,10 +73,12 @@ __all__ = [
     "refreshed",
     "reset",
     "run",
+    "session_key",
     "state_path",
     "unlabelled_promises",
 ]
 
+MOST_SESSIONS = 4096  # whose scores were counted, that a state remembers
 SUPPORTED, DRIFTED, UNWATCHED = "supported", "drift seen", "certified, not watched"
 
 
@@ -106,7 +112,10 @@ class WatchResult:
     monitor: Monitor  # with these scores and labels
     rows: int  # scores looked at
     new_rows: int  # of them counted now: all of a file, or none if the file was counted before
-    new_labels: int
+    labels: LabelCount
+    sessions: int  # of the scores looked at
+    alone: int  # scores that name no session: each is taken to be independent of the others
+    left_out: int  # new scores of sessions that were counted before
     permuted: int  # files whose rows have no order in time, and were put into a random one
     state: Path
 
@@ -121,15 +130,6 @@ class WatchResult:
         is in doubt.
         """
         return any(w.drift for w in self.watched)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Batch:
-    """One file of scores, its rows in the order in which they are tested."""
-
-    table: ScoreTable
-    digest: str
-    in_time: bool  # else the order is random
 
 
 def promise_status(watched: PromiseState) -> str:
@@ -171,8 +171,11 @@ def run(config: Config, folder: RunFolder) -> WatchResult:
     """
     folder.require("calibrate")
     policy, path = read_policy(folder.policy), config.state or state_path(folder)
-    batches = [_batch(config, policy, file) for file in _files(config.scores)]
-    table = _together(batches)
+    batches = [
+        read_batch(file, policy, config.seed, in_order=config.in_order)
+        for file in score_files(config.scores)
+    ]
+    table = together(batches)
     reference_NC = reference_of(folder, policy, config.seed)
     # The comparison is one look at all rows given here, counted before or not; it has no state.
     shifts = compare(policy, reference_NC, table.logp_NC)
@@ -182,25 +185,22 @@ def run(config: Config, folder: RunFolder) -> WatchResult:
         file = _opened(path, policy, fresh)
         monitor = monitor_of(file, fresh, path)
         new = [b for b in batches if b.digest not in file.batches]
-        for b in new:
-            monitor = after_scores(monitor, policy, b.table.logp_NC, config.seed)
-        labels = _new_labels(config, file, table, policy.taxonomy)
-        monitor = after_labels(monitor, policy, table, labels)
+        monitor, file, left_out = _with_scores(monitor, file, policy, new, config.seed)
+        monitor, file, labels = count_labels(config.feedback, monitor, file, policy, batches)
         permuted = {b.digest: config.seed for b in new if not b.in_time}
-        changed = {
-            **dict(row_of(monitor)),
-            "batches": (*file.batches, *(b.digest for b in new)),
-            "labelled": (*file.labelled, *labels),
-            "permuted": {**file.permuted, **permuted},
-        }
+        changed = {**dict(row_of(monitor)), "permuted": {**file.permuted, **permuted}}
         write_monitor(path, file.model_copy(update=changed))
+    sessions = [s for b in batches for s in b.session_T]
     return WatchResult(
         watched=check_promises(policy.promises, monitor, config.alpha),
         shifts=shifts,
         monitor=monitor,
         rows=len(table.ids),
         new_rows=sum(len(b.table.ids) for b in new),
-        new_labels=len(labels),
+        labels=labels,
+        sessions=len({s for s in sessions if s is not None}),
+        alone=sessions.count(None),
+        left_out=left_out,
         permuted=sum(not b.in_time for b in batches),
         state=path,
     )
@@ -223,7 +223,8 @@ def reset(folder: RunFolder, reason: str, now: datetime, state: Path | None = No
             file = _opened(path, policy, fresh)
             row = _reset_row(policy, [monitor_of(file, fresh, path)], reason, now)
             # Forgotten batches and labels may be counted again, into the fresh monitor.
-            empty = {**dict(row_of(fresh)), "batches": (), "labelled": (), "permuted": {}}
+            empty = {**dict(row_of(fresh)), "batches": (), "permuted": {}}
+            empty |= {"labels": {}, "labelled": (), "sessions": (), "audited": ()}
             write_monitor(path, file.model_copy(update={**empty, "resets": (*file.resets, row)}))
         changed.append(path)
     path = live_path(folder, policy)
@@ -258,45 +259,6 @@ def _reset_row(policy: Policy, monitors: Iterable[Monitor], reason: str, now: da
     )
 
 
-def _files(path: Path) -> list[Path]:
-    """The score files of a path. Raises DataError on a folder that holds none."""
-    if not path.is_dir():
-        return [path]
-    files = sorted(path.glob("*.parquet"))
-    if not files:
-        raise DataError(
-            f"{path} holds no score file", "expected files named *.parquet, as a server writes them"
-        )
-    return files
-
-
-def _batch(config: Config, policy: Policy, path: Path) -> _Batch:
-    """One file of scores. Rows without an order in time are permuted: a sorted file would look like
-    drift.
-    """
-    table, model = read_scores(path)
-    policy.require_model(model)
-    digest, in_time = digest_file(path), config.in_order or is_in_time(path)
-    if not in_time:
-        # Seeded by the file's own digest: the same order whenever and beside whichever files.
-        of_file = int(digest.removeprefix("sha256:")[:16], 16)
-        order_N = np.random.default_rng([config.seed, of_file]).permutation(len(table.ids))
-        table = table.select(tuple(table.ids[n] for n in order_N.tolist()))
-    return _Batch(table=table, digest=digest, in_time=in_time)
-
-
-def _together(batches: Sequence[_Batch]) -> ScoreTable:
-    """All rows. Raises DataError on a request that stands in two files."""
-    ids = tuple(i for b in batches for i in b.table.ids)
-    if len(set(ids)) < len(ids):
-        twice = Counter(ids).most_common(1)[0][0]
-        raise DataError(
-            f"request {twice!r} stands in two score files",
-            "cut traffic into files that do not overlap",
-        )
-    return ScoreTable(ids=ids, logp_NC=np.concatenate([b.table.logp_NC for b in batches]))
-
-
 def _opened(path: Path, policy: Policy, fresh: Monitor) -> MonitorFile:
     """The state in a file, or a new state. Raises ArtifactError if it is of another policy."""
     digest = policy_digest(policy)
@@ -309,26 +271,31 @@ def _opened(path: Path, policy: Policy, fresh: Monitor) -> MonitorFile:
             f"{digest[:19]}...",
             "a new policy is watched afresh: name another state file, or put this one away",
         )
+    if file.labelled and file.labelled_in is None:
+        return file.model_copy(update={"labelled_in": len(file.batches)})
     return file
 
 
-def _new_labels(
-    config: Config, file: MonitorFile, table: ScoreTable, taxonomy: Taxonomy
-) -> dict[str, FeedbackRow]:
-    """Labels that have not been counted. Raises DataError on a label of a request that has no score
-    among these.
+def _with_scores(
+    monitor: Monitor, file: MonitorFile, policy: Policy, new: Sequence[Batch], seed: int
+) -> tuple[Monitor, MonitorFile, int]:
+    """Count the scores of new batches, one unit a session; also how many were left out because
+    their session was counted with earlier batches.
     """
-    if config.feedback is None:
-        return {}
-    counted, scored = set(file.labelled), set(table.ids)
-    labels = {
-        i: row for i, row in read_feedback(config.feedback, taxonomy).items() if i not in counted
+    logp_TC = np.concatenate([b.table.logp_NC for b in new]) if new else np.zeros((0, 0))
+    session_T = [s for b in new for s in b.session_T]
+    counted = set(file.sessions)
+    kept = [t for t, s in enumerate(session_T) if s not in counted]
+    traffic = Traffic(
+        logp_TC=logp_TC[kept].astype(np.float32),
+        session_T=[session_T[t] for t in kept],
+        at_T=[0.0] * len(kept),
+    )
+    # The files of one call hold whole sessions: no clock says when a session has ended.
+    monitor = after_scores(monitor, policy, traffic, seed, ended=True)
+    sessions = [*file.sessions, *dict.fromkeys(s for s in traffic.session_T if s is not None)]
+    changed = {
+        "batches": (*file.batches, *(b.digest for b in new)),
+        "sessions": tuple(sessions[-MOST_SESSIONS:]),
     }
-    unknown = [i for i in labels if i not in scored]
-    if unknown:
-        raise DataError(
-            f"{config.feedback}: {len(unknown)} requests have no score in {config.scores}, first "
-            f"{unknown[0]!r}",
-            "give labels together with the scores of the same requests",
-        )
-    return labels
+    return monitor, file.model_copy(update=changed), len(session_T) - len(kept)

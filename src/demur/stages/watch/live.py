@@ -23,7 +23,13 @@ from demur.base.arrays import Floats
 from demur.base.errors import ArtifactError, PolicyError, ScoreError
 from demur.core.policy import Policy
 from demur.core.score import check_scores
-from demur.stages.watch.state import after_scores, monitor_of, reference_of, row_of
+from demur.stages.watch.state import (
+    Traffic,
+    after_scores,
+    monitor_of,
+    reference_of,
+    row_of,
+)
 from demur.stats.drift.monitor import (
     Monitor,
     PromiseState,
@@ -47,6 +53,8 @@ class ScoredRequest:
 
     tenant: str
     logp_C: Floats
+    session: str | None = None  # key of its session: demur.stages.watch.session_key
+    at_s: float = 0.0  # when it came, in seconds since 1970
     journal: str | None = None  # the name of the journal that holds it
 
 
@@ -106,7 +114,7 @@ class LiveWatch:
     @property
     def steps(self) -> int:
         """The number of live scores counted, of all tenants."""
-        return sum(m.series[0].steps for m in self.monitors.values())
+        return sum(m.requests for m in self.monitors.values())
 
 
 def live_path(folder: RunFolder, policy: Policy) -> Path:
@@ -216,7 +224,15 @@ def _uncounted(journal: Abandoned, counted: int, live: LiveWatch) -> list[Scored
         )
         if not isinstance(tenant, str) or not _are_scores(logp, len(live.policy.taxonomy.tokens)):
             break
-        found.append(ScoredRequest(tenant=tenant, logp_C=np.array(logp, dtype=np.float32)))
+        session, at_s = row.get("session"), row.get("at", 0.0)
+        found.append(
+            ScoredRequest(
+                tenant=tenant,
+                logp_C=np.array(logp, dtype=np.float32),
+                session=session if isinstance(session, str) else None,
+                at_s=float(at_s) if isinstance(at_s, float | int) else 0.0,
+            )
+        )
     return found
 
 
@@ -237,14 +253,17 @@ def _are_scores(value: Any, columns: int) -> bool:
 
 def _counted(live: LiveWatch, rows: Sequence[ScoredRequest]) -> LiveWatch:
     """The monitors after these rows, each in its tenant's; the order within a tenant is kept."""
-    by_tenant: dict[str, list[Floats]] = {}
+    by_tenant: dict[str, list[ScoredRequest]] = {}
     for row in rows:
-        by_tenant.setdefault(row.tenant, []).append(row.logp_C)
+        by_tenant.setdefault(row.tenant, []).append(row)
     monitors = dict(live.monitors)
-    for tenant, logps in by_tenant.items():
-        monitors[tenant] = after_scores(
-            monitors.get(tenant, live.fresh), live.policy, np.stack(logps)
+    for tenant, own in by_tenant.items():
+        traffic = Traffic(
+            logp_TC=np.stack([row.logp_C for row in own]),
+            session_T=[row.session for row in own],
+            at_T=[row.at_s for row in own],
         )
+        monitors[tenant] = after_scores(monitors.get(tenant, live.fresh), live.policy, traffic)
     return replace(live, monitors=monitors)
 
 

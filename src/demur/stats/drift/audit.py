@@ -1,12 +1,14 @@
 """Sequential test of a promise by labelled answers: an e-process for "the rate is at most the
 level".
 
-1. After each label the evidence E is the likelihood of all labels so far, averaged over rates above
-   the level, divided by their likelihood at the level.
-2. While the rate is at most the level, E is a nonnegative supermartingale that starts at 1, so by
-   Ville's inequality (1939) P(E ever reaches 1 / alpha) <= alpha: one may look after every label.
-3. The mean over rates is a Beta(1/2, 1/2) prior cut off at the level (Robbins 1970's mixture): no
-   alternative has to be guessed.
+1. A unit is a session, or a request of no session. Its error share x lies in [0, 1]: 0 or 1 where
+   one request of it is labelled.
+2. While the rate is at most the level a, each x has a mean of at most a, whatever came before. A
+   stake on the rate q > a multiplies by 1 + (q - a) (x - a) / (a (1 - a)), which has then a mean of
+   at most 1; for x = 0 and 1 it is the likelihood of q divided by that of a. Betting on bounded
+   means: Waudby-Smith and Ramdas, arXiv 2010.09686.
+3. Several q are bet on, begun anew at every unit (demur.stats.drift.wealth), so P(the evidence E
+   ever reaches 1 / alpha) <= alpha: one may look after every label.
 It needs a random sample: of requests that ought to be answered for false refusals, of those that
 ought to be refused for missed ones.
 """
@@ -16,16 +18,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
-from scipy.special import betaincc, betaln, xlog1py, xlogy
 
-from demur.base.arrays import Doubles, Ints
+from demur.base.arrays import Doubles
 from demur.base.errors import DataError
 from demur.core.goals.promised import PromisedGoal
 from demur.core.rates import Rate
+from demur.stats.drift.wealth import Wealth, begin, play
 
 NOTHING_SEEN = Rate(hits=0, of=0)
-PRIOR = 0.5  # Beta(1/2, 1/2), cut off below the level: how likely which broken rate is
+ODDS = (1.25, 1.6, 2.2, 3.5, 7.0, 20.0)  # of the rates bet on, divided by those of the level
+START = begin(len(ODDS))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,13 +38,20 @@ class Audit:
 
     goal: PromisedGoal  # of the promise
     rate: Rate = NOTHING_SEEN  # errors among audited requests
-    highest_log_e: float = 0.0  # so far: an alarm does not go away
+    units: int = 0  # sessions of these requests, and requests of no session
+    wealth: Wealth = START
+    highest_log_e: float = 0.0  # natural log of the highest E so far: an alarm does not go away
 
     def __post_init__(self) -> None:
         if not 0.0 < self.level < 1.0:
             raise DataError(
                 f"audit of {self.risk!r}: level {self.level}",
                 "expected a rate strictly between 0 and 1",
+            )
+        if len(self.wealth.log_stake_J) != len(ODDS):
+            raise DataError(
+                f"audit of {self.risk!r}: {len(self.wealth.log_stake_J)} bets",
+                f"expected {len(ODDS)}: start afresh",
             )
 
     @property
@@ -67,40 +76,38 @@ class Audit:
 
     @property
     def log_e(self) -> float:
-        """Natural log of E after the labels so far."""
-        return float(
-            log_evidence(np.array([self.rate.hits]), np.array([self.rate.of]), self.level)[0]
-        )
+        """Natural log of E now."""
+        return self.wealth.log_total
 
 
-def update_audit(state: Audit, error_T: npt.NDArray[np.bool_]) -> Audit:
-    """Update an audit with new labels, in the order in which they came; True is an error (a false
-    or a missed refusal).
+def update_audit(state: Audit, share_U: Doubles, rate: Rate) -> Audit:
+    """Update an audit with new units, in the order in which they came.
+
+    share_U: the error share of each unit, in [0, 1]. rate: errors among the requests of all.
     """
-    if len(error_T) == 0:
+    if len(share_U) == 0:
         return state
-    # E after each of the T labels, because an alarm counts from the highest that E ever was
-    hits_T = state.rate.hits + np.cumsum(error_T, dtype=np.int64)
-    of_T = state.rate.of + np.arange(1, len(error_T) + 1)
-    highest = max(state.highest_log_e, float(log_evidence(hits_T, of_T, state.level).max()))
-    return replace(state, rate=Rate(hits=int(hits_T[-1]), of=int(of_T[-1])), highest_log_e=highest)
-
-
-def log_evidence(hits: Ints, of: Ints, level: float) -> Doubles:
-    """Natural log of E: the mean likelihood ratio of rates above the level against the level
-    itself.
-
-    hits, of: counts of the same shape. level: in (0, 1). -inf where errors are so rare that it
-    underflows: no evidence. Robbins 1970; Ramdas et al. 2023 (arXiv 2210.01948).
-    """
-    # Integral over r in (level, 1) of r^hits (1 - r)^misses under the prior = upper incomplete beta
-    # function; betaincc is regularised, so betaln is put back. Divided by the prior's own mass
-    # above the level and by level^hits (1 - level)^misses.
-    misses = of - hits
-    a, b = PRIOR + hits, PRIOR + misses
-    with np.errstate(divide="ignore"):
-        mixed = np.log(betaincc(a, b, level)) + betaln(a, b)
-    prior = np.log(betaincc(PRIOR, PRIOR, level)) + betaln(PRIOR, PRIOR)
-    return np.asarray(
-        mixed - prior - xlogy(hits, level) - xlog1py(misses, -level), dtype=np.float64
+    wealth, log_e_U = play(state.wealth, log_factors(share_U, state.level))
+    return replace(
+        state,
+        rate=Rate(hits=state.rate.hits + rate.hits, of=state.rate.of + rate.of),
+        units=state.units + len(share_U),
+        wealth=wealth,
+        highest_log_e=max(state.highest_log_e, float(log_e_U.max())),
     )
+
+
+def log_factors(share_U: Doubles, level: float) -> Doubles:
+    """Natural log of what a stake on each of ODDS multiplies by, shape (U, J)."""
+    odds_J = np.array(ODDS) * level / (1.0 - level)
+    slope_J = (odds_J / (1.0 + odds_J) - level) / (level * (1.0 - level))
+    return np.asarray(np.log1p(np.multiply.outer(share_U - level, slope_J)), dtype=np.float64)
+
+
+def wealth_of_counts(rate: Rate, level: float) -> Wealth:
+    """The wealth that these requests leave of what is staked at once, beside a full reserve: of a
+    state of older versions, which has no wealth.
+    """
+    right_J, wrong_J = log_factors(np.array([0.0, 1.0]), level)
+    grown_J = rate.hits * wrong_J + (rate.of - rate.hits) * right_J
+    return Wealth(log_stake_J=tuple((np.array(START.log_stake_J) + grown_J).tolist()))

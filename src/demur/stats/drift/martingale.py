@@ -3,17 +3,17 @@ reference.
 
 1. Each new score gets a conformal p-value: its smoothed rank among all scores before it. While
    scores are exchangeable, these p-values are independent and uniform (Vovk et al. 2005).
-2. A gambler bets on p-values being low or high; wealth multiplies by 1 + e (p - 1/2), which has
-   mean 1 under uniformity: a martingale that starts at 1.
+2. A gambler bets on p-values being low or high: a stake multiplies by 1 + e (p - 1/2), which has
+   mean 1 under uniformity, for several e, begun anew at every step (demur.stats.drift.wealth).
 3. P(wealth ever reaches 1 / alpha) <= alpha while nothing changes (Ville 1939), for any length of
    traffic: one may look after every request.
 Scores are counted on a fixed grid, so a state has one size however long the server runs, and since
-a cell is a function of the score, the guarantee is untouched. Shapes: T new scores, B cells.
+a cell is a function of the score, the guarantee is untouched. Shapes: T new scores, B cells, J
+bets.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,11 +22,14 @@ import numpy.typing as npt
 from demur.base.arrays import Doubles
 from demur.base.errors import DataError, ScoreError
 from demur.stats.drift.scores import MOST_LOG_ODDS
+from demur.stats.drift.wealth import AT_ONCE, Wealth, begin, play
 
 CELL = 0.25  # of log-odds: scores closer than this count as ties, which costs power, not validity
 CELLS = int(2 * MOST_LOG_ODDS / CELL)
-BETS = (-1.0, 0.0, 1.0)  # on low p-values (scores rose), on nothing, on high ones (scores fell)
-JUMP = 0.01  # share of wealth that changes its bet per step: Vovk et al. 2021 (arXiv 2102.10439)
+# on low p-values (scores rose), and on high ones (scores fell)
+BETS = (-1.8, -1.0, -0.4, 0.4, 1.0, 1.8)
+JUMPED = (-1.0, 0.0, 1.0)  # the bets of states of older versions
+START = begin(len(BETS))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,18 +41,23 @@ class Martingale:
 
     series: str
     count_B: tuple[int, ...]  # scores so far per cell, the reference's included
-    shares: tuple[float, ...] = (1 / 3, 1 / 3, 1 / 3)  # of the wealth on each of BETS
-    log_e: float = 0.0  # natural log of the wealth
-    highest_log_e: float = 0.0  # so far: an alarm does not go away
+    wealth: Wealth = START
+    highest_log_e: float = 0.0  # natural log of the most wealth so far: an alarm does not go away
     steps: int = 0  # scores tested
     learns: bool = True  # whether live scores join the reference
 
     def __post_init__(self) -> None:
-        if len(self.count_B) != CELLS or len(self.shares) != len(BETS):
+        found = (len(self.count_B), len(self.wealth.log_stake_J))
+        if found != (CELLS, len(BETS)):
             raise DataError(
-                f"series {self.series!r}: {len(self.count_B)} cells",
-                f"expected {CELLS}: start afresh",
+                f"series {self.series!r}: {found[0]} cells and {found[1]} bets",
+                f"expected {CELLS} and {len(BETS)}: start afresh",
             )
+
+    @property
+    def log_e(self) -> float:
+        """Natural log of the wealth now."""
+        return self.wealth.log_total
 
 
 def start_martingale(series: str, reference_N: Doubles, *, learns: bool = True) -> Martingale:
@@ -74,24 +82,22 @@ def update_martingale(state: Martingale, score_T: Doubles, u_T: Doubles) -> Mart
         raise DataError(
             f"{score_T.shape} scores with {u_T.shape} uniform numbers", "one of them per score"
         )
-    count_B, seen = list(state.count_B), sum(state.count_B)
-    shares, log_e, highest = state.shares, state.log_e, state.highest_log_e
+    if len(score_T) == 0:
+        return state
+    count_B, seen, p_T = list(state.count_B), sum(state.count_B), []
     for cell, u in zip(grid_cells(score_T).tolist(), u_T.tolist(), strict=True):
         # the p-value comes first, then the score joins the counts: a score is no evidence against
         # itself
-        p = smoothed_rank(sum(count_B[cell + 1 :]), count_B[cell], seen, u)
-        shares, growth = bet(shares, p)
-        log_e += math.log(growth)
-        highest = max(highest, log_e)
+        p_T.append(smoothed_rank(sum(count_B[cell + 1 :]), count_B[cell], seen, u))
         if state.learns:
             count_B[cell] += 1
             seen += 1
+    wealth, log_e_T = play(state.wealth, log_factors(np.array(p_T)))
     return replace(
         state,
         count_B=tuple(count_B),
-        shares=shares,
-        log_e=log_e,
-        highest_log_e=highest,
+        wealth=wealth,
+        highest_log_e=max(state.highest_log_e, float(log_e_T.max())),
         steps=state.steps + len(score_T),
     )
 
@@ -103,19 +109,27 @@ def smoothed_rank(above: int, equal: int, seen: int, u: float) -> float:
     return (above + u * (equal + 1)) / (seen + 1)
 
 
-def bet(shares: tuple[float, ...], p: float) -> tuple[tuple[float, ...], float]:
-    """One step of the simple jumper (Vovk et al. 2021, arXiv 2102.10439): the new shares of wealth,
-    and the growth of all of it.
+def log_factors(p_T: Doubles) -> Doubles:
+    """Natural log of what a stake on each of BETS multiplies by, shape (T, J)."""
+    return np.asarray(np.log1p(np.multiply.outer(p_T - 0.5, BETS)), dtype=np.float64)
 
-    shares: of the wealth on each of BETS. Each step a share JUMP of the wealth is spread evenly
-    over the bets, so that a bet that lost can come back when the drift turns.
+
+def wealth_of_jumper(shares: tuple[float, ...], log_e: float) -> Wealth:
+    """The wealth of a state of older versions, which had no reserve: its bets go on with half of
+    what they had, and the other half is a fresh reserve.
+
+    shares: of the wealth exp(log_e), on each of JUMPED. What was on no bet stays away. Raises
+    DataError on another number of shares.
     """
-    stakes = [
-        ((1.0 - JUMP) * share + JUMP / len(BETS)) * (1.0 + e * (p - 0.5))
-        for e, share in zip(BETS, shares, strict=True)
-    ]
-    growth = sum(stakes)
-    return tuple(stake / growth for stake in stakes), growth
+    if len(shares) != len(JUMPED):
+        raise DataError(f"{len(shares)} shares of wealth", f"expected {len(JUMPED)}: start afresh")
+    kept = {e: share for e, share in zip(JUMPED, shares, strict=True) if e and share > 0.0}
+    nothing = np.log(np.finfo(np.float64).tiny)
+    return Wealth(
+        log_stake_J=tuple(
+            float(np.log(AT_ONCE * kept[e])) + log_e if e in kept else float(nothing) for e in BETS
+        )
+    )
 
 
 def grid_cells(score_N: Doubles) -> npt.NDArray[np.int64]:

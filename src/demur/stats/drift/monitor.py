@@ -18,17 +18,18 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from demur.base.arrays import Doubles, Floats
+from demur.base.arrays import Bools, Doubles, Floats
 from demur.base.errors import DataError
 from demur.core.goals.goal import Promise
 from demur.core.goals.promised import promised
 from demur.core.policy import Policy
+from demur.core.rates import Rate
 from demur.stats.drift import audit, martingale
 from demur.stats.drift.audit import Audit
 from demur.stats.drift.martingale import Martingale
 from demur.stats.drift.scores import series_log_odds, series_names
+from demur.stats.drift.sessions import LiveRows, OpenSession, gather, shares_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +38,8 @@ class Monitor:
 
     series: tuple[Martingale, ...]  # total, then the categories
     audits: tuple[Audit, ...]  # one per certified promise with a level
+    open_sessions: tuple[OpenSession, ...] = ()  # not counted before they end
+    requests: int = 0  # live scores so far, those of open sessions included
 
     @property
     def tests(self) -> int:
@@ -46,7 +49,12 @@ class Monitor:
     @property
     def seen(self) -> int:
         """The number of live scores and labels so far."""
-        return self.series[0].steps + sum(a.rate.of for a in self.audits)
+        return self.requests + sum(a.rate.of for a in self.audits)
+
+    @property
+    def of_traffic(self) -> tuple[Audit, ...]:
+        """The audits of promises about all traffic."""
+        return tuple(a for a in self.audits if a.of_traffic)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,35 +109,66 @@ def start_monitor(policy: Policy, reference_NC: Floats, *, learns: bool = True) 
     )
 
 
-def observe_scores(monitor: Monitor, logp_TC: Floats, u_TS: Doubles) -> Monitor:
-    """Update the monitor with live scores, in order. u_TS: uniform numbers, one per score and
-    series.
+def observe_traffic(
+    monitor: Monitor, rows: LiveRows, rng: np.random.Generator, *, ended: bool
+) -> Monitor:
+    """Update the monitor with live scores and with what they say of promises about all traffic.
+
+    A session counts as one unit, once it has ended; ended: all of them end with these rows. rng:
+    breaks ties; it must not depend on scores. Raises what observe_scores raises.
+    """
+    units, open_sessions = gather(monitor.open_sessions, rows, ended=ended)
+    u_US = rng.random((len(units.logp_UC), len(monitor.series)))
+    after = observe_scores(monitor, units.logp_UC, u_US)
+    audits = list(after.audits)
+    for n, own in enumerate(after.of_traffic):
+        error_U, of = units.errors_UA[:, n], int(units.requests_U.sum())
+        rate = Rate(hits=int(error_U.sum()), of=of)
+        at = audits.index(own)
+        audits[at] = audit.update_audit(own, error_U / units.requests_U, rate)
+    return replace(
+        after,
+        audits=tuple(audits),
+        open_sessions=open_sessions,
+        requests=monitor.requests + len(rows.logp_TC),
+    )
+
+
+def observe_scores(monitor: Monitor, logp_UC: Floats, u_US: Doubles) -> Monitor:
+    """Update the series with scores that are units of evidence each, in order. u_US: uniform
+    numbers, one per score and series.
 
     Raises ScoreError on bad scores, DataError where scores or uniforms are for another number of
     series.
     """
-    score_TS = series_log_odds(logp_TC)
-    if score_TS.shape[1] != len(monitor.series) or u_TS.shape != score_TS.shape:
+    score_US = series_log_odds(logp_UC)
+    if score_US.shape[1] != len(monitor.series) or u_US.shape != score_US.shape:
         raise DataError(
-            f"scores for {score_TS.shape[1]} series and uniforms {u_TS.shape}, "
+            f"scores for {score_US.shape[1]} series and uniforms {u_US.shape}, "
             f"{len(monitor.series)} are watched",
             "one uniform number per score and series, scores of the policy's own taxonomy",
         )
     moved = (
-        martingale.update_martingale(m, score_TS[:, s], u_TS[:, s])
+        martingale.update_martingale(m, score_US[:, s], u_US[:, s])
         for s, m in enumerate(monitor.series)
     )
-    return replace(monitor, series=tuple(moved))
+    return replace(monitor, series=tuple(moved), requests=monitor.requests + len(logp_UC))
 
 
-def observe_labels(monitor: Monitor, risk: str, error_T: npt.NDArray[np.bool_]) -> Monitor:
+def observe_labels(
+    monitor: Monitor, risk: str, error_T: Bools, session_T: Sequence[str | None] | None = None
+) -> Monitor:
     """Update the monitor with labels for one promise, in order; True is an error. Raises DataError
     if that risk is not promised.
+
+    session_T: labels of one session are one unit. None: each label is.
     """
     if risk not in [a.risk for a in monitor.audits]:
         known = ", ".join(a.risk for a in monitor.audits) or "none"
         raise DataError(f"no promise about {risk!r} is watched", f"watched: {known}")
-    moved = (audit.update_audit(a, error_T) if a.risk == risk else a for a in monitor.audits)
+    share_U = shares_of(error_T, session_T or [None] * len(error_T))
+    rate = Rate(hits=int(error_T.sum()), of=len(error_T))
+    moved = (audit.update_audit(a, share_U, rate) if a.risk == risk else a for a in monitor.audits)
     return replace(monitor, audits=tuple(moved))
 
 
@@ -195,7 +234,7 @@ def merge_monitors(one: Monitor, other: Monitor) -> Monitor:
         replace(a, highest_log_e=max(a.highest_log_e, b.highest_log_e))
         for a, b in zip(late.audits, early.audits, strict=True)
     )
-    return Monitor(series=tuple(series), audits=tuple(audits))
+    return replace(late, series=tuple(series), audits=tuple(audits))
 
 
 def _label_alarm(a: Audit) -> Alarm:

@@ -7,7 +7,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, model_validator
+from pydantic import (
+    Field,
+    FiniteFloat,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
 
 from demur.base.boundary import Strict, read_json, validated
 from demur.base.errors import ArtifactError, DataError, TaxonomyError
@@ -22,16 +29,25 @@ from demur.store.rows import RowId
 UNKNOWN = ""  # the tenant of live scores that were counted before monitors told tenants apart
 
 
+class WealthRow(Strict):
+    """The stakes of a test: demur.stats.drift.wealth, field by field."""
+
+    log_stake_J: tuple[FiniteFloat, ...]
+    steps: NonNegativeInt
+
+
 class SeriesRow(Strict):
     """One test martingale: demur.stats.drift.martingale, field by field."""
 
     series: str
     count_B: tuple[NonNegativeInt, ...]
-    shares: tuple[NonNegativeFloat, ...]
-    log_e: FiniteFloat
     highest_log_e: NonNegativeFloat
     steps: NonNegativeInt
     learns: bool
+    wealth: WealthRow | None = None
+    # of older versions, which have no wealth: demur.stats.drift.martingale.wealth_of_jumper
+    shares: tuple[NonNegativeFloat, ...] | None = None
+    log_e: FiniteFloat | None = None
 
 
 class AuditRow(Strict):
@@ -41,6 +57,19 @@ class AuditRow(Strict):
     level: float
     rate: Rate
     highest_log_e: NonNegativeFloat
+    # None: of older versions, where each request was a unit and nothing began anew
+    units: NonNegativeInt | None = None
+    wealth: WealthRow | None = None
+
+
+class SessionRow(Strict):
+    """A session that has not ended: demur.stats.drift.sessions, field by field."""
+
+    key: str
+    last_s: FiniteFloat
+    requests: PositiveInt
+    logp_C: tuple[float, ...]
+    errors_A: tuple[NonNegativeInt, ...]
 
 
 class ResetRow(Strict):
@@ -57,6 +86,9 @@ class MonitorRow(Strict):
 
     series: tuple[SeriesRow, ...]
     audits: tuple[AuditRow, ...]
+    open_sessions: tuple[SessionRow, ...] = ()
+    # None: of older versions, where every score was a step of every series
+    requests: NonNegativeInt | None = None
 
 
 class MonitorFile(MonitorRow):
@@ -67,7 +99,14 @@ class MonitorFile(MonitorRow):
     format: Literal["demur.monitor/1"] = "demur.monitor/1"
     policy: str  # digest of the policy that is watched
     batches: tuple[str, ...] = ()  # digests of the score files that were counted
-    labelled: tuple[str, ...] = ()  # ids of the requests whose labels were counted
+    # digest of a score file -> ids of its requests whose labels were counted
+    labels: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    # of older versions: ids whose labels were counted, in any of the first `labelled_in` batches
+    labelled: tuple[str, ...] = ()
+    labelled_in: NonNegativeInt | None = None  # None: all that stand here
+    # sessions whose scores were counted, the last of them; and those with a label that was
+    sessions: tuple[str, ...] = ()
+    audited: tuple[str, ...] = ()
     # score files without an order in time -> seed of theirs
     permuted: dict[str, int] = Field(default_factory=dict)
     resets: tuple[ResetRow, ...] = ()
@@ -95,6 +134,9 @@ class FeedbackRow(Strict):
     # its own
     traits: dict[Facet, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
 
+    # that the request came in, where the scores do not say it
+    session: str | None = Field(default=None, min_length=1)
+
     @model_validator(mode="before")
     @classmethod
     def _gathered(cls, row: Any) -> Any:
@@ -107,7 +149,8 @@ class FeedbackRow(Strict):
 
 def write_monitor(path: Path, monitor: MonitorFile) -> None:
     """Write a monitor's state atomically."""
-    write_json(path, _plain(monitor, "permuted", "resets"))
+    late = ("permuted", "resets", "labels", "labelled", "labelled_in", "sessions", "audited")
+    write_json(path, _plain(monitor, *late))
 
 
 def read_monitor(path: Path) -> MonitorFile:
@@ -175,5 +218,5 @@ def read_feedback(path: Path, taxonomy: Taxonomy) -> dict[str, FeedbackRow]:
 
 def _plain(file: Strict, *late: str) -> dict[str, Any]:
     """The JSON value, without the keys that came later where they are empty."""
-    value = file.model_dump(mode="json")
+    value = file.model_dump(mode="json", exclude_none=True)
     return {name: v for name, v in value.items() if v or name not in late}

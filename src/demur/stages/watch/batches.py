@@ -1,0 +1,70 @@
+"""Files of live scores, as `demur watch` takes them: each one batch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from demur.base.errors import DataError
+from demur.base.files import digest_file
+from demur.core.policy import Policy
+from demur.core.score import ScoreTable
+from demur.stages.watch.state import session_key
+from demur.store.scores.tables import is_in_time, read_scores, read_sessions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """One file of scores, its rows in the order in which they are tested."""
+
+    table: ScoreTable
+    digest: str
+    in_time: bool  # else the order is random
+    session_T: tuple[str | None, ...]  # keys of the sessions
+
+
+def score_files(path: Path) -> list[Path]:
+    """The score files of a path. Raises DataError on a folder that holds none."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.glob("*.parquet"))
+    if not files:
+        raise DataError(
+            f"{path} holds no score file", "expected files named *.parquet, as a server writes them"
+        )
+    return files
+
+
+def read_batch(path: Path, policy: Policy, seed: int, *, in_order: bool) -> Batch:
+    """One file of scores. Rows without an order in time are permuted: a sorted file would look like
+    drift.
+    """
+    table, model = read_scores(path)
+    policy.require_model(model)
+    digest, in_time = digest_file(path), in_order or is_in_time(path)
+    named = read_sessions(path) or (None,) * len(table.ids)
+    session_by_id = dict(zip(table.ids, named, strict=True))
+    if not in_time:
+        # Seeded by the file's own digest: the same order whenever and beside whichever files.
+        of_file = int(digest.removeprefix("sha256:")[:16], 16)
+        order_N = np.random.default_rng([seed, of_file]).permutation(len(table.ids))
+        table = table.select(tuple(table.ids[n] for n in order_N.tolist()))
+    sessions = (session_by_id[i] for i in table.ids)
+    session_T = tuple(s if s is None else session_key("", s) for s in sessions)
+    return Batch(table=table, digest=digest, in_time=in_time, session_T=session_T)
+
+
+def together(batches: Sequence[Batch]) -> ScoreTable:
+    """All rows. Raises DataError on a request that stands in two files."""
+    ids = tuple(i for b in batches for i in b.table.ids)
+    if len(set(ids)) < len(ids):
+        twice = Counter(ids).most_common(1)[0][0]
+        raise DataError(
+            f"request {twice!r} stands in two score files",
+            "cut traffic into files that do not overlap",
+        )
+    return ScoreTable(ids=ids, logp_NC=np.concatenate([b.table.logp_NC for b in batches]))
