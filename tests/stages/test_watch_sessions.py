@@ -15,7 +15,7 @@ from demur.stages.watch.labels import LabelCount
 from demur.stats.drift.sessions import IDLE_S, MOST_REQUESTS
 from demur.store.policies.policy_file import read_policy
 from demur.store.results.monitor_file import read_live, read_monitor, write_live, write_monitor
-from demur.store.scores.tables import read_scores, read_sessions, write_scores
+from demur.store.scores.tables import Requests, read_requests, read_scores, write_scores
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def state(tmp_path):
     return tmp_path / "state.json"
 
 
-def cut(live, to, rows, *, sessions=None, shift=0.0):
+def cut(live, to, rows, *, sessions=None, counts=None, shift=0.0):
     """So many rows of a file, under the ids 0, 1, ..."""
     table, fingerprint = read_scores(live)
     logits_NC = table.logp_NC[:rows].astype(np.float64)
@@ -45,7 +45,8 @@ def cut(live, to, rows, *, sessions=None, shift=0.0):
     logp_NC = np.minimum(logits_NC - np.logaddexp.reduce(logits_NC, axis=1)[:, None], 0)
     ids = tuple(map(str, range(rows)))
     named = ScoreTable(ids=ids, logp_NC=logp_NC.astype(np.float32))
-    write_scores(to, named, fingerprint, in_time=True, sessions=sessions)
+    requests = Requests(sessions=sessions and tuple(sessions), counts=counts)
+    write_scores(to, named, fingerprint, in_time=counts is None, requests=requests)
     return to
 
 
@@ -114,7 +115,7 @@ def test_ids_that_an_older_version_counted_stand_for_its_own_score_files(
 def test_a_session_is_one_unit_of_scores_and_of_labels(folder, live, state, tmp_path):
     sessions = [f"s{n // 3}" for n in range(60)]
     scores = cut(live, tmp_path / "s.parquet", 60, sessions=sessions)
-    assert read_sessions(scores) == tuple(sessions)
+    assert read_requests(scores).sessions == tuple(sessions)
     given = labels(tmp_path / "l", range(60))
     sight = run(Config(scores=scores, feedback=given, state=state), folder)
     assert (sight.sessions, sight.alone, sight.monitor.requests) == (20, 0, 60)
@@ -144,6 +145,12 @@ def test_requests_without_a_session_beside_others_are_units_of_their_own(
     scores = cut(live, tmp_path / "s", 10, sessions=["a", "a", None, None, *["b"] * 6])
     sight = run(Config(scores=scores, state=state), folder)
     assert (sight.sessions, sight.alone, sight.monitor.series[0].steps) == (2, 2, 4)
+
+
+def test_a_row_counts_as_often_as_it_was_asked(folder, live, state, tmp_path):
+    scores = cut(live, tmp_path / "s", 4, counts=(1, 5, 1, 3))
+    sight = run(Config(scores=scores, state=state), folder)
+    assert (sight.rows, sight.monitor.requests, sight.monitor.series[0].steps) == (4, 10, 10)
 
 
 def test_labels_may_name_sessions_where_scores_do_not_but_all_of_them(

@@ -22,7 +22,7 @@ from demur.base.errors import DemurError
 from demur.core.fingerprint import Fingerprint
 from demur.core.score import ScoreTable
 from demur.server.monitoring.log import log_event
-from demur.store.scores.tables import write_scores
+from demur.store.scores.tables import Requests, write_scores
 
 ROWS = 256  # of a file
 OPEN_S = 60.0  # after its first row, after which a file with fewer rows is written
@@ -91,9 +91,9 @@ class LiveScores:
         table = ScoreTable(
             ids=tuple(i for i, _, _ in rows), logp_NC=np.stack([logp_C for _, logp_C, _ in rows])
         )
-        sessions = [session for _, _, session in rows]
+        requests = Requests(sessions=tuple(session for _, _, session in rows))
         try:
-            write_scores(path, table, self._fingerprint, in_time=True, sessions=sessions)
+            write_scores(path, table, self._fingerprint, in_time=True, requests=requests)
             for old in sorted(self._folder.glob("live-*.parquet"))[:-MOST_FILES]:
                 old.unlink(missing_ok=True)
         except (DemurError, OSError) as e:

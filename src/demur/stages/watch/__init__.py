@@ -190,7 +190,7 @@ def run(config: Config, folder: RunFolder) -> WatchResult:
         permuted = {b.digest: config.seed for b in new if not b.in_time}
         changed = {**dict(row_of(monitor)), "permuted": {**file.permuted, **permuted}}
         write_monitor(path, file.model_copy(update=changed))
-    sessions = [s for b in batches for s in b.session_T]
+    sessions = [s for b in batches for s in b.session_N]
     return WatchResult(
         watched=check_promises(policy.promises, monitor, config.alpha),
         shifts=shifts,
@@ -282,12 +282,13 @@ def _with_scores(
     """Count the scores of new batches, one unit a session; also how many were left out because
     their session was counted with earlier batches.
     """
-    logp_TC = np.concatenate([b.table.logp_NC for b in new]) if new else np.zeros((0, 0))
-    session_T = [s for b in new for s in b.session_T]
+    each = [b.table.logp_NC[np.array(b.row_T)] for b in new]
+    logp_TC = np.concatenate(each) if new else np.zeros((0, 0), dtype=np.float32)
+    session_T = [b.session_N[row] for b in new for row in b.row_T]
     counted = set(file.sessions)
     kept = [t for t, s in enumerate(session_T) if s not in counted]
     traffic = Traffic(
-        logp_TC=logp_TC[kept].astype(np.float32),
+        logp_TC=logp_TC[kept],
         session_T=[session_T[t] for t in kept],
         at_T=[0.0] * len(kept),
     )

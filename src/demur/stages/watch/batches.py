@@ -14,7 +14,7 @@ from demur.base.files import digest_file
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.stages.watch.state import session_key
-from demur.store.scores.tables import is_in_time, read_scores, read_sessions
+from demur.store.scores.tables import is_in_time, read_requests, read_scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,9 @@ class Batch:
     table: ScoreTable
     digest: str
     in_time: bool  # else the order is random
-    session_T: tuple[str | None, ...]  # keys of the sessions
+    session_N: tuple[str | None, ...]  # of each row: the key of its session
+    # the row of each request, in the order in which they are tested: a row may stand for several
+    row_T: tuple[int, ...]
 
 
 def score_files(path: Path) -> list[Path]:
@@ -46,16 +48,24 @@ def read_batch(path: Path, policy: Policy, seed: int, *, in_order: bool) -> Batc
     table, model = read_scores(path)
     policy.require_model(model)
     digest, in_time = digest_file(path), in_order or is_in_time(path)
-    named = read_sessions(path) or (None,) * len(table.ids)
-    session_by_id = dict(zip(table.ids, named, strict=True))
+    requests, rows = read_requests(path), len(table.ids)
+    sessions, counts = requests.sessions or (None,) * rows, requests.counts or (1,) * rows
+    order_N = np.arange(rows)
+    # Seeded by the file's own digest: the same order whenever and beside whichever files.
+    rng = np.random.default_rng([seed, int(digest.removeprefix("sha256:")[:16], 16)])
     if not in_time:
-        # Seeded by the file's own digest: the same order whenever and beside whichever files.
-        of_file = int(digest.removeprefix("sha256:")[:16], 16)
-        order_N = np.random.default_rng([seed, of_file]).permutation(len(table.ids))
-        table = table.select(tuple(table.ids[n] for n in order_N.tolist()))
-    sessions = (session_by_id[i] for i in table.ids)
-    session_T = tuple(s if s is None else session_key("", s) for s in sessions)
-    return Batch(table=table, digest=digest, in_time=in_time, session_T=session_T)
+        order_N = rng.permutation(rows)
+    row_T = np.repeat(np.arange(rows), np.array(counts, dtype=np.int64)[order_N])
+    if not in_time and len(row_T) > rows:
+        row_T = rng.permutation(row_T)  # the requests of one row do not come one after the other
+    named = (sessions[n] for n in order_N.tolist())
+    return Batch(
+        table=table.select(tuple(table.ids[n] for n in order_N.tolist())),
+        digest=digest,
+        in_time=in_time,
+        session_N=tuple(s if s is None else session_key("", s) for s in named),
+        row_T=tuple(row_T.tolist()),
+    )
 
 
 def together(batches: Sequence[Batch]) -> ScoreTable:

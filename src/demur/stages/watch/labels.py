@@ -114,7 +114,7 @@ def _sessions(
     found = {
         i: s
         for b in batches
-        for i, s in zip(b.table.ids, b.session_T, strict=True)
+        for i, s in zip(b.table.ids, b.session_N, strict=True)
         if s is not None and i in given
     }
     named = {i: session_key("", row.session) for i, row in given.items() if row.session}
