@@ -16,7 +16,7 @@ from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.losses import rate_under
 
 # settings under which promises are about other rows than the splits hold
-ELSEWHERE = ("traffic", "human_labels")
+ELSEWHERE = ("traffic", "human_labels", "mix")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
