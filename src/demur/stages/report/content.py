@@ -85,7 +85,7 @@ def sections(m: FinishedRun, run_name: str, most_examples: int) -> tuple[Section
         Section(
             key="promise",
             title="Promise and measurement",
-            parts=(tables.promises(m), *mixes.slices(m)),
+            parts=(tables.promises(m), *mixes.slices(m), *mixes.kept(m)),
             text=(*mixes.warnings(m), *mixes.sentences(m)),
         ),
         _scores(m),

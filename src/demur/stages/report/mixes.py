@@ -4,13 +4,18 @@ rows.
 
 from __future__ import annotations
 
+from demur.base.errors import DataError
 from demur.core.goals.goal import Promise
 from demur.core.operating_point import never_refused_warnings
 from demur.core.rates import divided, mix_words, rows_to_bound, too_small, worst_words
+from demur.core.rows.facets import FACETS
 from demur.pages.parts import Cell, Table
 from demur.stages.report.finished_run import FinishedRun
 from demur.stats.contradictions import promised_rate
+from demur.stats.mixes import SliceBound, slice_bounds
 from demur.store.results.metrics_file import MeasuredRate
+
+CONFIDENCE = 0.95
 
 
 def slices(m: FinishedRun) -> tuple[Table, ...]:
@@ -38,6 +43,48 @@ def slices(m: FinishedRun) -> tuple[Table, ...]:
             "in false_refusal[contrast] <= 0.1 or “in every source”, bounds it.",
         ),
     )
+
+
+def kept(m: FinishedRun) -> tuple[Table, ...]:
+    """The table of the mixes that keep each promise, by the test rows; empty without a promise."""
+    rows: list[tuple[Cell, ...]] = []
+    for promise in m.calibrated.promises:
+        parted = {part.facet for part in divided(promise.mix)}
+        facets = [facet for facet in FACETS if facet in parted]
+        if promise.level is None or not facets:
+            continue
+        for facet in facets:
+            try:
+                found = slice_bounds(promise, m.calibrated, m.rows, facet, CONFIDENCE)
+            except DataError:  # no test row that the promise is about
+                continue
+            rows.append((f"{promise.risk} at {promise.level:g}, by {facet}",))
+            rows += [
+                (b.name, f"{b.share:.1%}", f"at most {b.upper:.1%}", _shares(b)) for b in found
+            ]
+    if not rows:
+        return ()
+    header = ("slice", "share of the test rows", "its rate", "shares that keep the level")
+    return (
+        Table(
+            title="Which mixes keep each promise",
+            header=header,
+            rows=tuple(rows),
+            caption=f"By the test rows, with {CONFIDENCE:.0%} confidence for all slices of a facet "
+            "together: the rate of a mix is at most the mix of these bounds. The last column lets "
+            "one slice be more or less of traffic, the others in proportion. Few test rows make "
+            "bounds wide, and “none shown” does not say that none is kept.",
+        ),
+    )
+
+
+def _shares(bound: SliceBound) -> str:
+    if bound.keeps is None:
+        return "none shown"
+    low, high = bound.keeps
+    if (low, high) == (0.0, 1.0):
+        return "any"
+    return f"at most {high:.1%}" if low == 0.0 else f"at least {low:.1%}"
 
 
 def warnings(m: FinishedRun) -> tuple[str, ...]:
