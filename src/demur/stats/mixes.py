@@ -1,4 +1,4 @@
-"""Which mixes of slices keep a promise, by a bound of each slice on rows that chose no threshold."""
+"""Which mixes of slices keep a promise, by bounds of the slices on rows that chose no threshold."""
 
 from __future__ import annotations
 
