@@ -28,14 +28,14 @@ def rows_of(seed=0, counts=(300, 120, 60, 30)):
 def certify(ledger, goals="false_refusal <= 0.2", *, rows=None, name="p", texts=None, **given):
     """One attempt. texts: of the rows that it is made on, numbers in place of prompts."""
     rows = rows or rows_of()
-    spend = given.pop("spend", None)
+    spend, data = given.pop("spend", None), given.pop("data", None)
     request = CertifyRequest(
         ledger=ledger,
         goals=parse_goals(goals),
         before=replace(population(rows=5000).template, name=name),
         options=CertifyOptions(**{"confidence": 0.95, "method": "shared", **given}),
         marks=marks_of_texts(texts or map(str, range(len(rows.label_N)))),
-        data=rows_digest(rows),
+        data=data or rows_digest(rows),
         spend=None if spend is None else parse_spend(spend),
     )
     return certify_counted(
@@ -149,6 +149,15 @@ def test_nothing_is_certified_where_the_ledger_cannot_be_read_or_written(ledger)
     ledger.mkdir()
     with pytest.raises(ArtifactError, match=r"ledger\.jsonl"):
         certify(ledger, seed=1)
+
+
+def test_looks_at_more_and_more_rows_by_evidence_that_allows_it_are_one_attempt(ledger):
+    for more in (0, 100, 200):
+        rows = rows_of(more, (300 + more, 120, 60, 30))
+        found = counted(certify(ledger, rows=rows, method="anytime", data="sha256:order"))
+        assert (found.count, found.confidence) == (1, 0.95)
+    assert len(read_ledger(ledger).attempts) == 3
+    assert counted(certify(ledger, rows=rows)).count == 2  # another method is another attempt
 
 
 def test_the_policy_file_holds_the_attempts_and_a_file_without_them_keeps_its_digest(ledger):

@@ -22,6 +22,12 @@ GOALS = {
     "other side": {"goal": "missed_refusal <= 0.6"},
     "two": {"goal": "false_refusal <= 0.25; missed_refusal <= 0.6", "seed": 3},
     "path": {"goal": "false_refusal <= 0.25", "method": "path", "seed": 5},
+    "anytime": {"goal": "false_refusal <= 0.3", "method": "anytime"},
+    "anytime, both sides": {
+        "goal": "false_refusal <= 0.5; missed_refusal <= 0.7",
+        "method": "anytime",
+        "seed": 2,
+    },
     "budgets": {"goal": "false_refusal <= 0.4", "method": "budgets"},
     "calibrated": {"goal": "false_refusal <= 0.3", "calibrator": "temperature"},
     "slice": {"goal": "false_refusal[kind=benign] <= 0.3"},

@@ -9,8 +9,15 @@ import pytest
 from scipy.stats import binom
 
 from demur.core.goals.attempts import parse_spend, together
+from demur.core.goals.parse import parse_goals
 from demur.core.rates import most_errors
+from demur.core.score import ScoreTable
+from demur.stats.labelled import LabelledScores
+from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
+from demur.stats.thresholds.procedures.anytime import most_errors_anytime
+from demur.stats.thresholds.procedures.task import Arrived
 from tests.core.goals.test_attempts import attempt
+from tests.validity.population import population
 
 DRAWS = 2000
 LEVEL = 0.1
@@ -64,3 +71,64 @@ def test_six_policies_from_one_split_keep_delta_if_they_were_planned():
 
     assert any_broken(0.1) > most_broken(0.1)
     assert any_broken(0.1 * parse_spend(6).share(1)) <= most_broken(0.1)
+
+
+@pytest.mark.parametrize("level", [0.02, 0.1])
+def test_a_look_after_every_25_labels_keeps_delta_with_evidence_that_allows_it(level):
+    error_DN = np.random.default_rng(4).random((DRAWS, 1500)) < level
+    count_DN, looks = error_DN.cumsum(axis=1), range(25, 1501, 25)
+
+    def broken_by(most_of):
+        """Draws in which some look certifies a rate that is the level itself."""
+        found_D = np.zeros(DRAWS, dtype=bool)
+        for n in looks:
+            most = most_of(n, level, 0.1)
+            found_D |= count_DN[:, n - 1] <= (-1 if most is None else most)
+        return found_D.sum()
+
+    assert broken_by(most_errors) > most_broken(0.1)  # the test of one look, looked at again
+    assert 0 < broken_by(most_errors_anytime) <= most_broken(0.1)
+
+
+LIVES = {
+    "false refusals": "false_refusal <= 0.08",
+    "missed refusals": "missed_refusal <= 0.25",
+    "both sides": "false_refusal <= 0.15; missed_refusal <= 0.3",
+}
+
+
+def broken_lives(goals, draws, rows=500, first=200):
+    """Whole lives of a calibration that is looked at after every 25 labels: how many ever granted a
+    false promise, and how many ever granted one.
+    """
+    people, asked = population(signal=3.0), parse_goals(goals)
+    rng = np.random.default_rng(5)
+    how = CertifyOptions(
+        method="anytime",
+        confidence=0.9,
+        arrived=Arrived(learn=int(0.4 * first), first=first),
+        explained=False,
+    )
+    broken = granted = 0
+    for _ in range(draws):
+        at = rng.integers(len(people.label_N), size=rows)
+        table = ScoreTable(ids=tuple(map(str, range(rows))), logp_NC=people.logp_NC[at])
+        thresholds = []
+        for n in range(first, rows + 1, 25):
+            looked = LabelledScores(
+                table=table.select(table.ids[:n]), label_N=people.label_N[at[:n]]
+            )
+            found = certify(asked, people.template, looked, how)
+            if isinstance(found, Granted):
+                thresholds.append(found.certified.thresholds)
+        broken += any(people.rate(g, t) > g.level for t in thresholds for g in asked)
+        granted += bool(thresholds)
+    return broken, granted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LIVES)
+def test_a_calibration_that_is_looked_at_all_its_life_keeps_delta(name):
+    broken, granted = broken_lives(LIVES[name], DRAWS)
+    assert broken <= most_broken(0.1)
+    assert granted > DRAWS / 2

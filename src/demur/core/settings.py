@@ -21,7 +21,7 @@ from demur.core.policy import OnDoubt, Override, Rule
 from demur.core.rows.facets import FACETS, Facet
 
 # How promises are certified: demur.stats.thresholds.solve.
-Method = Literal["auto", "shared", "even", "path", "vectors", "budgets", "graphical"]
+Method = Literal["auto", "shared", "even", "path", "vectors", "budgets", "graphical", "anytime"]
 # those whose labels can be planned
 PlanMethod = Literal["shared", "path", "vectors", "budgets", "graphical"]
 PlanFailure = Literal["stop", "hard_only"]

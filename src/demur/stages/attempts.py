@@ -134,7 +134,9 @@ def _next_attempt(request: CertifyRequest, before: Sequence[Attempt]) -> Attempt
     )
     if (same := next((a for a in before if a.key == key), None)) is not None:
         # its own place in the plan, and so its own share of delta
-        return replace(same, policy=attempt.policy, time=attempt.time, granted=False)
+        return replace(
+            same, rows=attempt.rows, policy=attempt.policy, time=attempt.time, granted=False
+        )
     return attempt if request.spend is None else _of_plan(attempt, request.spend, before)
 
 

@@ -22,11 +22,14 @@ from demur.core.example import Example
 from demur.core.goals.attempts import Attempts
 from demur.core.goals.goal import Promise
 from demur.core.policy import Policy
+from demur.stages.arrival import METHOD as ANYTIME
+from demur.stages.arrival import in_known_order
 from demur.stages.attempts import attempts_on
 from demur.stats.evidence import Recount, recount, rows_digest
 from demur.stats.labelled import LabelledScores, label_scores, promised_for
 from demur.stats.missing import with_missing
 from demur.stats.sample import split_by_group
+from demur.stats.thresholds.procedures.task import Arrived
 from demur.store.answers.blackbox_file import prompts_without_outcome
 from demur.store.policies.choice_file import read_choice
 from demur.store.policies.ledger_file import marks_of
@@ -58,13 +61,15 @@ def run(path: Path, folder: RunFolder, trust: Trust) -> tuple[Policy, tuple[Veri
     receipt = _calibration(folder)
     folder.require("score")
     policy = read_policy(path, trust)
-    left = _threshold_examples(folder, receipt.settings)
+    left, arrived = _threshold_examples(folder, receipt.settings), None
+    if receipt.settings.get("method") == ANYTIME:
+        left, arrived = in_known_order(folder, receipt.settings, left)
     rows = _rows(policy, folder, left, receipt.settings)
     by_now = attempts_on(folder.ledger, marks_of(left))
     # "not certified" is what reading makes of a claimed certificate that the file does not bear
     # out.
     claimed = [p for p in policy.promises if p.status in ("certified", "not certified")]
-    found = (_verified(policy, p, rows, receipt) for p in claimed)
+    found = (_verified(policy, p, rows, receipt, arrived) for p in claimed)
     return policy, tuple(_with_attempts(v, by_now) for v in found)
 
 
@@ -113,7 +118,11 @@ def _with_attempts(verified: VerifiedPromise, by_now: Attempts | None) -> Verifi
 
 
 def _verified(
-    policy: Policy, promise: Promise, rows: LabelledScores, receipt: Receipt
+    policy: Policy,
+    promise: Promise,
+    rows: LabelledScores,
+    receipt: Receipt,
+    arrived: Arrived | None,
 ) -> VerifiedPromise:
     """Compare a promise with the digests of the receipt and with its recount on the rows."""
     digest, faults = digest_json(receipt.made_from), list[str]()
@@ -133,7 +142,7 @@ def _verified(
         )
         return VerifiedPromise(promise=promise, counted=None, faults=tuple(faults))
     try:
-        counted = recount(policy, promise, rows, (int(settings.get("seed", 0)), 0))
+        counted = recount(policy, promise, rows, (int(settings.get("seed", 0)), 0), arrived)
     except (DataError, GoalError) as e:
         return VerifiedPromise(
             promise=promise,

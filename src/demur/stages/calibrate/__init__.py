@@ -16,6 +16,8 @@ from dataclasses import replace
 from demur.core.policy import Policy
 from demur.core.settings import NONE, CalibrateSettings
 from demur.core.taxonomy import Taxonomy
+from demur.stages.arrival import METHOD as ANYTIME
+from demur.stages.arrival import arrival_key, check_anytime, in_arrival_order
 from demur.stages.calibrate.calibrator import fit, threshold_rows, write_calibrator
 from demur.stages.calibrate.fallback import fallback_policy
 from demur.stages.calibrate.inputs import collect
@@ -49,11 +51,15 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     inputs = collect(config, taxonomy, folder)
     if (done := inputs.finished()) is not None:
         return done
-    examples = read_policy_rows(folder, "calibrate", config.sources)
+    examples, arrived = read_policy_rows(folder, "calibrate", config.sources), None
+    if config.method == ANYTIME:
+        check_anytime(config, inputs.goals, inputs.missing)
+        examples, arrived = in_arrival_order(config, folder, examples)
     fitted = fit(config, taxonomy, examples, inputs)
     # The bound on leftover mass, and which rows are doubtful, come from the scores alone: no
-    # labels.
-    scored = fitted.table.select(tuple(e.id for e in examples))
+    # labels. Under "anytime" from the first rows alone, so that no later look moves them.
+    first = examples if arrived is None else examples[: arrived.learn]
+    scored = fitted.table.select(tuple(e.id for e in first))
     doubt = measured_rule(scored, fitted.fingerprint, config.on_doubt)
     fallback = fallback_policy(
         inputs.fallback, config.on_failure, taxonomy, fitted.fingerprint.as_scored
@@ -65,12 +71,17 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     before = replace(before, calibrator=fitted.calibrator, doubt=doubt)
     rows = with_missing(labelled(config, examples, fitted, taxonomy), inputs.missing, inputs.goals)
     request = certify_request(config, inputs, before, fitted.left, fallback)
+    if arrived is not None:
+        # Looks at more rows are one attempt: its key holds how rows are ordered, not which.
+        key = arrival_key(config.seed, config.sources)
+        options = replace(request.options, arrived=arrived)
+        request = replace(request, options=options, data=key)
     policy = choose(config, request, rows, inputs.digest)
     policy = override_categories(policy, config.override, rows)
     policy = with_sensitivities(note_missing(policy, inputs.missing), config.sensitivities)
     # Traffic has no labels, so no row of it can be counted for or against a promise.
     policy = bind_promises(
-        policy if config.traffic else with_row_digests(policy, rows, (config.seed, 0))
+        policy if config.traffic else with_row_digests(policy, rows, (config.seed, 0), arrived)
     )
     write_policy(folder.policy, policy)
     made = [folder.policy, *write_calibrator(folder, fitted, policy)]

@@ -138,7 +138,7 @@ def choose(
     if config.traffic is not None:
         return _on_traffic(config.traffic, request, rows, digest)
     return certify_counted(
-        replace(request, data=rows_digest(rows)),
+        replace(request, data=request.data or rows_digest(rows)),
         lambda options: solve(goals, before, rows, options, data_digest=digest),
     )
 

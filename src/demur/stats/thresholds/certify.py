@@ -24,6 +24,7 @@ from demur.stats.slices import (
     together_words,
 )
 from demur.stats.thresholds.explain import failure_of
+from demur.stats.thresholds.procedures.anytime import certify_anytime
 from demur.stats.thresholds.procedures.budgets import (
     certify_budgets,
     certify_graphical,
@@ -39,7 +40,7 @@ from demur.stats.thresholds.procedures.requests import (
 )
 from demur.stats.thresholds.procedures.sequences import certify_even, certify_path, certify_vectors
 from demur.stats.thresholds.procedures.shared import certify_shared
-from demur.stats.thresholds.procedures.task import CertifyTask, Finding, NotCertified
+from demur.stats.thresholds.procedures.task import Arrived, CertifyTask, Finding, NotCertified
 from demur.stats.thresholds.results import Certified, Failure, Infeasible, Uncertified
 
 _METHODS: Mapping[str, Callable[[CertifyTask], Finding]] = {
@@ -49,6 +50,7 @@ _METHODS: Mapping[str, Callable[[CertifyTask], Finding]] = {
     "vectors": certify_vectors,
     "budgets": certify_budgets,
     "graphical": certify_graphical,
+    "anytime": certify_anytime,
 }
 _PROCEDURES = {**_METHODS, CORRECTED: certify_corrected}
 
@@ -70,6 +72,8 @@ class CertifyOptions:
     # stop; hard_only: give up soft goals, the largest number first; keep:<name of a policy>
     on_failure: str = "stop"
     kept: Policy | None = None  # the policy of keep:<name>
+    # how rows came, in whose order they are; anytime only. None: all at once
+    arrived: Arrived | None = None
     # whether a failure should say what blocks and what would do: a few linear programs
     explained: bool = True
 
@@ -138,6 +142,7 @@ def certify(
         seed=options.seed,
         learning=options.learn_share,
         shares=options.shares,
+        arrived=options.arrived,
     )
     # delta is split evenly over the sets that are tried, whichever is granted (union bound)
     goal_sets = sets_to_try([g for g in goals if isinstance(g, PromisedGoal)], options)

@@ -1,7 +1,8 @@
 """data/ledger.jsonl: every attempt at certifying promises on the rows of a run.
 
 1. A line is an attempt, or a set of rows that attempts were made on: a short digest of each row's
-   prompt. Attempts share rows where these digests do, whatever ids the rows have by now.
+   prompt. Attempts share rows where these digests do, whatever ids the rows have by now. For the
+   method "anytime" a line holds the order in which labelled rows came, one line a look.
 2. Lines are only added, under the file's lock, with one write that is flushed to the disk.
 3. The file outlives policies and new splits. It knows of one run folder: another run on the same
    rows has a ledger of its own.
@@ -15,7 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,12 +49,31 @@ class AttemptLine(Strict):
     attempt: Attempt
 
 
+class ArrivalLine(Strict):
+    """Rows that were new at a look, in the order that they have from then on."""
+
+    format: Literal["demur.ledger/1"] = "demur.ledger/1"
+    arrival: str  # digest of the settings that rows are ordered by
+    learn: int  # how many of the first look's rows fix the thresholds; 0 in later lines
+    marks: str  # base64 of 8 bytes a row, prompt and label
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Arrivals:
+    """The order in which rows came, over all looks so far."""
+
+    marks: Marks  # one a row, in this order
+    learn: int
+    first: int  # rows of the first look
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Ledger:
     """The attempts of a run, in the order in which they were made, and the rows of each."""
 
     attempts: tuple[Attempt, ...] = ()
     marks: Mapping[str, Marks] = field(default_factory=dict)  # by the digest of the set
+    arrivals: Mapping[str, Arrivals] = field(default_factory=dict)  # by the digest of the settings
 
     def sharing(self, marks: Marks) -> tuple[Attempt, ...]:
         """The attempts that share a row with these."""
@@ -90,6 +110,7 @@ def read_ledger(path: Path) -> Ledger:
         return Ledger()
     attempts: list[Attempt] = []
     marks: dict[str, Marks] = {}
+    arrivals: dict[str, Arrivals] = {}
     data = read_bytes(path, ArtifactError)
     # Every line ends with a break: what follows the last one was cut off.
     lines = data.split(b"\n")
@@ -99,7 +120,9 @@ def read_ledger(path: Path) -> Ledger:
                 raise ValueError("it is cut off")
             found = _line(line)
             if isinstance(found, RowsLine):
-                marks[found.rows] = _marks(found)
+                marks[found.rows] = _set_of_marks(found)
+            elif isinstance(found, ArrivalLine):
+                arrivals[found.arrival] = _joined(arrivals.get(found.arrival), found)
             elif found.attempt.rows not in marks:
                 raise ValueError("its rows stand on no line before it")
             else:
@@ -111,7 +134,7 @@ def read_ledger(path: Path) -> Ledger:
                 "restore it from a copy; without one nobody knows what was spent on these rows: "
                 "move it aside, and label new rows for promises",
             ) from None
-    return Ledger(attempts=tuple(attempts), marks=marks)
+    return Ledger(attempts=tuple(attempts), marks=marks, arrivals=arrivals)
 
 
 def add_attempt(path: Path, ledger: Ledger, attempt: Attempt, marks: Marks) -> None:
@@ -122,9 +145,16 @@ def add_attempt(path: Path, ledger: Ledger, attempt: Attempt, marks: Marks) -> N
     """
     lines: list[Strict] = [AttemptLine(attempt=attempt)]
     if attempt.rows not in ledger.marks:
-        text = base64.b64encode(marks.astype(_MARK).tobytes()).decode()
-        lines.insert(0, RowsLine(rows=attempt.rows, marks=text))
+        lines.insert(0, RowsLine(rows=attempt.rows, marks=_marks_text(marks)))
     _append(path, [line.model_dump(mode="json") for line in lines])
+
+
+def add_arrivals(path: Path, arrival: str, learn: int, marks: Marks) -> None:
+    """Add the rows that are new at a look, in their order. The caller holds the file's lock. Raises
+    ArtifactError as add_attempt does.
+    """
+    line = ArrivalLine(arrival=arrival, learn=learn, marks=_marks_text(marks))
+    _append(path, [line.model_dump(mode="json")])
 
 
 def _append(path: Path, values: Sequence[Mapping[str, Any]]) -> None:
@@ -150,21 +180,42 @@ def _append(path: Path, values: Sequence[Mapping[str, Any]]) -> None:
             os.close(handle)
 
 
-def _line(line: bytes) -> RowsLine | AttemptLine:
+def _line(line: bytes) -> RowsLine | AttemptLine | ArrivalLine:
     """One line. Raises ValueError or ArtifactError on a damaged one."""
     value = json_value(line)
     if isinstance(value, dict) and "attempt" in value:
         return validated(AttemptLine, value, "it")
+    if isinstance(value, dict) and "arrival" in value:
+        return validated(ArrivalLine, value, "it")
     return validated(RowsLine, value, "it")
 
 
-def _marks(line: RowsLine) -> Marks:
-    """The rows of a set. Raises ValueError unless they are those of its digest."""
+def _marks_text(marks: Marks) -> str:
+    return base64.b64encode(marks.astype(_MARK).tobytes()).decode()
+
+
+def _marks(text: str) -> Marks:
+    """Digests of rows. Raises ValueError on text that holds none."""
     try:
-        data = base64.b64decode(line.marks, validate=True)
+        data = base64.b64decode(text, validate=True)
     except binascii.Error as e:
         raise ValueError(f"its rows are no base64: {e}") from None
-    marks = np.frombuffer(data[: len(data) // 8 * 8], dtype=_MARK).astype(np.uint64)
-    if len(data) % 8 or marks_digest(marks) != line.rows:
+    if len(data) % 8:
+        raise ValueError("its rows are cut off")
+    return np.frombuffer(data, dtype=_MARK).astype(np.uint64)
+
+
+def _set_of_marks(line: RowsLine) -> Marks:
+    """The rows of a set. Raises ValueError unless they are those of its digest."""
+    marks = _marks(line.marks)
+    if marks_digest(marks) != line.rows:
         raise ValueError("its rows are not those of their digest")
     return marks
+
+
+def _joined(before: Arrivals | None, line: ArrivalLine) -> Arrivals:
+    """The order with the rows of one look more."""
+    marks = _marks(line.marks)
+    if before is None:
+        return Arrivals(marks=marks, learn=line.learn, first=len(marks))
+    return replace(before, marks=np.concatenate([before.marks, marks]))

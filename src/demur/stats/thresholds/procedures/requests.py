@@ -36,7 +36,7 @@ from demur.stats.thresholds.procedures.hand_labels import (
     share_beside_hands,
 )
 from demur.stats.thresholds.procedures.search import split_rows, uneven
-from demur.stats.thresholds.procedures.task import CertifyTask, Shares
+from demur.stats.thresholds.procedures.task import Arrived, CertifyTask, Shares
 from demur.stats.thresholds.target_rates import rates_of_categories
 
 # A path learns on some rows and tests on the rest. With fewer errors than this to spend there, one
@@ -62,6 +62,7 @@ class CertifyCase:
     seed: int
     learning: float  # share of the rows to learn an order on
     shares: Shares | None  # of level and delta per category
+    arrived: Arrived | None = None  # how rows came; anytime only
     judged: LabelledScores | None = None  # the rows by the judge's labels; None: no judge, no hands
 
     @property
@@ -141,7 +142,7 @@ def _chosen(
     if case.method == "auto":
         methods = _fitting_methods(case, grouped, losses, delta)
     for method in methods:
-        if alone and method != "shared":
+        if alone and method not in ("shared", "anytime"):
             raise GoalError(
                 f"method {method!r} needs a threshold per category",
                 "use rule 'heaviest', or 'auto'",
@@ -218,6 +219,7 @@ def _asked(case: CertifyCase, grouped: GroupedScores, losses: Sequence[Loss]) ->
         seed=case.seed,
         learn_share=case.learn_share,
         shares=case.shares,
+        arrived=case.arrived,
         by_hand=by_hand,
     )
 

@@ -25,6 +25,7 @@ from demur.stats.units import RateTest
 
 # of the objective beside goals of both directions, where a path is learnt: least first
 _WEIGHTS = (0.01, 0.1, 1.0)
+MOST_CAREFUL = _WEIGHTS[:1]  # of the goals
 ORDER = "fixed-sequence testing of exact binomial p-values (arXiv 2110.01052)"
 
 
@@ -39,7 +40,7 @@ def certify_path(task: CertifyTask) -> Finding:
     between those of its two ends: the best of these are taken. O(n log n).
     """
     split = split_rows(task.grouped, task.learn_share, task.seed, task.losses)
-    return _along(task, split, _path(task, split), "learned path")
+    return _along(task, split, learned_path(task, split), "learned path")
 
 
 def certify_even(task: CertifyTask) -> Finding:
@@ -67,7 +68,21 @@ def _along(task: CertifyTask, split: LearnTestSplit, path: ThresholdPath, name: 
     tests = _tests(task, split, delta)
     if not isinstance(tests, list):
         return tests
-    path = _capped(task, path, split, tests)
+    method = f"{name}, {ORDER}"
+    return search_along(task, split, _capped(task, path, split, tests), tests, method)
+
+
+def search_along(
+    task: CertifyTask,
+    split: LearnTestSplit,
+    path: ThresholdPath,
+    tests: Sequence[RateTest],
+    method: str,
+) -> Finding:
+    """The certified thresholds along a path that serve the objective best. tests: one a goal, each
+    at its side's share of delta.
+    """
+    delta = task.delta / len({loss.when for loss in task.losses})
     first_N, steps = path.first_step(task.grouped), len(path.group_S)
     # Steps first..last pass all tests: errors of refusing allow no step beyond `last`, errors of
     # answering none before `first`. Errors are nested along the path, so one search each.
@@ -86,7 +101,7 @@ def _along(task: CertifyTask, split: LearnTestSplit, path: ThresholdPath, name: 
     by_group = best_within(
         task.grouped, task.objective, path.at(last, groups), path.at(first, groups)
     )
-    return certified(task, by_group, split, f"{name}, {ORDER}", delta=delta)
+    return certified(task, by_group, split, method, delta=delta)
 
 
 def certify_vectors(task: CertifyTask) -> Finding:
@@ -151,13 +166,16 @@ def _first_step(first_N: Ints, could_err_N: Bools, test: RateTest, steps: int) -
     return steps - last_passing(passes, steps) if passes(0) else steps + 1
 
 
-def _path(task: CertifyTask, split: LearnTestSplit) -> ThresholdPath:
+def learned_path(
+    task: CertifyTask, split: LearnTestSplit, weights: Sequence[float] = _WEIGHTS
+) -> ThresholdPath:
     """The path that spends least of the goals that refusals break on those that answers break; on
     the objective where no goal is of one of these sorts.
 
     What the objective says of rows that no goal bounds only breaks ties, because all thresholds
     between the ends of a path are free. Where goals of both directions leave little between the
-    ends, it may weigh more, if that serves the objective by the learning rows.
+    ends, it may weigh more, if that serves the objective by the learning rows. weights: that it may
+    have; the path of a single one depends on learning rows alone.
     """
     learn_N = split.learn_N
     cost_N, needed_N = np.zeros(len(learn_N)), np.zeros(len(learn_N))
@@ -176,7 +194,7 @@ def _path(task: CertifyTask, split: LearnTestSplit) -> ThresholdPath:
             _beside(needed_N, gain_N, weight),
             task.fixed,
         )
-        for weight in (_WEIGHTS if both and open_ else _WEIGHTS[:1])
+        for weight in (weights if both and open_ else MOST_CAREFUL)
     ]
     # The first of equals: the one that takes most care of the goals.
     return max(paths, key=lambda path: _outlook(task, split, path, worth_N) if paths[1:] else 0.0)

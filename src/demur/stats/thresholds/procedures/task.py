@@ -18,6 +18,16 @@ from demur.stats.thresholds.results import Certified, Evidence, Uncertified, evi
 Shares = Mapping[str, float]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arrived:
+    """How rows came, in whose order they are: the first `learn` of the `first` rows of the first
+    look fix the thresholds.
+    """
+
+    learn: int
+    first: int
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CertifyTask:
     """Goals to certify together, the rows to certify them on, and the confidence."""
@@ -34,6 +44,7 @@ class CertifyTask:
     shares: Shares | None = None
     # the same goals on all rows, by a judge's labels where no hand labelled; None: losses
     guides: tuple[Loss, ...] | None = None
+    arrived: Arrived | None = None  # how rows came; anytime only
     # per goal its loss by the judge's labels and by the hand's; corrected only
     by_hand: tuple[tuple[Loss, Loss], ...] = ()
 

@@ -1,0 +1,213 @@
+"""Certification that stays valid however often one looks while labels come: an e-process for each
+step of a path.
+
+1. Thresholds move along a path that rows of the first look fix. Later rows test its steps, and none
+   of them changes the path.
+2. The evidence E against "the rate is above the level" is the likelihood of all labels so far,
+   averaged over rates below the level, divided by their likelihood at the level. While the rate is
+   at or above the level E is a nonnegative supermartingale that starts at 1, so by Ville's
+   inequality (1939) P(E ever reaches 1 / delta) <= delta.
+3. A step is certified where E of each goal has reached 1 / delta there and at all steps before it.
+   The first step with a rate above its level would have to pass, whichever look certifies it: that
+   happens with probability delta at most over all looks together.
+4. Both readings of linked rows must pass: by requests, and by units, of which the row that came
+   first counts alone, so that a later row of a unit changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import betainc, betaln, xlog1py, xlogy
+
+from demur.base.arrays import Bools, Doubles, Ints
+from demur.base.errors import DataError, GoalError
+from demur.stats.labelled import LabelledScores
+from demur.stats.thresholds.closed_form import too_few
+from demur.stats.thresholds.problem import GroupedScores, LearnTestSplit, Loss
+from demur.stats.thresholds.procedures.search import ThresholdPath, even_path
+from demur.stats.thresholds.procedures.sequences import (
+    MOST_CAREFUL,
+    learned_path,
+    search_along,
+)
+from demur.stats.thresholds.procedures.task import Arrived, CertifyTask, Finding
+from demur.stats.thresholds.results import Uncertified
+from demur.stats.units import BISECTIONS, CountedRows
+
+METHOD = "anytime-valid along a path (e-processes: arXiv 2210.01948)"
+_PRIOR = 0.5  # Beta(1/2, 1/2), cut off above the level: how likely which kept rate is
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class AnytimeTest:
+    """A test of "the rate is at most level" by evidence that may be looked at after every row."""
+
+    rows: CountedRows
+    came_first_M: Bools  # the row of each unit that came first
+    most: int  # errors among all requests that pass
+    drawn: int  # errors among the first rows of units that pass
+
+    def passes(self, error_N: Bools) -> bool:
+        """Whether these errors certify the level."""
+        error_M = error_N[self.rows.row_M]
+        by_requests = int(self.rows.count_M[error_M].sum()) <= self.most
+        return by_requests and int((error_M & self.came_first_M).sum()) <= self.drawn
+
+
+def certify_anytime(task: CertifyTask) -> Finding:
+    """Test along a path that the first look fixed, by evidence that holds at every look.
+
+    The path catches evenly, learnt on rows to be refused, where only refusals can break the goals;
+    else it is learnt as that of `path`, on the first rows that came. One threshold needs no
+    learning: its path is the order of the scores.
+    """
+    rows = task.grouped.rows
+    if rows.traffic is not None or rows.hand_N is not None:
+        beside = "another mix of traffic" if rows.traffic is not None else "labels by a judge"
+        raise GoalError(
+            f"method 'anytime' beside {beside}: it counts rows as they come, by their own labels",
+            "use 'auto'",
+        )
+    among_N = np.any([loss.among_N for loss in task.losses], axis=0)
+    split = anytime_split(rows, among_N, task.arrived, learns=_learns(task.grouped, task.losses))
+    delta = task.delta / len({loss.when for loss in task.losses})
+    tests = []
+    for loss in task.losses:
+        counted = loss.counted(split.test_N)
+        test = anytime_test(counted, loss.level, delta)
+        if test is None:
+            return _too_few(task, loss, counted, delta)
+        tests.append(test)
+    return search_along(task, split, _path(task, split), tests, METHOD)
+
+
+def anytime_split(
+    rows: LabelledScores, among_N: Bools, arrived: Arrived | None, *, learns: bool
+) -> LearnTestSplit:
+    """The rows that fix the path, and those that test it. Units never cross.
+
+    Rows that no goal speaks of fix it, as far as the first look had them. among_N: rows that some
+    goal speaks of. arrived: None: all rows came at once. learns: whether the first of the rows that
+    goals speak of fix it, too.
+    """
+    unit_N = place_N = np.arange(len(among_N))
+    if rows.group_N is not None:
+        unit_N = rows.group_N
+    when = arrived or Arrived(learn=math.ceil(0.4 * len(among_N)), first=len(among_N))
+    # Only what the first look had may fix the path, so that no later row can move it.
+    first_N = place_N < when.first
+    learn_N = first_N & ~np.isin(unit_N, unit_N[first_N & among_N])
+    if learns:
+        learn_N |= place_N < when.learn
+    return LearnTestSplit(learn_N=learn_N, test_N=~np.isin(unit_N, unit_N[learn_N]))
+
+
+def anytime_test(rows: CountedRows, level: float, delta: float) -> AnytimeTest | None:
+    """The test of "the rate is at most level" at delta; None if it fails even without an error."""
+    came_first_M = _came_first(rows)
+    most = most_errors_anytime(rows.requests, level, delta)
+    drawn = most_errors_anytime(int(came_first_M.sum()), level, delta)
+    if most is None or drawn is None:
+        return None
+    return AnytimeTest(rows=rows, came_first_M=came_first_M, most=most, drawn=drawn)
+
+
+def most_errors_anytime(n: int, level: float, delta: float) -> int | None:
+    """The most errors among n labels at which E has reached 1 / delta; None if no error is too
+    many.
+    """
+    # Evidence falls with each error more. None is left where errors reach the level itself.
+    hits = np.arange(int(n * level) + 1)
+    found = np.flatnonzero(
+        log_evidence_below(hits, np.full_like(hits, n), level) >= -math.log(delta)
+    )
+    return int(found[-1]) if n and len(found) else None
+
+
+def log_evidence_below(hits: Ints, of: Ints, level: float) -> Doubles:
+    """Natural log of E: the mean likelihood ratio of rates below the level against the level
+    itself. hits, of: counts of the same shape. level: in (0, 1).
+
+    The mirror image of demur.stats.drift.audit.log_evidence.
+    """
+    # Integral over r in (0, level) of r^hits (1 - r)^misses under the prior = lower incomplete beta
+    # function; betainc is regularised, so betaln is put back.
+    misses = of - hits
+    a, b = _PRIOR + hits, _PRIOR + misses
+    with np.errstate(divide="ignore"):
+        mixed = np.log(betainc(a, b, level)) + betaln(a, b)
+    prior = np.log(betainc(_PRIOR, _PRIOR, level)) + betaln(_PRIOR, _PRIOR)
+    return np.asarray(
+        mixed - prior - xlogy(hits, level) - xlog1py(misses, -level), dtype=np.float64
+    )
+
+
+def anytime_upper(rows: CountedRows, error_N: Bools, delta: float) -> float:
+    """One-sided upper confidence bound of the rate that holds at every look: the least level that
+    the test at delta would pass; 1 without rows.
+    """
+    error_M = error_N[rows.row_M]
+    came_first_M = _came_first(rows)
+    by_requests = _upper(int(rows.count_M[error_M].sum()), rows.requests, delta)
+    by_units = _upper(int((error_M & came_first_M).sum()), int(came_first_M.sum()), delta)
+    return max(by_requests, by_units)
+
+
+def _upper(hits: int, of: int, delta: float) -> float:
+    low, high = hits / max(of, 1), 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        e = log_evidence_below(np.array([hits]), np.array([of]), middle)[0] if of else 0.0
+        low, high = (low, middle) if e >= -math.log(delta) else (middle, high)
+    return high
+
+
+def _came_first(rows: CountedRows) -> Bools:
+    """Mark the row of each unit that came first; rows are in the order in which they came."""
+    marked_M = np.zeros(len(rows.row_M), dtype=bool)
+    marked_M[np.unique(rows.unit_M, return_index=True)[1]] = True
+    return marked_M
+
+
+def _learns(grouped: GroupedScores, losses: Sequence[Loss]) -> bool:
+    """Whether the path is learnt on rows that a goal speaks of: not that of one threshold, nor one
+    that catches evenly.
+    """
+    return len(grouped.groups) > 1 and not all(loss.goal.of_answerable for loss in losses)
+
+
+def _path(task: CertifyTask, split: LearnTestSplit) -> ThresholdPath:
+    grouped = task.grouped
+    # Whatever rows show them: the thresholds of one score have one order.
+    if len(grouped.groups) == 1:
+        return even_path(grouped, task.everyone, task.fixed)
+    if not _learns(grouped, task.losses):
+        if not (split.learn_N & (grouped.rows.label_N != 0)).any():
+            raise DataError(
+                "method 'anytime': no row of the first look is to be refused, nothing says which "
+                "thresholds to test",
+                "begin with some of every kind",
+            )
+        return even_path(grouped, split.learn_N, task.fixed)
+    return learned_path(task, split, MOST_CAREFUL)
+
+
+def _too_few(task: CertifyTask, loss: Loss, rows: CountedRows, delta: float) -> Uncertified:
+    """How many rows would do, if none of them errs."""
+    needed = 1
+    while most_errors_anytime(needed, loss.level, delta) is None:
+        needed *= 2
+    low = needed // 2
+    while needed - low > 1:
+        middle = (low + needed) // 2
+        enough = most_errors_anytime(middle, loss.level, delta) is not None
+        low, needed = (low, middle) if enough else (middle, needed)
+    whole = loss.counted(task.everyone).units
+    learnt = whole - rows.units
+    return too_few(
+        loss.goal, whole, needed + learnt, f"{rows.units} of them tested, at delta {delta:.3g}"
+    )
