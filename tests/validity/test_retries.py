@@ -14,8 +14,8 @@ from demur.core.rates import most_errors
 from demur.core.score import ScoreTable
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
+from demur.stats.thresholds.problem import Arrived
 from demur.stats.thresholds.procedures.anytime import most_errors_anytime
-from demur.stats.thresholds.procedures.task import Arrived
 from tests.core.goals.test_attempts import attempt
 from tests.validity.population import population
 

@@ -24,7 +24,7 @@ from demur.core.example import Example
 from demur.core.goals.goal import Goal
 from demur.core.goals.promised import PromisedGoal
 from demur.core.settings import NONE, CalibrateSettings
-from demur.stats.thresholds.procedures.task import Arrived
+from demur.stats.thresholds.problem import Arrived
 from demur.store.locks import locked
 from demur.store.policies.ledger_file import Arrivals, Marks, add_arrivals, read_ledger
 from demur.store.run import RunFolder

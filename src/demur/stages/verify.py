@@ -29,7 +29,7 @@ from demur.stats.evidence import Recount, recount, rows_digest
 from demur.stats.labelled import LabelledScores, label_scores, promised_for
 from demur.stats.missing import with_missing
 from demur.stats.sample import split_by_group
-from demur.stats.thresholds.procedures.task import Arrived
+from demur.stats.thresholds.problem import Arrived
 from demur.store.answers.blackbox_file import prompts_without_outcome
 from demur.store.policies.choice_file import read_choice
 from demur.store.policies.ledger_file import marks_of

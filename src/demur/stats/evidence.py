@@ -21,10 +21,9 @@ from demur.stats.labelled import LabelledScores
 from demur.stats.slices import expand_slices
 from demur.stats.thresholds.certify import CertifyOptions
 from demur.stats.thresholds.losses import grouped_by_policy, losses_of
-from demur.stats.thresholds.problem import GroupedScores, Loss
+from demur.stats.thresholds.problem import Arrived, GroupedScores, Loss
 from demur.stats.thresholds.procedures.anytime import anytime_split, anytime_upper
 from demur.stats.thresholds.procedures.search import split_rows
-from demur.stats.thresholds.procedures.task import Arrived
 from demur.stats.units import one_per_group
 
 

@@ -24,7 +24,7 @@ from demur.stats.slices import (
     together_words,
 )
 from demur.stats.thresholds.explain import failure_of
-from demur.stats.thresholds.procedures.anytime import certify_anytime
+from demur.stats.thresholds.problem import Arrived
 from demur.stats.thresholds.procedures.budgets import (
     certify_budgets,
     certify_graphical,
@@ -38,9 +38,14 @@ from demur.stats.thresholds.procedures.requests import (
     deltas_of,
     requests,
 )
-from demur.stats.thresholds.procedures.sequences import certify_even, certify_path, certify_vectors
+from demur.stats.thresholds.procedures.sequences import (
+    certify_anytime,
+    certify_even,
+    certify_path,
+    certify_vectors,
+)
 from demur.stats.thresholds.procedures.shared import certify_shared
-from demur.stats.thresholds.procedures.task import Arrived, CertifyTask, Finding, NotCertified
+from demur.stats.thresholds.procedures.task import CertifyTask, Finding, NotCertified
 from demur.stats.thresholds.results import Certified, Failure, Infeasible, Uncertified
 
 _METHODS: Mapping[str, Callable[[CertifyTask], Finding]] = {

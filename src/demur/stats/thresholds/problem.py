@@ -188,6 +188,16 @@ class Objective:
         return int(rows_N.sum() if self.count_N is None else self.count_N[rows_N].sum())
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arrived:
+    """How rows came, in whose order they are: the first `learn` of the `first` rows of the first
+    look fix the thresholds.
+    """
+
+    learn: int
+    first: int
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LearnTestSplit:
     """The rows to learn an order of thresholds on, and the rows to test promises on."""

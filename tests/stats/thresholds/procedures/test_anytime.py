@@ -13,6 +13,7 @@ from demur.core.rates import most_errors, rows_needed
 from demur.core.score import ScoreTable
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
+from demur.stats.thresholds.problem import Arrived
 from demur.stats.thresholds.procedures.anytime import (
     anytime_split,
     anytime_test,
@@ -20,7 +21,6 @@ from demur.stats.thresholds.procedures.anytime import (
     log_evidence_below,
     most_errors_anytime,
 )
-from demur.stats.thresholds.procedures.task import Arrived
 from demur.stats.thresholds.results import Uncertified
 from demur.stats.units import count_rows
 from tests.validity.population import population

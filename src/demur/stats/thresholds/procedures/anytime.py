@@ -1,5 +1,5 @@
-"""Certification that stays valid however often one looks while labels come: an e-process for each
-step of a path.
+"""Tests that stay valid however often one looks while labels come: an e-process for each step of a
+path. The path itself: certify_anytime in demur.stats.thresholds.procedures.sequences.
 
 1. Thresholds move along a path that rows of the first look fix. Later rows test its steps, and none
    of them changes the path.
@@ -17,28 +17,16 @@ step of a path.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import betainc, betaln, xlog1py, xlogy
 
 from demur.base.arrays import Bools, Doubles, Ints
-from demur.base.errors import DataError, GoalError
 from demur.stats.labelled import LabelledScores
-from demur.stats.thresholds.closed_form import too_few
-from demur.stats.thresholds.problem import GroupedScores, LearnTestSplit, Loss
-from demur.stats.thresholds.procedures.search import ThresholdPath, even_path
-from demur.stats.thresholds.procedures.sequences import (
-    MOST_CAREFUL,
-    learned_path,
-    search_along,
-)
-from demur.stats.thresholds.procedures.task import Arrived, CertifyTask, Finding
-from demur.stats.thresholds.results import Uncertified
+from demur.stats.thresholds.problem import Arrived, LearnTestSplit
 from demur.stats.units import BISECTIONS, CountedRows
 
-METHOD = "anytime-valid along a path (e-processes: arXiv 2210.01948)"
 _PRIOR = 0.5  # Beta(1/2, 1/2), cut off above the level: how likely which kept rate is
 
 
@@ -56,33 +44,6 @@ class AnytimeTest:
         error_M = error_N[self.rows.row_M]
         by_requests = int(self.rows.count_M[error_M].sum()) <= self.most
         return by_requests and int((error_M & self.came_first_M).sum()) <= self.drawn
-
-
-def certify_anytime(task: CertifyTask) -> Finding:
-    """Test along a path that the first look fixed, by evidence that holds at every look.
-
-    The path catches evenly, learnt on rows to be refused, where only refusals can break the goals;
-    else it is learnt as that of `path`, on the first rows that came. One threshold needs no
-    learning: its path is the order of the scores.
-    """
-    rows = task.grouped.rows
-    if rows.traffic is not None or rows.hand_N is not None:
-        beside = "another mix of traffic" if rows.traffic is not None else "labels by a judge"
-        raise GoalError(
-            f"method 'anytime' beside {beside}: it counts rows as they come, by their own labels",
-            "use 'auto'",
-        )
-    among_N = np.any([loss.among_N for loss in task.losses], axis=0)
-    split = anytime_split(rows, among_N, task.arrived, learns=_learns(task.grouped, task.losses))
-    delta = task.delta / len({loss.when for loss in task.losses})
-    tests = []
-    for loss in task.losses:
-        counted = loss.counted(split.test_N)
-        test = anytime_test(counted, loss.level, delta)
-        if test is None:
-            return _too_few(task, loss, counted, delta)
-        tests.append(test)
-    return search_along(task, split, _path(task, split), tests, METHOD)
 
 
 def anytime_split(
@@ -173,41 +134,14 @@ def _came_first(rows: CountedRows) -> Bools:
     return marked_M
 
 
-def _learns(grouped: GroupedScores, losses: Sequence[Loss]) -> bool:
-    """Whether the path is learnt on rows that a goal speaks of: not that of one threshold, nor one
-    that catches evenly.
-    """
-    return len(grouped.groups) > 1 and not all(loss.goal.of_answerable for loss in losses)
-
-
-def _path(task: CertifyTask, split: LearnTestSplit) -> ThresholdPath:
-    grouped = task.grouped
-    # Whatever rows show them: the thresholds of one score have one order.
-    if len(grouped.groups) == 1:
-        return even_path(grouped, task.everyone, task.fixed)
-    if not _learns(grouped, task.losses):
-        if not (split.learn_N & (grouped.rows.label_N != 0)).any():
-            raise DataError(
-                "method 'anytime': no row of the first look is to be refused, nothing says which "
-                "thresholds to test",
-                "begin with some of every kind",
-            )
-        return even_path(grouped, split.learn_N, task.fixed)
-    return learned_path(task, split, MOST_CAREFUL)
-
-
-def _too_few(task: CertifyTask, loss: Loss, rows: CountedRows, delta: float) -> Uncertified:
-    """How many rows would do, if none of them errs."""
+def anytime_needed(level: float, delta: float) -> int:
+    """The fewest labels that pass the test when no error is seen."""
     needed = 1
-    while most_errors_anytime(needed, loss.level, delta) is None:
+    while most_errors_anytime(needed, level, delta) is None:
         needed *= 2
     low = needed // 2
     while needed - low > 1:
         middle = (low + needed) // 2
-        enough = most_errors_anytime(middle, loss.level, delta) is not None
+        enough = most_errors_anytime(middle, level, delta) is not None
         low, needed = (low, middle) if enough else (middle, needed)
-    whole = loss.counted(task.everyone).units
-    learnt = whole - rows.units
-    return too_few(
-        loss.goal, whole, needed + learnt, f"{rows.units} of them tested, at delta {delta:.3g}"
-    )
+    return needed

@@ -27,7 +27,7 @@ from demur.stats.thresholds.losses import (
     require_steerable,
 )
 from demur.stats.thresholds.objective import objective_of
-from demur.stats.thresholds.problem import GroupedScores, Loss
+from demur.stats.thresholds.problem import Arrived, GroupedScores, Loss
 from demur.stats.thresholds.procedures.hand_labels import (
     believed,
     hand_units,
@@ -36,7 +36,7 @@ from demur.stats.thresholds.procedures.hand_labels import (
     share_beside_hands,
 )
 from demur.stats.thresholds.procedures.search import split_rows, uneven
-from demur.stats.thresholds.procedures.task import Arrived, CertifyTask, Shares
+from demur.stats.thresholds.procedures.task import CertifyTask, Shares
 from demur.stats.thresholds.target_rates import rates_of_categories
 
 # A path learns on some rows and tests on the rest. With fewer errors than this to spend there, one

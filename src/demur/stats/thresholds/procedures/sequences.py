@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from demur.base.arrays import Bools, Doubles, Ints
-from demur.base.errors import GoalError
+from demur.base.errors import DataError, GoalError
 from demur.stats.thresholds.closed_form import last_passing, too_few
 from demur.stats.thresholds.objective import best_within, linear_worth
-from demur.stats.thresholds.problem import LearnTestSplit
+from demur.stats.thresholds.problem import GroupedScores, LearnTestSplit, Loss
+from demur.stats.thresholds.procedures.anytime import anytime_needed, anytime_split, anytime_test
 from demur.stats.thresholds.procedures.search import (
     ThresholdPath,
     candidates,
@@ -25,7 +26,7 @@ from demur.stats.units import RateTest
 
 # of the objective beside goals of both directions, where a path is learnt: least first
 _WEIGHTS = (0.01, 0.1, 1.0)
-MOST_CAREFUL = _WEIGHTS[:1]  # of the goals
+_ANYTIME = "anytime-valid along a path (e-processes: arXiv 2210.01948)"
 ORDER = "fixed-sequence testing of exact binomial p-values (arXiv 2110.01052)"
 
 
@@ -40,7 +41,7 @@ def certify_path(task: CertifyTask) -> Finding:
     between those of its two ends: the best of these are taken. O(n log n).
     """
     split = split_rows(task.grouped, task.learn_share, task.seed, task.losses)
-    return _along(task, split, learned_path(task, split), "learned path")
+    return _along(task, split, _path(task, split), "learned path")
 
 
 def certify_even(task: CertifyTask) -> Finding:
@@ -69,10 +70,10 @@ def _along(task: CertifyTask, split: LearnTestSplit, path: ThresholdPath, name: 
     if not isinstance(tests, list):
         return tests
     method = f"{name}, {ORDER}"
-    return search_along(task, split, _capped(task, path, split, tests), tests, method)
+    return _search_along(task, split, _capped(task, path, split, tests), tests, method)
 
 
-def search_along(
+def _search_along(
     task: CertifyTask,
     split: LearnTestSplit,
     path: ThresholdPath,
@@ -131,6 +132,64 @@ def certify_vectors(task: CertifyTask) -> Finding:
     return certified(task, best[1], split, f"learned vectors, {ORDER}")
 
 
+def certify_anytime(task: CertifyTask) -> Finding:
+    """Test along a path that the first look fixed, by evidence that holds at every look.
+
+    The path catches evenly, learnt on rows to be refused, where only refusals can break the goals;
+    else it is learnt as that of `path`, on the first rows that came. One threshold needs no
+    learning: its path is the order of the scores.
+    """
+    rows = task.grouped.rows
+    if rows.traffic is not None or rows.hand_N is not None:
+        beside = "another mix of traffic" if rows.traffic is not None else "labels by a judge"
+        raise GoalError(
+            f"method 'anytime' beside {beside}: it counts rows as they come, by their own labels",
+            "use 'auto'",
+        )
+    among_N = np.any([loss.among_N for loss in task.losses], axis=0)
+    split = anytime_split(rows, among_N, task.arrived, learns=_learns(task.grouped, task.losses))
+    delta = task.delta / len({loss.when for loss in task.losses})
+    tests = []
+    for loss in task.losses:
+        counted = loss.counted(split.test_N)
+        test = anytime_test(counted, loss.level, delta)
+        if test is None:
+            return _too_few(task, loss, counted.units, delta)
+        tests.append(test)
+    return _search_along(task, split, _fixed_path(task, split), tests, _ANYTIME)
+
+
+def _learns(grouped: GroupedScores, losses: Sequence[Loss]) -> bool:
+    """Whether the path is learnt on rows that a goal speaks of: not that of one threshold, nor one
+    that catches evenly.
+    """
+    return len(grouped.groups) > 1 and not all(loss.goal.of_answerable for loss in losses)
+
+
+def _fixed_path(task: CertifyTask, split: LearnTestSplit) -> ThresholdPath:
+    """The path that the first look fixes."""
+    grouped = task.grouped
+    # Whatever rows show them: the thresholds of one score have one order.
+    if len(grouped.groups) == 1:
+        return even_path(grouped, task.everyone, task.fixed)
+    if not _learns(grouped, task.losses):
+        if not (split.learn_N & (grouped.rows.label_N != 0)).any():
+            raise DataError(
+                "method 'anytime': no row of the first look is to be refused, nothing says which "
+                "thresholds to test",
+                "begin with some of every kind",
+            )
+        return even_path(grouped, split.learn_N, task.fixed)
+    return _path(task, split, _WEIGHTS[:1])
+
+
+def _too_few(task: CertifyTask, loss: Loss, tested: int, delta: float) -> Uncertified:
+    """Name the rows that would do: those that fix the path, and those to pass without an error."""
+    whole, needed = loss.counted(task.everyone).units, anytime_needed(loss.level, delta)
+    divided = f"{tested} of them tested, at delta {delta:.3g}"
+    return too_few(loss.goal, whole, needed + whole - tested, divided)
+
+
 def _tests(task: CertifyTask, split: LearnTestSplit, delta: float) -> list[RateTest] | Uncertified:
     """The test of each goal on the test rows; or which goal has too few of them."""
     found = []
@@ -166,7 +225,7 @@ def _first_step(first_N: Ints, could_err_N: Bools, test: RateTest, steps: int) -
     return steps - last_passing(passes, steps) if passes(0) else steps + 1
 
 
-def learned_path(
+def _path(
     task: CertifyTask, split: LearnTestSplit, weights: Sequence[float] = _WEIGHTS
 ) -> ThresholdPath:
     """The path that spends least of the goals that refusals break on those that answers break; on
@@ -194,7 +253,7 @@ def learned_path(
             _beside(needed_N, gain_N, weight),
             task.fixed,
         )
-        for weight in (weights if both and open_ else MOST_CAREFUL)
+        for weight in (weights if both and open_ else weights[:1])
     ]
     # The first of equals: the one that takes most care of the goals.
     return max(paths, key=lambda path: _outlook(task, split, path, worth_N) if paths[1:] else 0.0)

@@ -12,20 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from demur.base.arrays import Bools
-from demur.stats.thresholds.problem import GroupedScores, LearnTestSplit, Loss, Objective
+from demur.stats.thresholds.problem import Arrived, GroupedScores, LearnTestSplit, Loss, Objective
 from demur.stats.thresholds.results import Certified, Evidence, Uncertified, evidence
 
 Shares = Mapping[str, float]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Arrived:
-    """How rows came, in whose order they are: the first `learn` of the `first` rows of the first
-    look fix the thresholds.
-    """
-
-    learn: int
-    first: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
