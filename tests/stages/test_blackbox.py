@@ -213,6 +213,17 @@ def test_thoughts_are_no_answers_however_they_come(ask):
     assert {r["answer"] for r in lines(folder.answers)} == {NO, YES}
 
 
+def test_rows_and_lost_prompts_count_their_requests(ask):
+    asked_often = [{"prompt": p, "count": 3 if n < 8 else 1} for n, p in enumerate(prompts(160))]
+    cut = completion(None, message={"content": None}, finish_reason="length")
+    collected, _, folder = ask(asked_often, lambda n, b: cut if n % 8 == 0 else answers(n, b))
+    file = labelled(collected, folder)
+    lost = 160 - len(lines(folder.rows))
+    counted = sum(r.get("count", 1) for r in lines(folder.rows))
+    assert sum(file.failed.values()) + file.verdicts["unscored"] == lost > 0
+    assert counted + file.without_outcome == 160 + 2 * 8
+
+
 def test_a_thought_that_ate_all_tokens_is_no_answer_and_says_so(ask):
     cut = completion(
         None, message={"content": None, "reasoning_content": "hm"}, finish_reason="length"
@@ -275,9 +286,8 @@ def test_a_judge_that_refuses_to_judge_leaves_the_answer_out(ask, tmp_path):
     assert len(lines(folder.rows)) == 150 - silent
     assert prompts_without_outcome(folder.run) == silent
     counts = json.loads(folder.summary.read_text())
-    folder.summary.write_text(
-        json.dumps(counts | {"unscored": {}, "verdicts": counts["verdicts"] | {"unscored": 0}})
-    )
+    none = {"unscored": {}, "verdicts": counts["verdicts"] | {"unscored": 0}, "lost_requests": None}
+    folder.summary.write_text(json.dumps(counts | none))
     with pytest.raises(ArtifactError, match=r"summary.json has changed since it was made"):
         prompts_without_outcome(folder.run)  # else these prompts would be out of every promise
     (folder.root / "made.json").unlink()  # a run of before there were receipts of it

@@ -213,7 +213,7 @@ def test_prompts_without_an_outcome_count_against_a_promise(ask, demur):
 
     result, _, run = ask(prompts(300), half_lost, "--set", "endpoint.max_tokens=50")
     lost = sum("lock" in p and int(p.rpartition("x")[2]) % 2 for p in prompts(300))
-    assert f"{lost} prompts have no outcome: each counts as an error of every promise" in told(
+    assert f"{lost} requests have no outcome: each counts as an error of every promise" in told(
         result
     )
     both = ("--goal", "missed_refusal <= 0.35", "--goal", "false_refusal <= 0.5")

@@ -231,7 +231,7 @@ def _print_verdicts(file: BlackboxFile) -> None:
         )
     if file.without_outcome:
         note(
-            f"{file.without_outcome} prompts have no outcome: each counts as an error of every "
+            f"{file.without_outcome} requests have no outcome: each counts as an error of every "
             "promise that demur calibrate makes; the same command asks again for those without an "
             "answer"
         )

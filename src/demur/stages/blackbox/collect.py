@@ -27,6 +27,7 @@ class Collected:
     known: int  # replies from earlier calls
     not_asked: int  # prompts left when the budget was spent
     failed: dict[str, int]  # reason -> prompts, the most frequent first
+    failed_requests: int  # that these prompts stand for
 
 
 def run(
@@ -71,4 +72,5 @@ def run(
         known=len(rows) - asker.asked,
         not_asked=len(unsaid) - failed.total(),
         failed=dict(failed.most_common()),
+        failed_requests=sum(p.count for p, r in unsaid if not not_asked(r)),
     )

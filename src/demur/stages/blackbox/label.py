@@ -108,6 +108,12 @@ def _summary(config: Config, collected: Collected, outcomes: Sequence[Outcome]) 
         ),
         not_asked=collected.not_asked,
         failed=collected.failed,
+        lost_requests=collected.failed_requests
+        + sum(
+            p.count
+            for p, o in zip(collected.asked, outcomes, strict=True)
+            if o.verdict == "unscored"
+        ),
         judge=config.judge.version,
         verdicts={v: count[v] for v in VERDICTS},
         unscored=dict(Counter(o.reason for o in outcomes if o.verdict == "unscored").most_common()),

@@ -96,6 +96,8 @@ class BlackboxFile(Strict):
     verdicts: dict[Verdict, int]
     unscored: dict[str, int]  # reason -> answers
     hand: HandRow | None = None
+    # requests of prompts that were sent and have no outcome; None in older files: one a prompt
+    lost_requests: int | None = None
 
     @property
     def asked_for(self) -> str:
@@ -105,7 +107,9 @@ class BlackboxFile(Strict):
 
     @property
     def without_outcome(self) -> int:
-        """Prompts that were sent, without an answer or with one that no judge could score."""
+        """Requests whose prompt was sent, and has no answer or one that no judge could score."""
+        if self.lost_requests is not None:
+            return self.lost_requests
         return sum(self.failed.values()) + self.verdicts["unscored"]
 
 
@@ -120,8 +124,8 @@ def read_summary(path: Path) -> BlackboxFile:
 
 
 def prompts_without_outcome(run: RunFolder) -> int:
-    """Count the prompts of a black-box run that got no answer, or one that no judge could score; 0
-    for any other run.
+    """Count the requests of a black-box run whose prompts got no answer, or one that no judge could
+    score; 0 for any other run.
 
     Raises ArtifactError if the counts are damaged or changed, or missing beside answers.
     """
