@@ -276,7 +276,7 @@ def test_requests_of_one_prompt_are_counted_apart_where_promises_may_be_about_so
         ("s", "contrast", 0),
     ]
     assert len({e.group for e in found}) == 1
-    assert summary.duplicates == 1 if often == 1 else summary.frequent == 4
+    assert summary.duplicates == 1 if often == 1 else summary.frequent == ("a",)
 
 
 def test_contradictory_labels_are_dropped_from_train_and_named():
@@ -345,14 +345,15 @@ def test_a_frequent_prompt_is_divided_between_the_held_out_splits_and_not_traine
     everyone = [e for s in SPLITS for e in splits[s]]
     assert len({e.id for e in everyone}) == len(everyone)
     assert len({e.group for own in found.values() for e in own.values()}) == 3
-    assert summary.frequent == 100 + 2 + 2
-    assert any("so often" in w for w in summary.warnings)
+    assert summary.frequent == ("hi0", "hey", "pw")
+    (warning,) = (w for w in summary.warnings if "so often" in w)
+    assert warning.startswith("3 prompts, first 'hi0', came so often (381 of 741 requests)")
 
 
 def test_where_all_prompts_come_alike_none_is_frequent():
     rows = [replace(e, id=f"{e.id}-{n}") for e in corpus() for n in range(10)]
     splits, summary = prepare(rows)
-    assert summary.frequent == 0
+    assert summary.frequent == ()
     assert {e.count for s in SPLITS for e in splits[s]} == {10}
     assert [len(splits[s]) for s in SPLITS] == [len(own) for own in prepare(corpus())[0].values()]
 
@@ -542,7 +543,7 @@ def test_a_summary_of_an_older_version_is_read(tmp_path):
     receipt = folder.receipt("data")
     folder.finish("data", receipt.settings, receipt.made_from, [tmp_path / f for f in receipt.made])
     old = run(tmp_path)
-    assert old == replace(summary, requests={}, units={}, disputed={}, frequent=0)
+    assert old == replace(summary, requests={}, units={}, disputed={}, frequent=())
     assert [r[0] for r in data.table(old)[-2:]] == ["all", "pairs"]
 
 
@@ -641,3 +642,18 @@ def test_a_split_that_cannot_have_its_share_is_warned_about():
     # whatever a hash says of their first prompt
     assert sum(e.id[0] == "n" for e in splits["train"]) == 3000
     assert any(w.startswith("test has") and "hang together" in w for w in summary.warnings)
+
+
+def test_rows_that_are_few_by_their_groups_are_warned_about():
+    rows = [
+        row(
+            f"s{n}",
+            f"please break the law number {n}",
+            "refusal",
+            group=f"law{n % 10}",
+            split="test",
+        )
+        for n in range(60)
+    ]
+    _, summary = prepare([*(e for e in corpus() if e.category != "safety"), *rows])
+    assert any("safety 60 (10 independent)" in w for w in summary.warnings)

@@ -87,8 +87,8 @@ class DataSummary:
     # pieces of evidence: groups, sessions, and rows that stand alone
     units: dict[Split, int] = field(default_factory=dict)
     disputed: dict[Split, int] = field(default_factory=dict)  # prompts with several labels
-    # rows linked with a prompt so frequent that its requests were divided; none was trained on
-    frequent: int = 0
+    # the first row of each prompt so frequent that its requests were divided; not trained on
+    frequent: tuple[str, ...] = ()
 
 
 def run(
@@ -216,7 +216,7 @@ def prepare(
         disputed={s: _disputed(splits[s], contradictory) for s in SPLITS},
         frequent=placed.frequent,
         warnings=(
-            *_dropped(contradictory, placed),
+            *_dropped(contradictory, placed, sum(e.count for e in rows)),
             *_empty(splits, taxonomy),
             *split_warnings(
                 splits, single, {"calibrate": config.calibrate_share, "test": config.test_share}
@@ -232,7 +232,8 @@ def read_summary(folder: RunFolder) -> DataSummary:
     folder.require("data")
     found = read_json(_summary_path(folder))
     found.pop("format")
-    lists = {name: tuple(found[name]) for name in ("contradictory", "leaked", "warnings")}
+    names = ("contradictory", "leaked", "warnings", "frequent")
+    lists = {name: tuple(found[name]) for name in names if name in found}
     return DataSummary(**{**found, **lists, "counts": tuple(Count(**c) for c in found["counts"])})
 
 
@@ -371,9 +372,9 @@ def _disputed(rows: Sequence[Example], contradictory: Sequence[str]) -> int:
     return len({prompt_key(e) for e in rows if e.id in ids})
 
 
-def _dropped(contradictory: Sequence[str], placed: Placed) -> list[str]:
+def _dropped(contradictory: Sequence[str], placed: Placed, requests: int) -> list[str]:
     """Warnings about rows that were dropped because they contradict or leak, and about those that
-    came so often that none is trained on.
+    came so often that none is trained on. requests: that were read.
     """
     found = []
     if contradictory:
@@ -389,9 +390,9 @@ def _dropped(contradictory: Sequence[str], placed: Placed) -> list[str]:
         )
     if placed.frequent:
         found.append(
-            f"{placed.frequent} rows are of prompts that came so often that no split could do "
-            "without them: their requests are divided between calibrate and test, and none is "
-            "trained on"
+            f"{len(placed.frequent)} prompts, first {placed.frequent[0]!r}, came so often "
+            f"({placed.divided} of {requests} requests) that no split could do without them: these "
+            "requests are divided between calibrate and test, and none is trained on"
         )
     return found
 

@@ -31,7 +31,9 @@ class Placed:
     rows: tuple[Example, ...]
     leaked: tuple[str, ...]  # linked with rows of a split further from training
     unlearnt: tuple[str, ...]  # of train, and their prompt has several labels
-    frequent: int  # rows whose requests were divided between the held-out splits
+    # the first row of each frequent prompt whose requests were divided, with what is linked with it
+    frequent: tuple[str, ...]
+    divided: int  # these requests
 
 
 def place_rows(
@@ -66,7 +68,8 @@ def place_rows(
         rows=tuple(kept),
         leaked=tuple(leaked),
         unlearnt=tuple(unlearnt),
-        frequent=sum(len(together[root]) for root in divided),
+        frequent=tuple(together[root][0][0].id for root in together if root in divided),
+        divided=sum(e.count for root in divided for e, _ in together[root]),
     )
 
 

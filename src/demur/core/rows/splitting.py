@@ -190,7 +190,7 @@ def split_warnings(
             label for label, _ in {(e.label or RESPOND, _unit(e)) for e in splits[split]}
         )
         few = ", ".join(
-            f"{label} {n}" + (f" (in {units[label]} groups)" if units[label] < n else "")
+            f"{label} {n}" + (f" ({units[label]} independent)" if units[label] < n else "")
             for label, n in sorted(rows.items())
             if units[label] < ENOUGH_ROWS
         )
