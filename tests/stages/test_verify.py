@@ -10,7 +10,7 @@ import pytest
 from tests.fake_run import engine_for, examples, prepare
 
 from demur.base.errors import ArtifactError
-from demur.core.rates import Rate
+from demur.core.rates import Rate, upper_bound
 from demur.stages import calibrate, verify
 from demur.stats.evidence import rows_digest
 from demur.store.policies.policy_file import bind_promises, read_policy, write_policy
@@ -128,3 +128,26 @@ def test_a_runs_own_policy_edited_in_place_does_not_follow(folder):
 def test_a_run_without_a_calibration_is_named(prepared, tmp_path):
     with pytest.raises(ArtifactError, match="calibrate"):
         verify.run(prepared.policy, RunFolder(tmp_path), DIGESTS_ONLY)
+
+
+def test_attempts_by_now_are_named_and_a_ledger_that_knows_fewer_is_a_fault(folder):
+    certified(folder, goal="false_refusal <= 0.2")
+    policy = certified(folder, goal="false_refusal <= 0.25")
+    _, (found,) = verify.run(folder.policy, folder, DIGESTS_ONLY)
+    assert not found.faults
+    assert found.attempts == policy.promises[0].attempts
+    assert (found.attempts.count, found.attempts.confidence) == (2, 0.8)
+    folder.ledger.unlink()
+    assert faults(folder) == ["it counts 2 attempts on its rows, the ledger of the run 0"]
+
+
+def test_a_promise_that_holds_for_one_look_only_does_not_follow_as_one_for_every_look(folder):
+    """Its counts are cut to those that the test of one look would pass."""
+    policy = certified(folder, goal="false_refusal <= 0.3", method="anytime")
+    (promise,) = policy.promises
+    level = upper_bound(promise.rate.hits, promise.rate.of, 0.1) + 1e-4
+    assert level < promise.level
+    goal = replace(promise.goal, level=level, text=f"false_refusal <= {level!r}")
+    forged = replace(policy, promises=(replace(promise, goal=goal, digest=None),))
+    write_policy(folder.policy, bind_promises(forged))
+    assert any("these counts allow" in fault for fault in faults(folder))

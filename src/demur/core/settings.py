@@ -141,6 +141,8 @@ class CalibrateSettings:
     # 6 or "1/6": one of so many planned attempts on these rows, each at its share of delta;
     # "releases": as many as come, each at a smaller share
     spend: int | str | None = None
+    # a ledger that this run shares with others on some of its rows; None: the one that it has
+    ledger: Path | None = None
 
     def __post_init__(self) -> None:
         known = (AUTO, *CALIBRATORS, correctness.NAME)

@@ -88,8 +88,10 @@ class RunFolder:
 
     @property
     def ledger(self) -> Path:
-        """data/ledger.jsonl: attempts at certifying promises; all policies of the run share it."""
-        return self.root / "data" / "ledger.jsonl"
+        """data/ledger.jsonl: attempts at certifying promises, of all policies of the run. Where the
+        run shares another one's, the file that it links to.
+        """
+        return (self.root / "data" / "ledger.jsonl").resolve()
 
     @property
     def model(self) -> Path:

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from demur.base.errors import ArtifactError
+from demur.base.errors import ArtifactError, ConfigError
 from demur.core.example import Example, Message
 from demur.store.policies import ledger_file
 from demur.store.policies.ledger_file import (
@@ -16,7 +16,9 @@ from demur.store.policies.ledger_file import (
     marks_of,
     marks_of_texts,
     read_ledger,
+    share_ledger,
 )
+from demur.store.run import RunFolder
 from tests.core.goals.test_attempts import attempt as made
 
 
@@ -106,3 +108,32 @@ def test_each_line_is_json_with_its_format(tmp_path):
     written(path, ["a"])
     values = [json.loads(line) for line in path.read_text().splitlines()]
     assert {v["format"] for v in values} == {"demur.ledger/1"}
+
+
+def test_a_run_that_shares_a_ledger_sees_and_adds_to_its_attempts(tmp_path):
+    shared, folder = tmp_path / "first" / "ledger.jsonl", RunFolder(tmp_path / "run")
+    (folder.root / "data").mkdir(parents=True)
+    own = folder.root / "data" / "ledger.jsonl"
+    for _ in range(2):  # linked once, and found linked
+        share_ledger(own, shared, marks_of_texts(["a"]))
+    written(folder.ledger, ["a"])
+    assert folder.ledger == shared
+    assert len(read_ledger(shared).attempts) == 1
+    second = RunFolder(tmp_path / "second")
+    (second.root / "data").mkdir(parents=True)
+    share_ledger(second.root / "data" / "ledger.jsonl", shared, marks_of_texts(["a", "b"]))
+    assert len(read_ledger(second.ledger).attempts) == 1
+
+
+def test_a_ledger_of_other_data_is_refused_and_one_that_the_run_has_stays(tmp_path):
+    shared, own = tmp_path / "shared.jsonl", tmp_path / "own.jsonl"
+    written(shared, ["a", "b"], ["c"])
+    with pytest.raises(
+        ConfigError, match="of other data: none of its 2 attempts shares a row"
+    ) as e:
+        share_ledger(own, shared, marks_of_texts(["x"]))
+    assert "leave calibrate.ledger out" in e.value.hint
+    assert not own.exists()
+    written(own, ["a"])
+    with pytest.raises(ConfigError, match="holds 1 attempts already"):
+        share_ledger(own, shared, marks_of_texts(["a"]))

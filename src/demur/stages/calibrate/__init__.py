@@ -27,6 +27,7 @@ from demur.stats.evidence import with_row_digests
 from demur.stats.missing import note_missing, with_missing
 from demur.stats.overrides import override_categories
 from demur.stats.sensitivities import with_sensitivities
+from demur.store.policies.ledger_file import marks_of, share_ledger
 from demur.store.policies.policy_file import bind_promises, write_policy
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
@@ -52,6 +53,8 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     if (done := inputs.finished()) is not None:
         return done
     examples, arrived = read_policy_rows(folder, "calibrate", config.sources), None
+    if config.ledger is not None:
+        share_ledger(folder.root / "data" / "ledger.jsonl", config.ledger, marks_of(examples))
     if config.method == ANYTIME:
         check_anytime(config, inputs.goals, inputs.missing)
         examples, arrived = in_arrival_order(config, folder, examples)

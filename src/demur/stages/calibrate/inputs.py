@@ -211,6 +211,7 @@ def _plain(config: CalibrateSettings) -> dict[str, object]:
         del plain["mix"]
     if config.spend is None:
         del plain["spend"]
+    del plain["ledger"]  # where attempts are counted changes no result
     files = {"human_labels": config.human_labels is not None, "traffic": config.traffic is not None}
     return {**plain, "limits": limits, "sources": list(config.sources), **files}
 

@@ -4,8 +4,8 @@
    prompt. Attempts share rows where these digests do, whatever ids the rows have by now. For the
    method "anytime" a line holds the order in which labelled rows came, one line a look.
 2. Lines are only added, under the file's lock, with one write that is flushed to the disk.
-3. The file outlives policies and new splits. It knows of one run folder: another run on the same
-   rows has a ledger of its own.
+3. The file outlives policies and new splits. Runs on the same rows may share one: the others have
+   a link to it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from demur.base.boundary import Strict, json_value, validated
-from demur.base.errors import ArtifactError
+from demur.base.errors import ArtifactError, ConfigError
 from demur.base.files import MODE
 from demur.base.text import read_bytes
 from demur.core.example import Example
@@ -135,6 +135,37 @@ def read_ledger(path: Path) -> Ledger:
                 "move it aside, and label new rows for promises",
             ) from None
     return Ledger(attempts=tuple(attempts), marks=marks, arrivals=arrivals)
+
+
+def share_ledger(own: Path, shared: Path, marks: Marks) -> None:
+    """Make the ledger of a run a link to another one, which may be still to come. marks: of the
+    run's rows.
+
+    Raises ConfigError where the run has a ledger already, or where the other one is of other data;
+    ArtifactError where the link cannot be made.
+    """
+    if own.resolve() == shared.resolve():
+        return
+    if own.exists() or own.is_symlink():
+        raise ConfigError(
+            f"calibrate.ledger = {shared}, and {own} holds {len(read_ledger(own).attempts)} "
+            "attempts already",
+            "leave ledger out, or add these lines to the shared file and remove this one",
+        )
+    other = read_ledger(shared)
+    if other.attempts and not other.sharing(marks):
+        raise ConfigError(
+            f"{shared} is a ledger of other data: none of its {len(other.attempts)} attempts "
+            f"shares a row with the {len(marks)} calibrate rows",
+            "name the ledger of these rows, or leave calibrate.ledger out",
+        )
+    try:
+        shared.parent.mkdir(parents=True, exist_ok=True)
+        own.symlink_to(shared.resolve())
+    except OSError as e:
+        raise ArtifactError(
+            f"cannot link {own} to {shared}: {e.strerror or e}", "check the folders"
+        ) from None
 
 
 def add_attempt(path: Path, ledger: Ledger, attempt: Attempt, marks: Marks) -> None:
