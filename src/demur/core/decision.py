@@ -22,6 +22,7 @@ import numpy as np
 
 from demur.base.arrays import Bools, Doubles, Floats, Ints
 from demur.base.errors import ScoreDoubt, ScoreError
+from demur.core.calibrator import Identity
 from demur.core.policy import OnDoubt, Policy
 from demur.core.score import check_scores, leftover_of
 from demur.core.threshold import margin
@@ -156,9 +157,46 @@ def compared_scores(policy: Policy, logp_NC: Floats) -> Floats:
     answers it. What decide_many refuses at a shared T, in [0, 1] or NEVER, is exactly what lies at
     or above log T.
     """
+    return np.where(doubtful(policy, logp_NC), np.float32(np.inf), _undoubted(policy, logp_NC))
+
+
+def compared_slack(
+    policy: Policy, logp_NC: Floats, tolerance: float, category: str | None = None
+) -> Doubles:
+    """How far compared_scores may move where each log-probability is off by at most so much, to the
+    first order; shape (N,), natural log. category: this one's probability instead.
+
+    Raw scores move as far as their log-probabilities, a maximum or a sum of them no farther. Behind
+    a calibrator the moves add up that each token causes alone: the largest change of a smooth map,
+    and every step of one with steps. Doubt is taken as it is.
+    """
+
+    def value(moved_NC: Floats) -> Doubles:
+        if category is None:
+            return _undoubted(policy, moved_NC).astype(np.float64)
+        column_N = policy.calibrator.apply(moved_NC)[:, policy.taxonomy.column(category)]
+        return np.minimum(column_N.astype(np.float64), 0.0)
+
+    if isinstance(policy.calibrator, Identity):
+        return np.full(len(logp_NC), tolerance)
+    base_N, slack_N = value(logp_NC), np.zeros(len(logp_NC))
+    for column in range(logp_NC.shape[1]):
+        moves = []
+        for step in (tolerance, -tolerance):
+            moved_NC = logp_NC.copy()
+            moved_NC[:, column] = np.minimum(moved_NC[:, column] + step, 0.0)
+            # no category may be emitted: -inf before and after
+            with np.errstate(invalid="ignore"):
+                moves.append(np.nan_to_num(np.abs(value(moved_NC) - base_N), nan=0.0))
+        slack_N += np.maximum(*moves)
+    return slack_N
+
+
+def _undoubted(policy: Policy, logp_NC: Floats) -> Floats:
+    """The compared scores as if no row were doubtful."""
     value_NK = _masked(policy, policy.calibrator.apply(logp_NC).astype(np.float64))
     compared_N = np.minimum(_total(value_NK) if policy.rule == "sum" else value_NK.max(axis=1), 0.0)
-    return np.asarray(np.where(doubtful(policy, logp_NC), np.inf, compared_N), dtype=np.float32)
+    return np.asarray(compared_N, dtype=np.float32)
 
 
 def _log_thresholds(policy: Policy) -> Doubles:

@@ -16,6 +16,9 @@ from demur.base.errors import ScoreError
 # A float32 log-softmax over a large vocabulary may exceed 0 by rounding; anything more is not a
 # log-probability.
 TOLERANCE = 1e-4
+# Natural log: engines, batches and runners agree on a score of a float32 model within this (the
+# tests of every engine hold them to it). Promises hold for any engine within it.
+ENGINE_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -3,8 +3,10 @@ scores.
 
 compared_N: natural-log probabilities that the threshold is compared with, float32, of rows drawn
 independently of whatever made the scores. A threshold refuses q >= T. level, delta: in (0, 1);
-"keeps" means P(rate > level) <= delta over the draw of the rows. Exact for continuous scores; ties
-only make a threshold more careful. tests/validity holds every function to its word.
+"keeps" means P(rate > level) <= delta over the draw of the rows. Exact for continuous scores; rows
+that tie are refused together or not at all, and the bound stays. Scores are taken as they are: who
+promises for other engines gives the worst that these may make of them (GroupedScores.at_worst).
+tests/validity holds every function to its word.
 
 Source: Learn then Test (Angelopoulos et al. 2021, arXiv 2110.01052): fixed-sequence testing from
 the careful end needs no correction for the number of thresholds, and for a monotone binary loss it

@@ -12,13 +12,14 @@ import numpy as np
 
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import DataError, GoalError, TaxonomyError
-from demur.core.decision import compared_scores, decide_many
+from demur.core.decision import compared_scores, compared_slack, decide_many
 from demur.core.goals.counts import Rows
 from demur.core.goals.goal import Goal
 from demur.core.goals.kinds import TargetRate
 from demur.core.goals.promised import PROMISED, PromisedGoal, promised
 from demur.core.policy import Policy
 from demur.core.rates import Rate, Slice
+from demur.core.score import ENGINE_TOLERANCE
 from demur.core.taxonomy import Taxonomy
 from demur.stats.labelled import UNCHECKED, LabelledScores, Traits
 from demur.stats.thresholds.problem import NO_GROUP, GroupedScores, Loss
@@ -34,17 +35,31 @@ def grouped_scores(template: Policy, rows: LabelledScores, *, shared: bool) -> G
     # Column of a score -> group of its category; column 0, respond, has none.
     group_of_column = np.full(len(template.taxonomy.tokens), NO_GROUP, dtype=np.int64)
     group_of_column[columns] = 0 if shared else np.arange(len(active))
-    return GroupedScores(
+    # One threshold for all: the heaviest category meets it wherever a locked one does.
+    locked = [] if shared or template.rule != "heaviest" else _locked(template, active)
+    logp_NC = rows.table.logp_NC
+    found = GroupedScores(
         rows=rows,
         names=template.taxonomy.names,
         standing=tuple(category.threshold for category in template.categories),
         groups=(tuple(active),) if shared else tuple((name,) for name in active),
         group_N=group_of_column[heaviest_N],
-        logq_N=compared_scores(template, rows.table.logp_NC).astype(np.float64),
+        logq_N=compared_scores(template, logp_NC).astype(np.float64),
         heaviest_N=heaviest_N,
-        # One threshold for all: the heaviest category meets it wherever a locked one does.
-        locked={} if shared or template.rule != "heaviest" else _locks(template, rows, active),
+        locked=_locks(template, rows, locked),
     )
+    # how far each score may move, and each of a locked category
+    slack_N = compared_slack(template, logp_NC, ENGINE_TOLERANCE)
+    locks = {g: compared_slack(template, logp_NC, ENGINE_TOLERANCE, name) for g, name in locked}
+    low, high = (
+        replace(
+            found,
+            logq_N=_moved(found.logq_N, sign * slack_N),
+            locked={g: _moved(found.locked[g], sign * own_N) for g, own_N in locks.items()},
+        )
+        for sign in (-1.0, 1.0)
+    )
+    return replace(found, low=low, high=high)
 
 
 def grouped_by_policy(policy: Policy, rows: LabelledScores) -> GroupedScores:
@@ -70,13 +85,24 @@ def rate_under(
     return loss.rate(refused_N, everyone_N), loss.mix(refused_N, everyone_N)
 
 
-def _locks(template: Policy, rows: LabelledScores, active: Sequence[str]) -> dict[int, Doubles]:
+def _moved(logq_N: Doubles, by_N: Doubles) -> Doubles:
+    """Log-probabilities that are off by so much, as float32 values; doubtful rows stay at +inf."""
+    moved_N = np.minimum(logq_N + by_N, 0.0).astype(np.float32).astype(np.float64)
+    return np.where(logq_N == np.inf, np.inf, moved_N)
+
+
+def _locked(template: Policy, active: Sequence[str]) -> list[tuple[int, str]]:
+    """The locked categories among the active ones, each with its group."""
+    return [(g, name) for g, name in enumerate(active) if template.category(name).locked]
+
+
+def _locks(
+    template: Policy, rows: LabelledScores, locked: Sequence[tuple[int, str]]
+) -> dict[int, Doubles]:
+    if not locked:
+        return {}
     logq_NC = template.calibrator.apply(rows.table.logp_NC).astype(np.float64)
-    return {
-        g: np.minimum(logq_NC[:, template.taxonomy.column(name)], 0.0)
-        for g, name in enumerate(active)
-        if template.category(name).locked
-    }
+    return {g: np.minimum(logq_NC[:, template.taxonomy.column(name)], 0.0) for g, name in locked}
 
 
 def losses_of(

@@ -21,11 +21,14 @@ import numpy as np
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.core.goals.promised import PromisedGoal
 from demur.core.rates import Rate, Slice, TrafficMix
+from demur.core.score import ENGINE_TOLERANCE
 from demur.stats.labelled import LabelledScores, Traits
 from demur.stats.units import CountedRows, count_rows
 from demur.stats.weighted import WeightedRows, weighted
 
 NO_GROUP = -1  # no threshold refuses this row
+# of a promise's method, for people
+AT_WORST = f"errors counted at the worst within {ENGINE_TOLERANCE:g} of each log-probability"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -42,6 +45,22 @@ class GroupedScores:
     heaviest_N: Ints  # column of the category it is refused with, if not by a lock
     # group of a locked category -> its log q of all rows
     locked: Mapping[int, Doubles] = field(default_factory=dict)
+    # the same rows with the lowest and highest scores that an engine within ENGINE_TOLERANCE may
+    # give; None: scores are taken as they are
+    low: GroupedScores | None = None
+    high: GroupedScores | None = None
+
+    def at_worst(self, when: Literal["refused", "answered"]) -> GroupedScores:
+        """The rows with the scores, within the tolerance of engines, that err the most for goals
+        that refusals or answers break.
+        """
+        return (self.high if when == "refused" else self.low) or self
+
+    def method(self, words: str) -> str:
+        """The name of a procedure, with the tolerance that its counts allow for."""
+        if self.high is None:
+            return words
+        return f"{words}; {AT_WORST}"
 
     @property
     def always_N(self) -> Bools:

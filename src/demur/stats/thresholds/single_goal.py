@@ -298,7 +298,7 @@ def _promised(case: _GoalInputs, goal: PromisedGoal) -> SingleGoalSolution:
         threshold = best_within(grouped, task.objective, limits[:1], limits[1:])[0]
     return SingleGoalSolution(
         thresholds=dict.fromkeys(case.emittable, threshold),
-        method=METHOD,
+        method=grouped.method(METHOD),
         certified=evidence_of(losses, grouped.refused([threshold]), task.everyone, case.delta)[0],
     )
 

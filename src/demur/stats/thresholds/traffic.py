@@ -18,7 +18,7 @@ from demur.stats.labelled import LabelledScores
 from demur.stats.slices import expand_slices
 from demur.stats.thresholds.closed_form import METHOD, lowest_passing
 from demur.stats.thresholds.losses import STEERABLE, check_categories, grouped_scores
-from demur.stats.thresholds.problem import GroupedScores
+from demur.stats.thresholds.problem import AT_WORST, GroupedScores
 from demur.stats.thresholds.sweep import sweep_of
 from demur.stats.thresholds.target_rates import cut_at_rate
 from demur.stats.units import CountedRows, count_rows
@@ -48,7 +48,7 @@ def solve_on_traffic(
             status="certified" if one.goal.promised else "measured",
             rate=one.rate,
             data_digest=data_digest,
-            method=f"{METHOD}, unlabelled traffic, {sampling}"
+            method=f"{METHOD}, unlabelled traffic, {sampling}; {AT_WORST}"
             if one.goal.promised
             else "order statistic of the traffic's scores",
         )
@@ -162,7 +162,7 @@ def _threshold(goal: TrafficGoal, grouped: GroupedScores, g: int, delta: float) 
             f"{delta:.3g}",
             f"at least {needed} {what} are needed",
         )
-    threshold = lowest_passing(compared_N, test)
+    threshold = lowest_passing(grouped.at_worst("refused").compared_with(g), test)
     if threshold == NEVER:
         raise GoalInfeasible(
             f"goal {goal.text!r}: too many of {len(compared_N)} rows score q = 1, no threshold "

@@ -117,7 +117,7 @@ def _chains_of(task: CertifyTask, loss: Loss) -> list[_Chain]:
         raise GoalError(
             f"goal {loss.goal.text!r} cannot be split over categories", "use the method 'vectors'"
         )
-    grouped, rows = task.grouped, loss.counted(task.everyone)
+    grouped, rows = task.grouped.at_worst("refused"), loss.counted(task.everyone)
     touched = loss.groups(grouped)
     share_G = _shares(task, touched)
     return [

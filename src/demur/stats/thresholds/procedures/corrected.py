@@ -47,7 +47,15 @@ def certify_corrected(task: CertifyTask) -> Certified | Uncertified:
     worst, bound = task.losses[0].goal, math.inf
     for by_group in candidates(menu, _CANDIDATES):
         refused_N = grouped.refused(by_group)
-        excess = [_upper(pair, refused_N, (split, known_N), task.delta) for pair in pairs]
+        excess = [
+            _upper(
+                pair,
+                grouped.at_worst(pair[0].when).refused(by_group),
+                (split, known_N),
+                task.delta,
+            )
+            for pair in pairs
+        ]
         if max(excess) > 0.0:
             worst, bound = task.losses[int(np.argmax(excess))].goal, max(excess)
             break
@@ -63,7 +71,9 @@ def certify_corrected(task: CertifyTask) -> Certified | Uncertified:
         return Uncertified(reason=reason, blocking=worst, rows=rows, rows_needed=None, evidence=())
     evidence = tuple(_evidence(judge, best[2], split, task.delta) for judge, _ in pairs)
     method = _method(pairs, best[2], split.test_N, checked_N)
-    return Certified(thresholds=grouped.thresholds(best[1]), evidence=evidence, method=method)
+    return Certified(
+        thresholds=grouped.thresholds(best[1]), evidence=evidence, method=grouped.method(method)
+    )
 
 
 def _method(

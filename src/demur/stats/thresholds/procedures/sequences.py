@@ -84,11 +84,12 @@ def _search_along(
     at its side's share of delta.
     """
     delta = task.delta / len({loss.when for loss in task.losses})
-    first_N, steps = path.first_step(task.grouped), len(path.group_S)
+    steps = len(path.group_S)
     # Steps first..last pass all tests: errors of refusing allow no step beyond `last`, errors of
     # answering none before `first`. Errors are nested along the path, so one search each.
     first, last = 0, steps
     for loss, test in zip(task.losses, tests, strict=True):
+        first_N = path.first_step(task.grouped.at_worst(loss.when))
         if loss.when == "refused":
             last = min(last, _last_step(first_N, loss.could_err_N, test, steps))
         else:
@@ -121,7 +122,10 @@ def certify_vectors(task: CertifyTask) -> Finding:
     best: tuple[float, tuple[float, ...]] | None = None
     for thresholds in candidates(menu):
         refused_N = task.grouped.refused(thresholds)
-        errors = [loss.errors(refused_N) for loss in task.losses]
+        errors = [
+            loss.errors(task.grouped.at_worst(loss.when).refused(thresholds))
+            for loss in task.losses
+        ]
         if not all(test.passes(error_N) for test, error_N in zip(tests, errors, strict=True)):
             break
         value = task.objective.value(refused_N)

@@ -44,12 +44,13 @@ def shared_limits(task: CertifyTask) -> tuple[float, float] | Uncertified | NotC
             divided = f"tested at delta {delta:.3g}" if len(sides) > 1 else ""
             return too_few(loss.goal, counted.units, counted.needed(loss.level, delta), divided)
         moves_N = loss.could_err_N & (grouped.group_N == 0)
+        logq_N = grouped.at_worst(loss.when).logq_N
         if loss.when == "refused":
             # Rows that cannot err by a refusal are refused at no threshold, as far as errors go.
-            low = max(low, lowest_passing(np.where(moves_N, grouped.logq_N, -np.inf), test))
+            low = max(low, lowest_passing(np.where(moves_N, logq_N, -np.inf), test))
             continue
         # Rows of inactive categories are answered at every threshold, rows of another kind never.
-        reach_N = np.where(loss.could_err_N, np.where(moves_N, grouped.logq_N, -np.inf), np.inf)
+        reach_N = np.where(loss.could_err_N, np.where(moves_N, logq_N, -np.inf), np.inf)
         limit = highest_passing(reach_N, test)
         high = min(high, _NONE if limit is None else limit)
     if low > high or low == NEVER:

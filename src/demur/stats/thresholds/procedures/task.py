@@ -90,7 +90,7 @@ def certified(
     return Certified(
         thresholds=task.grouped.thresholds(by_group),
         evidence=evidence_of(task.losses, refused_N, split.test_N, task.delta),
-        method=method,
+        method=task.grouped.method(method),
         tested_at=tested,
     )
 
