@@ -85,7 +85,7 @@ def mix_lines(promise: Promise) -> list[str]:
 
 def promise_line(promise: Promise) -> str:
     """One sentence about a promise: whether it holds, or was only measured."""
-    level = "" if promise.level is None else f" at {promise.level:g}"
+    level = f" {promise.goal.bound}" if promise.goal.bound else ""
     seen = (
         ""
         if promise.rate is None

@@ -10,7 +10,7 @@ its promises say what confidence remains over all attempts on their rows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -109,6 +109,10 @@ def _parts(value: object) -> Iterator[bytes]:
         for one in fields(value):
             yield one.name.encode()
             yield from _parts(getattr(value, one.name))
+    elif isinstance(value, Mapping):
+        for name, one in value.items():
+            yield str(name).encode()
+            yield from _parts(one)
     elif isinstance(value, np.ndarray):
         yield f"{value.dtype} {value.shape}".encode()
         yield value.tobytes()

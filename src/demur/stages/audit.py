@@ -119,7 +119,7 @@ def _goal(text: str) -> PromisedGoal:
             f"goal {goal.text!r} speaks of a slice, which scores do not name",
             "audit the scores of that slice alone, with the goal for all of them",
         )
-    if goal.whom == "any":
+    if not goal.labelled:
         raise GoalError(
             f"goal {goal.text!r} needs no labels: whether a request was refused is known",
             "count refusals: demur decide --scores FILE",

@@ -67,6 +67,12 @@ def run(config: Config) -> tuple[PlanRow, ...]:
     bad confidence.
     """
     goals = tuple(map(promised, parse_goals(config.goals)))
+    if moving := next((goal for goal in goals if not goal.monotone), None):
+        raise GoalError(
+            f"goal {moving.text!r} counts requests that are refused, and how many that are depends "
+            "on scores",
+            "calibrate on the rows there are: a promise that is not granted says how many would do",
+        )
     counts = dict(config.have) if config.have else None
     return tuple(
         _planned(config, goals, goal, None if counts is None else goal.rows_told(counts))
@@ -83,7 +89,8 @@ def for_rows(
     share: part of the rows that thresholds are chosen on, the others being a calibrator's. Raises
     GoalError as run does, and on slices that no row is in.
     """
-    asked = [goal for goal in parse_goals(config.goals) if goal.promised]
+    # how many rows a goal without a fixed denominator needs depends on scores
+    asked = [goal for goal in parse_goals(config.goals) if goal.promised and goal.monotone]
     if not asked or not examples:
         return ()
     # Which rows a goal is about is read from labelled scores and a policy. Nothing is scored yet,

@@ -58,7 +58,7 @@ def recount(
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
     parts = _parts if arrived is None else partial(_anytime_parts, policy, arrived)
     counted = [
-        (loss.counted(part_N), loss.errors(refused_N))
+        (loss.counted_under(refused_N, part_N), loss.errors(refused_N))
         for seed in dict.fromkeys(seeds)
         for (loss,) in (losses_of(goals, policy, board, seed),)
         for part_N in parts(loss, board, seed)

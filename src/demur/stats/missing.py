@@ -36,7 +36,7 @@ def with_missing(rows: LabelledScores, missing: int, goals: Sequence[Goal] = ())
     """
     if not missing:
         return rows
-    if capped := [goal for goal in goals if isinstance(goal, PromisedGoal) and goal.whom == "any"]:
+    if capped := [goal for goal in goals if isinstance(goal, PromisedGoal) and not goal.labelled]:
         raise DataError(
             f"goal {capped[0].text!r} is about all prompts, and {missing} of them have no "
             "outcome and no score",

@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from demur.base.errors import GoalError
 from demur.core.goals.kinds import Cost, FBeta, MacroFBeta, MicroFBeta, Natural, TargetRate, Youden
 from demur.core.goals.parse import parse_goal, parse_goals
-from demur.core.goals.promised import FalseRefusal, MissedRefusal, RefusalRate, WrongCategory
+from demur.core.goals.promised import (
+    FalseDiscovery,
+    FalseRefusal,
+    MissedRefusal,
+    RefusalRate,
+    WrongCategory,
+)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +80,15 @@ from demur.core.goals.promised import FalseRefusal, MissedRefusal, RefusalRate, 
         (
             "false_refusal <= 5% in every source soft",
             {"kind": FalseRefusal, "level": 0.05, "every": "source", "soft": 1},
+        ),
+        ("precision >= 0.9", {"kind": FalseDiscovery, "level": 0.1}),
+        (
+            "precision[a + b] >= 70% soft",
+            {"kind": FalseDiscovery, "level": 0.3, "category": "a+b", "soft": 1},
+        ),
+        (
+            "precision >= .9 in every source",
+            {"kind": FalseDiscovery, "level": 0.1, "every": "source"},
         ),
         (
             "missed_refusal[safety, turn=later, tenant=acme] <= 10%",
@@ -171,6 +186,10 @@ def test_goals_read_as_they_look(text, goal):
         ("mised_refusal <= 2%", 0, "a goal", "did you mean 'missed_refusal'"),
         ("f1 max soft", 7, "nothing more", ""),
         ("false_refusal[sorce=x] <= .1", 13, "turn= before names", "did you mean 'source'"),
+        ("precision <= .9", 10, "a precision is bounded from below", ""),
+        ("precision >= 1", 13, "strictly between 0 and 1", ""),
+        ("precision[kind=contrast] >= .9", 9, "it makes the errors", ""),
+        ("false_refusal >= .9", 14, "'<='", ""),
         ("missed_refusal[tenat=x] <= .1", 14, "turn= before names", "did you mean 'tenant'"),
         ("missed_refusal[turn=latr] <= .1", 14, "turns first, later", "did you mean 'later'"),
         ("missed_refusal[turn=first, turn=later] <= .1", 14, "turn once", ""),
@@ -221,7 +240,7 @@ def test_every_example_in_the_hint_is_a_goal():
     with pytest.raises(GoalError) as raised:
         parse_goal("?")
     examples = re.sub(".*like: ", "", raised.value.hint).split("; ")
-    assert len({type(parse_goal(e)) for e in examples}) == 10
+    assert len({type(parse_goal(e)) for e in examples}) == 11
 
 
 def test_several_goals_come_as_lines_or_with_semicolons_between():

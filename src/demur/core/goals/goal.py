@@ -34,6 +34,8 @@ class Goal(ABC):
     promised: ClassVar[bool] = False  # whether it bounds a rate, so that it can be certified
     optimum: ClassVar[bool] = False  # whether it asks for the best of something
     of_answerable: ClassVar[bool] = False  # whether only rows to be answered can be its errors
+    # whether its rate moves one way as a threshold falls, because its denominator stays as it is
+    monotone: ClassVar[bool] = True
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -56,6 +58,11 @@ class Goal(ABC):
     def risk(self) -> str:
         """What it is about, without the level: "missed_refusal[safety]"."""
         return f"{self.measure}[{self.part}]" if self.part else self.measure
+
+    @property
+    def bound(self) -> str:
+        """Its level for sentences: "at 0.05"; empty where it has none."""
+        return "" if self.level is None else f"at {self.level:g}"
 
     @property
     def subject(self) -> tuple[object, ...]:

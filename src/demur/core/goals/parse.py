@@ -19,6 +19,8 @@ missed_refusal[safety] <= 0.02     answered, among requests to be refused with s
 missed_refusal[a + b] <= 0.02      the same over two small categories pooled
 wrong_category <= 0.1              refused with another category's token, of those to be refused
 refusal_rate <= 0.10               refused, among all traffic; also per category
+precision >= 0.9                   to be refused, of those refused: false_discovery <= 0.1
+precision[safety] >= 0.9           to be refused with safety, of those refused with its token
 
 Slices: a promise about a part of the rows, by facets (demur.core.rows.facets). "," divides parts in
 brackets.
@@ -58,6 +60,7 @@ from demur.core.goals.kinds import (
 from demur.core.goals.promised import (
     ANSWERED_KINDS,
     PROMISED,
+    FalseDiscovery,
     MissedRefusal,
     PromisedGoal,
     RefusalRate,
@@ -290,6 +293,19 @@ def _read_promise(reader: GoalReader, text: str) -> Goal:
     return _promise(reader, text, kind, rows)
 
 
+def _read_precision(reader: GoalReader, text: str) -> Goal:
+    """Precision is one less the false discovery rate, which files and promises name."""
+    reader.take()
+    parts = reader.parts()
+    rows = _rows_of(reader, FalseDiscovery, parts)
+    if parts:
+        reader.take()
+    if reader.token.text in ("<=", "="):
+        reader.fail("'>=': a precision is bounded from below, and no other figure is")
+    reader.word(">=")
+    return _promise(reader, text, FalseDiscovery, rows, below=False)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Rows:
     """What the brackets of a promise name."""
@@ -309,7 +325,7 @@ def _rows_of(
     category, bare = None, False
     for key, names in parts:
         kinds = [name for name in names if name in ANSWERED_KINDS]
-        if key is None and kind.whom != "refuse" and kinds:
+        if key is None and kind.by_kind() and kinds:
             if len(kinds) < len(names):
                 reader.fail(
                     "kinds or categories: they do not pool. Write 'kind=' or 'category=' before "
@@ -333,8 +349,9 @@ def _known_names(
     """
     known = values_of(facet)
     # what ought to happen to a row decides whether it is of kind refusal
-    if facet == "kind" and kind.whom == "refuse":
-        reader.fail("no kind: all rows to be refused are of one kind. Name a category or a source")
+    if facet == "kind" and not kind.by_kind():
+        why = "all rows to be refused are of one kind" if kind.monotone else "it makes the errors"
+        reader.fail(f"no kind: {why}. Name a category or a source")
     if facet == "kind" and kind.whom == "answer":
         known = ANSWERED_KINDS
     for name in names:
@@ -347,12 +364,20 @@ def _known_names(
     return names
 
 
-def _promise(reader: GoalReader, text: str, kind: type[PromisedGoal], rows: _Rows) -> Goal:
+def _promise(
+    reader: GoalReader, text: str, kind: type[PromisedGoal], rows: _Rows, *, below: bool = True
+) -> Goal:
     """The goal, after its level and, if given, "in every source", then "hard", "soft" or "soft
-    2".
+    2". below: whether the level bounds errors; else it bounds what is right.
     """
-    wanted = f"a rate strictly between 0 and 1, {LEAST_LEVEL:g} at least, as in 0.05 or 5%"
-    level = reader.number(wanted, lambda rate: LEAST_LEVEL <= rate < 1.0)
+    if below:
+        wanted = f"a rate strictly between 0 and 1, {LEAST_LEVEL:g} at least, as in 0.05 or 5%"
+        level = reader.number(wanted, lambda rate: LEAST_LEVEL <= rate < 1.0)
+    else:
+        wanted = f"a rate strictly between 0 and 1, {1 - LEAST_LEVEL:g} at most, as in 0.9 or 90%"
+        right = reader.number(wanted, lambda rate: 0.0 < rate <= 1.0 - LEAST_LEVEL)
+        # exact: 1 - 0.9 as floats is 0.09999999999999998
+        level = float(1 - Fraction(str(right)))
     every: Facet | None = None
     if reader.token.text == "in":
         reader.take()
@@ -379,7 +404,7 @@ def _every(reader: GoalReader, kind: type[PromisedGoal], rows: _Rows) -> Facet:
     has one value.
     """
     fixed = {facet for facet, _ in rows.where} | ({"category"} if rows.category else set())
-    fixed |= {"kind"} if kind.whom == "refuse" else set()
+    fixed |= set() if kind.by_kind() else {"kind"}
     open_facets = tuple(f for f in FACETS if f not in fixed)
     word = reader.word(*open_facets)
     return next(f for f in FACETS if f == word)
@@ -400,6 +425,7 @@ _FORMS = (
     _Form("youden", "youden max", _read_youden),
     _Form("refusal_rate", "refusal_rate[safety] = 10%", _read_refusal_rate),
     _Form("cost", "cost: false=1 missed=5", _read_cost),
+    _Form("precision", "precision >= 0.9", _read_precision),
     *(
         _Form(kind.name, kind.example, _read_promise)
         for kind in PROMISED

@@ -49,6 +49,7 @@ class PromisedGoal(Goal):
     # whether it can be counted where a locked category refuses over the heaviest
     beside_locks: ClassVar[bool] = True
     by_hand: ClassVar[bool] = False  # whether labels by hand can correct a judge's in it
+    labelled: ClassVar[bool] = True  # whether it takes a label to see one of its errors
 
     @abstractmethod
     def could_err(self, rows: Rows) -> Bools:
@@ -58,9 +59,21 @@ class PromisedGoal(Goal):
         Rows that it does not speak of may be among them: see `among`.
         """
 
+    # kinds whose denominator depends on decisions override it
+    def counts(self, rows: Rows, refused_N: Bools) -> Bools:  # noqa: ARG002
+        """Which of the rows that it speaks of are in the denominator when these are refused."""
+        return np.ones(len(rows.label_N), dtype=bool)
+
     def deciders(self, names: Sequence[str]) -> tuple[str, ...]:
         """The categories whose thresholds it depends on, of all these, whatever the rows."""
         return tuple(names)
+
+    @classmethod
+    def by_kind(cls) -> bool:
+        """Whether rows that it speaks of are of several kinds, as far as that is no matter of its
+        errors.
+        """
+        return cls.whom != "refuse" and cls.monotone
 
     @property
     def of_tokens(self) -> bool:
@@ -113,7 +126,8 @@ class PromisedGoal(Goal):
         label_M, decided_M = (grid.ravel() for grid in np.indices(counts.rows_LC.shape))
         cells = Rows(label_N=label_M, heaviest_N=decided_M, names=counts.names)
         wrong_M = self.could_err(cells) & ((decided_M > 0) == (self.errs_when == "refused"))
-        among_M, times_M = self.among(label_M, columns), counts.rows_LC.ravel()
+        among_M = self.among(label_M, columns) & self.counts(cells, decided_M > 0)
+        times_M = counts.rows_LC.ravel()
         return Rate(hits=int(times_M[among_M & wrong_M].sum()), of=int(times_M[among_M].sum()))
 
     @property
@@ -264,9 +278,57 @@ class RefusalRate(OfRefusals):
     name: ClassVar[str] = "refusal_rate"
     example: ClassVar[str] = "refusal_rate <= 0.1"
     whom: ClassVar[Whom] = "any"
+    labelled: ClassVar[bool] = False
 
 
-PROMISED: tuple[type[PromisedGoal], ...] = (FalseRefusal, MissedRefusal, WrongCategory, RefusalRate)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FalseDiscovery(OfRefusals):
+    """To be answered, among the requests refused; of one category, not to be refused with it, among
+    those refused with its token. "precision >= 0.9" is "false_discovery <= 0.1".
+
+    Its denominator moves with the thresholds, so that it may rise or fall as one of them falls.
+    """
+
+    name: ClassVar[str] = "false_discovery"
+    example: ClassVar[str] = "false_discovery <= 0.1"
+    whom: ClassVar[Whom] = "any"
+    monotone: ClassVar[bool] = False
+    beside_locks: ClassVar[bool] = False
+
+    def could_err(self, rows: Rows) -> Bools:
+        """Rows that would be refused with a category, and ought not to be refused with it."""
+        if not self.categories:
+            return np.asarray(rows.label_N == 0, dtype=bool)
+        columns = rows.columns(self.categories)
+        own_N = np.isin(rows.heaviest_N, columns)
+        return np.asarray(own_N & ~np.isin(rows.label_N, columns), dtype=bool)
+
+    def counts(self, rows: Rows, refused_N: Bools) -> Bools:
+        """Rows refused, with the categories that it names if it names some."""
+        if not self.categories:
+            return refused_N
+        return np.asarray(
+            refused_N & np.isin(rows.heaviest_N, rows.columns(self.categories)), dtype=bool
+        )
+
+    @property
+    def bound(self) -> str:
+        """Its level, and the precision that it says."""
+        return f"at {self.level:g} (precision at least {1 - self.level:g})"
+
+    @property
+    def labels(self) -> str:
+        """Labels of refused requests."""
+        return "any, of requests that are refused"
+
+
+PROMISED: tuple[type[PromisedGoal], ...] = (
+    FalseRefusal,
+    MissedRefusal,
+    WrongCategory,
+    RefusalRate,
+    FalseDiscovery,
+)
 
 
 def promised(goal: Goal) -> PromisedGoal:

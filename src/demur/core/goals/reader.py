@@ -19,7 +19,7 @@ _TOKEN = re.compile(
       (?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?(?:\s*%)?)
     | (?P<word>[A-Za-z_]\w*(?:\.\d+)?)       # a full stop only in f0.5
     | (?P<category>\[(?:"[^"]*"|[^\]"])*\])
-    | (?P<symbol><=|.)                       # anything else stands alone, for the parser to refuse
+    | (?P<symbol><=|>=|.)                    # anything else stands alone, for the parser to refuse
     | (?P<end>$))""",
     re.VERBOSE | re.DOTALL,
 )

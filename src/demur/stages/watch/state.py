@@ -250,4 +250,4 @@ def _errors(policy: Policy, audit: Audit, rows: LabelledScores) -> tuple[Bools, 
         none_N = np.zeros(len(rows.label_N), dtype=bool)
         return none_N, none_N
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
-    return np.asarray(loss.errors(refused_N), dtype=bool), loss.among_N
+    return np.asarray(loss.errors(refused_N), dtype=bool), loss.denominator(refused_N)

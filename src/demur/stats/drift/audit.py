@@ -72,7 +72,7 @@ class Audit:
     @property
     def of_traffic(self) -> bool:
         """Whether every request counts, labelled or not."""
-        return self.goal.whom == "any" and not self.sliced
+        return not self.goal.labelled and not self.sliced
 
     @property
     def log_e(self) -> float:

@@ -51,6 +51,7 @@ class Pool:
         """error - level * (the goal speaks of it), if these were the labels; shape (N,)."""
         rows = Rows(label_N=label_N, heaviest_N=self.heaviest_N, names=self.names)
         among_N = self.goal.among(label_N, rows.columns(self.goal.categories))
+        among_N &= self.goal.counts(rows, self.refused_N)
         wrong_N = self.refused_N if self.goal.errs_when == "refused" else ~self.refused_N
         error_N = among_N & self.goal.could_err(rows) & wrong_N
         return error_N.astype(np.float64) - self.goal.level * among_N

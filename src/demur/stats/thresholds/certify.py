@@ -31,8 +31,10 @@ from demur.stats.thresholds.procedures.budgets import (
     check_shares,
 )
 from demur.stats.thresholds.procedures.corrected import certify_corrected
+from demur.stats.thresholds.procedures.ordered import certify_ordered
 from demur.stats.thresholds.procedures.requests import (
     CORRECTED,
+    ORDERED,
     CertifyCase,
     counted_by_hand,
     deltas_of,
@@ -57,7 +59,7 @@ _METHODS: Mapping[str, Callable[[CertifyTask], Finding]] = {
     "graphical": certify_graphical,
     "anytime": certify_anytime,
 }
-_PROCEDURES = {**_METHODS, CORRECTED: certify_corrected}
+_PROCEDURES = {**_METHODS, CORRECTED: certify_corrected, ORDERED: certify_ordered}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -120,7 +120,14 @@ def losses_of(
 def _loss(goal: PromisedGoal, template: Policy, grouped: GroupedScores, seed: int) -> Loss:
     label_N, names = grouped.rows.label_N, grouped.names
     check_categories(goal, template)
-    could_err_N = goal.could_err(Rows(label_N=label_N, heaviest_N=grouped.heaviest_N, names=names))
+    rows = Rows(label_N=label_N, heaviest_N=grouped.heaviest_N, names=names)
+    could_err_N = goal.could_err(rows)
+    if grouped.rows.traffic is not None and not goal.monotone:
+        raise GoalError(
+            f"goal {goal.text!r} beside a stated mix of traffic: what is refused of it is another "
+            "mix, which nobody has stated",
+            "leave the mix out, or bound false_refusal and missed_refusal",
+        )
     if grouped.locked:
         # A locked category may be emitted for any row. Counting each refusal as its own errs on the
         # careful side.
@@ -133,6 +140,7 @@ def _loss(goal: PromisedGoal, template: Policy, grouped: GroupedScores, seed: in
                 "unlock it, or promise false and missed refusals",
             )
     among_N = goal_rows(goal, grouped.rows, template.taxonomy)
+    among_N &= goal.counts(rows, np.ones(len(label_N), dtype=bool))
     if not among_N.any():
         raise DataError(
             f"goal {goal.text!r}: none of the {len(label_N)} rows is {goal.rows_words}, nothing "
@@ -143,6 +151,7 @@ def _loss(goal: PromisedGoal, template: Policy, grouped: GroupedScores, seed: in
         goal=goal,
         among_N=among_N,
         could_err_N=among_N & could_err_N,
+        rows=rows,
         deciders=names if grouped.locked else goal.deciders(names),
         unit_N=grouped.rows.group_N,
         count_N=grouped.rows.count_N,

@@ -19,6 +19,8 @@ from typing import Literal
 import numpy as np
 
 from demur.base.arrays import Bools, Doubles, Ints
+from demur.base.errors import GoalError
+from demur.core.goals.counts import Rows
 from demur.core.goals.promised import PromisedGoal
 from demur.core.rates import Rate, Slice, TrafficMix
 from demur.core.score import ENGINE_TOLERANCE
@@ -105,8 +107,10 @@ class Loss:
     """
 
     goal: PromisedGoal
-    among_N: Bools  # the denominator
+    among_N: Bools  # the denominator; where it depends on decisions, all rows that may be in it
     could_err_N: Bools  # the rows of it that err if they are refused, or answered: see `when`
+    # the same rows as the goal sees them, for a denominator that depends on decisions
+    rows: Rows
     # categories whose thresholds it depends on, whatever the rows at hand
     deciders: tuple[str, ...]
     unit_N: Ints | None = None  # equal numbers: one piece of evidence. None: every row stands alone
@@ -129,6 +133,14 @@ class Loss:
         """The rows that err when the rows of refused_N are refused and all others answered."""
         return self.could_err_N & (refused_N if self.when == "refused" else ~refused_N)
 
+    def denominator(self, refused_N: Bools) -> Bools:
+        """The rows of the denominator when the rows of refused_N are refused."""
+        return self.among_N & self.goal.counts(self.rows, refused_N)
+
+    def counted_under(self, refused_N: Bools, part_N: Bools) -> CountedRows:
+        """The rows of part_N in the denominator under these decisions, as evidence."""
+        return self._counted(part_N & self.denominator(refused_N))
+
     def of(self, part_N: Bools) -> int:
         """The number of requests of part_N in the goal's denominator."""
         return self.weigh(self.among_N & part_N)
@@ -137,7 +149,7 @@ class Loss:
     def weight_N(self) -> Doubles:
         """The requests that each row stands for, in the mix that is promised for; shape (N,)."""
         weight_N = np.ones(len(self.among_N))
-        rows = self.counted(self.among_N)
+        rows = self._counted(self.among_N)
         weight_N[rows.row_M] = rows.count_M
         if isinstance(rows, WeightedRows):
             weight_N[rows.row_M] *= rows.weight_M
@@ -148,7 +160,18 @@ class Loss:
         return int(rows_N.sum() if self.count_N is None else self.count_N[rows_N].sum())
 
     def counted(self, part_N: Bools) -> CountedRows:
-        """The rows of part_N in the goal's denominator, as evidence."""
+        """The rows of part_N in the goal's denominator, as evidence, whatever is decided.
+
+        Raises GoalError on a goal whose denominator depends on decisions: procedures that rest on
+        monotone rates call this, and must not certify such a goal.
+        """
+        if not self.goal.monotone:
+            raise GoalError(
+                f"goal {self.goal.text!r}: what it counts depends on the thresholds", "use 'auto'"
+            )
+        return self._counted(part_N)
+
+    def _counted(self, part_N: Bools) -> CountedRows:
         rows = count_rows(self.among_N & part_N, self.unit_N, self.count_N, self.seed)
         return rows if self.traffic is None else weighted(rows, self.traffic)
 
@@ -162,13 +185,15 @@ class Loss:
 
     def rate(self, refused_N: Bools, part_N: Bools) -> Rate:
         """The goal's rate over the requests of part_N."""
-        return Rate(hits=self.weigh(self.errors(refused_N) & part_N), of=self.of(part_N))
+        of = self.of(part_N & self.denominator(refused_N))
+        return Rate(hits=self.weigh(self.errors(refused_N) & part_N), of=of)
 
     def mix(self, refused_N: Bools, part_N: Bools) -> tuple[Slice, ...]:
         """The goal's rate in each slice. Empty where the rows carry no traits."""
         if self.traits is None:
             return ()
-        return self.traits.mix(self.errors(refused_N), self.among_N & part_N, self.count_N)
+        among_N = self.denominator(refused_N) & part_N
+        return self.traits.mix(self.errors(refused_N), among_N, self.count_N)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

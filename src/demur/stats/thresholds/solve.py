@@ -125,6 +125,7 @@ def _closed_form(case: _SolveInputs) -> bool:
         len(case.goals) != 1
         or case.options.method not in ("auto", "shared")
         or case.rows.hand_N is not None
+        or not case.goals[0].monotone
     ):
         return False
     several = (

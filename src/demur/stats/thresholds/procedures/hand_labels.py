@@ -66,7 +66,7 @@ def losses_tested(losses: Sequence[Loss], rows: LabelledScores) -> tuple[tuple[L
                 f"{loss.goal.rows_words}, nothing can be said of it",
                 "label a larger random sample by hand, or drop the goal",
             )
-        if not loss.counted(loss.among_N).plain:
+        if not loss.counted_under(loss.among_N, loss.among_N).plain:
             drawn_N = one_per_group(loss.unit_N, loss.among_N, loss.seed)
             by_units = replace(loss, unit_N=None, count_N=None).within(known_N & drawn_N)
             found.append((loss, by_units))

@@ -48,7 +48,8 @@ ENOUGH_ERRORS = 20
 WORTH_DIVIDING = 0.75
 _CORRECTED_DELTA = 0.1  # of delta, for a correction beside exact tests
 
-CORRECTED = "corrected"  # follows from the rows, not from the caller
+# these follow from the rows and from the goals, not from the caller
+CORRECTED, ORDERED = "corrected", "ordered"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -93,7 +94,7 @@ def counted_by_hand(case: CertifyCase, asked: Sequence[Goal]) -> CertifyCase:
     if rows.hand_N is None:
         return case
     label_N = np.where(rows.by_hand_N, rows.hand_N, rows.label_N)
-    counted = any(promised(goal).whom != "any" for goal in asked)
+    counted = any(promised(goal).labelled for goal in asked)
     by_hand = replace(rows, label_N=label_N, hand_N=rows.hand_N if counted else None)
     return replace(case, rows=by_hand, judged=rows if counted else None)
 
@@ -142,6 +143,15 @@ def _chosen(
     methods: list[str] = [case.method]
     if case.method == "auto":
         methods = _fitting_methods(case, grouped, losses, delta)
+    moving = next((loss.goal for loss in losses if not loss.goal.monotone), None)
+    if moving is not None and case.method != "auto":
+        raise GoalError(
+            f"method {case.method!r} rests on rates that move one way as a threshold does, and "
+            f"{moving.text!r} may rise or fall",
+            "use 'auto'",
+        )
+    if moving is not None:
+        return methods
     for method in methods:
         if alone and method not in ("shared", "anytime"):
             raise GoalError(
@@ -171,6 +181,8 @@ def _fitting_methods(
     Where rows are so few that a share of delta allows far fewer errors, one of them gets all of
     delta: rows that are not tested say which, by their scores or by what a judge said of them.
     """
+    if not all(loss.goal.monotone for loss in losses):
+        return [ORDERED]
     if case.template.rule != "heaviest" or len(grouped.groups) == 1:
         return ["shared"]
     if any(isinstance(goal, TargetRate) for goal in case.goals):

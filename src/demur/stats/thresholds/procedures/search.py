@@ -131,6 +131,26 @@ def even_path(grouped: GroupedScores, learn_N: Bools, fixed: Mapping[int, float]
     )
 
 
+def goal_weights(losses: Sequence[Loss], learn_N: Bools) -> tuple[Doubles, Doubles]:
+    """What refusing each learning row costs the goals that refusals break, and what answering it
+    costs those that answers break. A goal close to its level makes its rows dear.
+    """
+    cost_N, needed_N = np.zeros(len(learn_N)), np.zeros(len(learn_N))
+    for loss in losses:
+        weight_N = cost_N if loss.when == "refused" else needed_N
+        own_N = np.where(loss.could_err_N & learn_N, loss.weight_N, 0.0)
+        weight_N += own_N / (loss.level * max(loss.of(learn_N), 1))
+    return cost_N, needed_N
+
+
+def beside(goals_N: Doubles, objective_N: Doubles, weight: float) -> Doubles:
+    """The weights of the goals with so much of the objective beside them; all of it without any."""
+    if not goals_N.any():
+        return objective_N
+    scale = weight * goals_N.sum() / max(objective_N.sum(), 1e-12)
+    return np.asarray(goals_N + scale * objective_N, dtype=np.float64)
+
+
 def lenient_path(
     grouped: GroupedScores, cost_N: Doubles, worth_N: Doubles, fixed: Mapping[int, float]
 ) -> ThresholdPath:

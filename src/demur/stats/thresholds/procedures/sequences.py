@@ -14,9 +14,11 @@ from demur.stats.thresholds.problem import GroupedScores, LearnTestSplit, Loss
 from demur.stats.thresholds.procedures.anytime import anytime_needed, anytime_split, anytime_test
 from demur.stats.thresholds.procedures.search import (
     ThresholdPath,
+    beside,
     candidates,
     cut_grid,
     even_path,
+    goal_weights,
     lenient_path,
     split_rows,
 )
@@ -241,11 +243,7 @@ def _path(
     have; the path of a single one depends on learning rows alone.
     """
     learn_N = split.learn_N
-    cost_N, needed_N = np.zeros(len(learn_N)), np.zeros(len(learn_N))
-    for loss in task.learnt:  # a goal close to its level makes its rows dear
-        weight_N = cost_N if loss.when == "refused" else needed_N
-        own_N = np.where(loss.could_err_N & learn_N, loss.weight_N, 0.0)
-        weight_N += own_N / (loss.level * max(loss.of(learn_N), 1))
+    cost_N, needed_N = goal_weights(task.learnt, learn_N)
     worth_N = linear_worth(task.grouped, task.objective, learn_N)
     loss_N, gain_N = np.maximum(-worth_N, 0.0), np.maximum(worth_N, 0.0)
     both = cost_N.any() and needed_N.any()
@@ -253,22 +251,14 @@ def _path(
     paths = [
         lenient_path(
             task.grouped,
-            _beside(cost_N, loss_N, weight),
-            _beside(needed_N, gain_N, weight),
+            beside(cost_N, loss_N, weight),
+            beside(needed_N, gain_N, weight),
             task.fixed,
         )
         for weight in (weights if both and open_ else weights[:1])
     ]
     # The first of equals: the one that takes most care of the goals.
     return max(paths, key=lambda path: _outlook(task, split, path, worth_N) if paths[1:] else 0.0)
-
-
-def _beside(goals_N: Doubles, objective_N: Doubles, weight: float) -> Doubles:
-    """The weights of the goals with so much of the objective beside them; all of it without any."""
-    if not goals_N.any():
-        return objective_N
-    scale = weight * goals_N.sum() / max(objective_N.sum(), 1e-12)
-    return np.asarray(goals_N + scale * objective_N, dtype=np.float64)
 
 
 def _outlook(

@@ -101,6 +101,8 @@ def evidence_of(
     """Error counts, exact p-values and upper bounds of all goals on the rows of part_N."""
     found = []
     for loss in losses:
-        seen = evidence(loss.goal, loss.counted(part_N), loss.errors(refused_N), delta)
+        seen = evidence(
+            loss.goal, loss.counted_under(refused_N, part_N), loss.errors(refused_N), delta
+        )
         found.append(replace(seen, mix=loss.mix(refused_N, part_N)))
     return tuple(found)

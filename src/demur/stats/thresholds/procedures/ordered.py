@@ -1,0 +1,119 @@
+"""Goals whose rate may rise or fall as a threshold falls, such as precision: single vectors tested
+in an order that is learnt on other rows.
+
+1. A path from strict to lenient is learnt on some rows, as for monotone goals.
+2. Vectors on it are put in order by their p-values on the same rows, the surest first.
+3. On the other rows they are tested in that order, up to the first that fails (fixed-sequence
+   testing, arXiv 2110.01052). Nothing is concluded of a vector that was not tested itself.
+4. At one vector the rows refused are fixed, and given these the errors among independent rows are
+   binomial, whatever share is refused. All goals are tested at the whole of delta: a wrong vector
+   breaks some goal and must pass that goal's own test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from demur.base.arrays import Bools
+from demur.stats.thresholds.objective import linear_worth
+from demur.stats.thresholds.plan import rows_likely
+from demur.stats.thresholds.problem import LearnTestSplit, Loss
+from demur.stats.thresholds.procedures.search import (
+    beside,
+    goal_weights,
+    lenient_path,
+    split_rows,
+)
+from demur.stats.thresholds.procedures.task import (
+    CertifyTask,
+    Finding,
+    certified,
+    evidence_of,
+)
+from demur.stats.thresholds.results import Certified, Uncertified
+
+_MOST_TESTED = 60  # vectors of a path
+_TIES = 0.01  # the weight of the objective beside the goals: it only breaks ties
+
+
+def certify_ordered(task: CertifyTask) -> Finding:
+    """Test vectors of a learned path in a learned order, and take the certified one that serves the
+    objective best.
+    """
+    split = split_rows(task.grouped, task.learn_share, task.seed, task.losses)
+    best: tuple[float, tuple[float, ...]] | None = None
+    in_order = _in_order(task, split)
+    for by_group in in_order:
+        refused_N = task.grouped.refused(by_group)
+        # A vector that leaves some goal without a row has a p-value of 1: it promises nothing.
+        if _p_value(task, task.losses, refused_N, split.test_N) > task.delta:
+            break
+        value = task.objective.value(refused_N)
+        if best is None or value > best[0]:
+            best = (value, by_group)
+    if best is not None:
+        method = "learned order, single vectors tested (arXiv 2110.01052)"
+        found = certified(task, best[1], split, method)
+        if isinstance(found, Certified):
+            return found
+    return _uncertified(task, split, in_order[0])
+
+
+def _in_order(task: CertifyTask, split: LearnTestSplit) -> Sequence[tuple[float, ...]]:
+    """Vectors of a learned path, the surest by the learning rows first; of these only such as serve
+    the objective as well as the surest, or better.
+    """
+    cost_N, needed_N = goal_weights(task.learnt, split.learn_N)
+    worth_N = linear_worth(task.grouped, task.objective, split.learn_N)
+    path = lenient_path(
+        task.grouped,
+        beside(cost_N, np.maximum(-worth_N, 0.0), _TIES),
+        beside(needed_N, np.maximum(worth_N, 0.0), _TIES),
+        task.fixed,
+    )
+    steps = np.unique(np.linspace(0, len(path.group_S), _MOST_TESTED).astype(int)).tolist()
+    found = []
+    for step in steps:
+        by_group = path.at(step, len(task.grouped.groups))
+        refused_N = task.grouped.refused(by_group)
+        p_value = _p_value(task, task.learnt, refused_N, split.learn_N)
+        found.append((p_value, step, task.objective.value(refused_N & split.learn_N), by_group))
+    found.sort(key=lambda one: one[:2])
+    return [by_group for _, _, value, by_group in found if value >= found[0][2]]
+
+
+def _p_value(task: CertifyTask, losses: Sequence[Loss], refused_N: Bools, part_N: Bools) -> float:
+    """The p-value of the goal that is least surely kept under these decisions."""
+    return max(
+        loss.counted_under(refused_N, part_N).p_value(
+            loss.errors(refused_N), loss.level, task.delta
+        )
+        for loss in losses
+    )
+
+
+def _uncertified(
+    task: CertifyTask, split: LearnTestSplit, by_group: tuple[float, ...]
+) -> Uncertified:
+    """Why the surest vector fails, and how many rows would probably do."""
+    refused_N = task.grouped.refused(by_group)
+    seen = evidence_of(task.losses, refused_N, split.test_N, task.delta)
+    at = max(range(len(seen)), key=lambda n: seen[n].p_value)
+    loss, one = task.losses[at], seen[at]
+    whole, tested = loss.of(task.everyone), max(one.rate.of, 1)
+    # rows that count under these decisions -> rows of all that the goal speaks of
+    likely = rows_likely(one.rate.value, loss.level, task.delta) if one.rate.of else None
+    needed = None if likely is None else int(np.ceil(likely * whole / tested))
+    return Uncertified(
+        reason=(
+            f"{loss.goal.text!r}: {one.rate.hits} of {one.rate.of} tested rows err at the "
+            f"thresholds that look surest; at delta {task.delta:.3g} the rate may be "
+            f"{one.upper:.4f}, above {loss.level:g}"
+        ),
+        blocking=loss.goal,
+        rows=whole,
+        rows_needed=needed if needed is not None and needed > whole else None,
+        evidence=seen,
+    )

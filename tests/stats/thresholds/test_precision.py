@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+from demur.base.errors import GoalError
+from demur.core.decision import decide_many
+from demur.core.goals.counts import Counts
+from demur.core.goals.parse import parse_goal, parse_goals
+from demur.core.goals.promised import promised
+from demur.core.rates import Rate
+from demur.stages import plan_labels
+from demur.stats.drift.audit import Audit
+from demur.stats.evidence import recount
+from demur.stats.thresholds.certify import CertifyOptions, certify
+from demur.stats.thresholds.losses import rate_under
+from demur.stats.thresholds.results import Uncertified
+from demur.stats.thresholds.solve import solve
+from tests.builders import policy, simulated_rows
+
+
+def solved(goals, n=3000, **options):
+    how = CertifyOptions(**options)
+    return solve(parse_goals(goals), policy(3), simulated_rows(n, 3, 0, 4.0), how, data_digest="d")
+
+
+@pytest.mark.parametrize("category", [None, "safety"])
+def test_the_rate_counts_what_is_refused_and_ought_not_to_be(category):
+    rows, at = simulated_rows(900, 3, 0, 3.0), policy(3, thresholds=[0.3, 0.4, 0.5])
+    part = f"[{category}]" if category else ""
+    goal = parse_goal(f"precision{part} >= 0.9")
+    choice_N = decide_many(at, rows.table.logp_NC).choice_N
+    refused_N = choice_N == 1 if category else choice_N > 0
+    right_N = rows.label_N == 1 if category else rows.label_N > 0
+    rate, _ = rate_under(at, goal, rows, 0)
+    assert rate == Rate(hits=int((refused_N & ~right_N).sum()), of=int(refused_N.sum()))
+    # counts of decisions say the same
+    rows_LC = np.zeros((4, 4), dtype=np.int64)
+    np.add.at(rows_LC, (rows.label_N, choice_N), 1)
+    assert goal.figure(Counts(rows_LC=rows_LC, names=at.taxonomy.names)) == rate
+
+
+def test_one_precision_alone_is_never_certified_by_a_shared_threshold_in_closed_form():
+    made = solved("precision >= 0.9")
+    (promise,) = made.promises
+    assert promise.status == "certified"
+    assert promise.method.startswith("learned order")
+    assert promise.rate.value < 0.1
+    again = recount(made, promise, simulated_rows(3000, 3, 0, 4.0), [0])
+    assert again.rate == promise.rate
+    assert again.upper <= 0.1
+
+
+@pytest.mark.parametrize("method", ["shared", "even", "path", "vectors", "budgets", "graphical"])
+def test_procedures_for_monotone_rates_refuse_it(method):
+    with pytest.raises(GoalError, match="may rise or fall"):
+        certify(
+            parse_goals("precision >= 0.9"),
+            policy(3),
+            simulated_rows(300, 3, 0, 4.0),
+            CertifyOptions(method=method),
+        )
+
+
+def test_nothing_refused_is_no_promise_and_the_rows_that_would_do_are_named():
+    rows = simulated_rows(60, 3, 0, 0.0)
+    found = certify(parse_goals("precision >= 0.99"), policy(3), rows, CertifyOptions())
+    assert isinstance(found, Uncertified)
+    few = certify(
+        parse_goals("precision >= 0.9"), policy(3), simulated_rows(400, 3, 0, 4.0), CertifyOptions()
+    )
+    assert few.rows_needed > few.rows == 400
+
+
+def test_a_promise_beside_missed_refusals_holds_both():
+    made = solved("precision >= 0.8; missed_refusal <= 0.3")
+    assert [p.status for p in made.promises] == ["certified"] * 2
+    assert all(p.rate.value <= p.level for p in made.promises)
+
+
+def test_an_audit_of_it_waits_for_labels():
+    assert not Audit(goal=promised(parse_goal("precision >= 0.9"))).of_traffic
+    assert Audit(goal=promised(parse_goal("refusal_rate <= 0.9"))).of_traffic
+
+
+def test_a_plan_of_labels_says_why_it_has_none():
+    with pytest.raises(GoalError, match="depends on scores"):
+        plan_labels.run(plan_labels.Config(goals=("precision >= 0.9",)))
