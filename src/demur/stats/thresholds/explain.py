@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import linprog
@@ -32,8 +33,14 @@ def failure_of(task: CertifyTask, found: Uncertified | NotCertified) -> Failure:
         return found
     grouped, losses = task.grouped, task.losses
     if found.vacuous:
-        return _vacuous(grouped, losses, found.delta, found.split)
-    return explain(grouped, losses, found.delta, found.split, task.fixed)
+        failure: Failure = _vacuous(grouped, losses, found.delta, found.split)
+    else:
+        failure = explain(grouped, losses, found.delta, found.split, task.fixed)
+    # The numbers above are those of one look at all rows.
+    if found.looks_again and isinstance(failure, Uncertified):
+        words = f"by the labels so far, {failure.reason}"
+        return replace(failure, reason=words, rows_needed=None)
+    return failure
 
 
 def explain(

@@ -12,7 +12,7 @@ from demur.core.goals.parse import parse_goals
 from demur.core.rates import most_errors, rows_needed
 from demur.core.score import ScoreTable
 from demur.stats.labelled import LabelledScores
-from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
+from demur.stats.thresholds.certify import CertifyOptions, Granted, certify, what_would_do
 from demur.stats.thresholds.problem import Arrived
 from demur.stats.thresholds.procedures.anytime import (
     anytime_split,
@@ -162,6 +162,14 @@ def test_too_few_rows_name_those_that_would_do_and_a_first_look_without_refusals
     )
     with pytest.raises(DataError, match="no row of the first look is to be refused"):
         looked(sorted_, "false_refusal <= 0.1", Arrived(learn=40, first=100))
+
+
+def test_where_looks_do_not_certify_yet_no_number_of_rows_is_said_to_do():
+    found = looked(first(drawn(), 300), "false_refusal <= 0.1; missed_refusal <= 0.1")
+    assert isinstance(found, Uncertified)
+    assert found.rows_needed is None
+    assert found.reason.startswith("by the labels so far, ")
+    assert "collect more labelled rows" in what_would_do(found)
 
 
 def test_a_target_rate_beside_it_is_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -162,7 +163,8 @@ def certify_anytime(task: CertifyTask) -> Finding:
         if test is None:
             return _too_few(task, loss, counted.units, delta)
         tests.append(test)
-    return _search_along(task, split, _fixed_path(task, split), tests, _ANYTIME)
+    found = _search_along(task, split, _fixed_path(task, split), tests, _ANYTIME)
+    return replace(found, looks_again=True) if isinstance(found, NotCertified) else found
 
 
 def _learns(grouped: GroupedScores, losses: Sequence[Loss]) -> bool:

@@ -65,6 +65,8 @@ class NotCertified:
     delta: float  # at which each side was tested
     # the goals are certified by thresholds that refuse nothing worthwhile
     vacuous: bool = False
+    # rows may be added and looked at again: how many would do is then not worked out
+    looks_again: bool = False
 
 
 Finding = Certified | Uncertified | NotCertified
