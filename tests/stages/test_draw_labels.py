@@ -120,6 +120,19 @@ def test_labels_drawn_in_strata_correct_rates_of_policies_and_of_forced_texts_by
     assert found.forced["respond"].corrected["kept"].value is not None
 
 
+def test_labels_of_texts_that_an_evaluation_does_not_have_are_counted_or_an_error(run, tmp_path):
+    folder, engine = run
+    known = read_branches(folder.branches, coconot().tokens)[0]
+    here = {"id": known.id, "token": CHOICES[known.column], "label": "refusal"}
+    path = tmp_path / "labels.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (here, here | {"id": "elsewhere"})))
+    found = evaluate.run(evaluate.Config(labels=path, also=()), engine, JUDGE, folder)
+    assert (found.labels, found.labels_elsewhere) == (1, 1)
+    path.write_text(json.dumps(here | {"id": "elsewhere"}))
+    with pytest.raises(DataError, match="none of its 1 labels"):
+        evaluate.run(evaluate.Config(labels=path, also=()), engine, JUDGE, folder)
+
+
 def test_texts_that_nobody_labelled_yet_are_left_out_and_a_bare_stratum_is_named(run, tmp_path):
     folder, _ = run
     out = tmp_path / "a.jsonl"

@@ -21,6 +21,8 @@ from demur.core.decision import decide_many
 from demur.core.policy import RULES
 from demur.core.taxonomy import coconot, single
 from demur.stages import watch
+from demur.stages.watch.state import monitor_of
+from demur.stats.drift.monitor import start_monitor
 from demur.store.answers.answers_file import read_answers, read_verdicts
 from demur.store.answers.blackbox_file import BlackboxFolder, prompts_without_outcome, read_summary
 from demur.store.answers.labels import read_key
@@ -185,6 +187,15 @@ def test_what_was_watched_goes_on(written, tmp_path):
     assert len(read_feedback(written / "watch" / "feedback.jsonl", coconot())) == len(
         monitor.labelled
     )
+    # evidence of before tests began anew goes on
+    scores = written / "watch" / "live-scores.parquet"
+    fresh = start_monitor(policy, read_scores(scores)[0].logp_NC)
+    for row in (monitor, live.tenants["acme"]):
+        found = monitor_of(row, fresh, scores)
+        assert found.requests == row.series[0].steps
+        assert [a.units for a in found.audits] == [a.rate.of for a in row.audits]
+        assert [m.highest_log_e for m in found.series] == [s.highest_log_e for s in row.series]
+        assert all(np.isfinite(m.log_e) for m in (*found.series, *found.audits))
     assert not is_in_time(written / "watch" / "live-scores.parquet")
     assert watch.Config(scores=written / "watch" / "live-scores.parquet")
 

@@ -61,6 +61,11 @@ def print_evaluation(evaluation: evaluate.Evaluation) -> None:
             "by hand"
         )
         print_table([evaluate.CORRECTED_HEADER, *rows], title=title)
+    if evaluation.labels_elsewhere:
+        note(
+            f"{evaluation.labels_elsewhere} labels are not counted: they are of texts that this "
+            "evaluation does not have"
+        )
     some = (
         ""
         if evaluation.text_rows is None

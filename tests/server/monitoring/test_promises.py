@@ -29,7 +29,7 @@ from demur.store.policies.policy_file import (
 from demur.store.policies.signature import new_private_key
 from demur.store.results.monitor_file import read_live
 from demur.store.run import RunFolder
-from demur.store.scores.tables import is_in_time, read_scores
+from demur.store.scores.tables import is_in_time, read_requests, read_scores
 from tests.builders import promise
 from tests.fake_run import engine_for, examples, like_traffic, prepare
 from tests.server.live_server import KEY, OPERATOR_KEY, OTHER_KEY, request, serving, tenants_file
@@ -449,6 +449,32 @@ def test_live_scores_are_written_with_request_ids_and_labels_of_served_requests_
     labels.write_text(json.dumps({"id": ids[1], "label": "respond"}))
     sight = watch.run(watch.Config(scores=tmp_path / "live", feedback=labels), folder)
     assert (sight.new_rows, sight.labels.new, sight.permuted) == (3, 1, 0)
+
+
+def test_requests_of_one_session_are_one_unit_and_its_name_is_not_kept(made, tmp_path):
+    folder, engine, own = made
+    policy = read_policy(folder.policy)
+    named = [
+        {"headers": {"x-session-id": "anna-1"}, "user": "someone"},
+        {"metadata": {"session_id": "anna-1"}},
+        {"user": "anna-1", "metadata": {"topic": 5}},
+        {"safety_identifier": "berta-2", "user": "anna-1"},
+        {},
+    ]
+    with serving(
+        own, backend=FakeBackend(engine=engine), watched_runs=[folder], live=tmp_path / "live"
+    ) as server:
+        for fields in named:
+            assert server.chat("Please name a river.", **fields).status_code == 200
+        wait_until(lambda: server.metric(line("demur_watched_scores", policy)) == 5)
+    again = begin_watching([folder], policy).monitors["local"]
+    assert (again.requests, again.series[0].steps) == (5, 1)
+    assert [s.requests for s in again.open_sessions] == [3, 1]
+    (path,) = (tmp_path / "live").glob("*.parquet")
+    sessions = read_requests(path).sessions
+    assert [sessions.index(s) for s in sessions] == [0, 0, 0, 3, 4]
+    files = [path, *(folder.root / "watch").iterdir()]
+    assert not any(name in file.read_bytes() for file in files for name in (b"anna", b"berta"))
 
 
 def test_live_scores_that_cannot_be_written_are_counted_and_hold_up_no_answer(made, tmp_path):

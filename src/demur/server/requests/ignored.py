@@ -1,6 +1,7 @@
 """Fields of a request that are accepted and ignored, because none of them can move the decision.
 
-Nothing listed here reaches the model, the policy or the sampling. There are three kinds:
+Nothing listed here reaches the model, the policy or the sampling; some name the session that the
+monitors count (demur.server.requests.prepare). There are three kinds:
 
 1. IGNORED: metadata of clients, caches and accounting; any value is accepted.
 2. DEFAULTS: fields that are accepted with a value that asks for what happens anyway.

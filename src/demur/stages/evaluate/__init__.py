@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from demur.base.errors import DataError
 from demur.base.files import digest_file, digest_json
 from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Generator, Judge, Progress, no_progress
@@ -205,6 +206,12 @@ def _evaluation(
     )
     # `read` has the rows with texts: all test rows, or a sample of them.
     read, cache = judged.comparison, judged.texts.cache
+    elsewhere = len(labels.verdicts.keys() - set(cache.known))
+    if elsewhere and elsewhere == len(labels.verdicts):
+        raise DataError(
+            f"{config.labels}: none of its {elsewhere} labels is of a text of this evaluation",
+            "label texts of this run: demur judge draw",
+        )
     return Evaluation(
         model=model,
         judge=judged.texts.judge.version,
@@ -226,5 +233,6 @@ def _evaluation(
         branches=measures.verdicts(read, cache),
         forced=consistency.forced(read, cache, labels),
         twins=consistency.twin_rows(read, cache, labels),
-        labels=sum(key in labels.verdicts for key in cache.known),
+        labels=len(labels.verdicts) - elsewhere,
+        labels_elsewhere=elsewhere,
     )

@@ -260,6 +260,7 @@ class Evaluation(Strict):
     # "all", "to be answered", "to be refused", then the prompts of each category
     twins: dict[str, TwinsRow] = Field(default_factory=dict)
     labels: int = 0  # texts labelled by hand among the generated ones
+    labels_elsewhere: int = 0  # labels of other texts, which count for nothing here
 
 
 def text_rows(evaluation: Evaluation) -> int:
