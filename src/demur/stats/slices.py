@@ -188,7 +188,7 @@ def _values(
     if among_N.any() and values == (NONE,):
         raise GoalError(
             f"goal {goal.text!r}: none of the {int(among_N.sum())} rows that it speaks of says its "
-            f"{every}",
-            f"give the rows a column {every!r} that does, or ask for the whole",
+            f"{every}, and nothing tells it",
+            f"give the rows a column {every!r}, or ask for the whole",
         )
     return values

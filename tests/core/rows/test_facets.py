@@ -4,7 +4,7 @@ import pytest
 
 from demur.core.conversation.written_language import written_language
 from demur.core.example import Example, Message
-from demur.core.rows.facets import FACETS, NONE, TOLD, told_traits, value_of
+from demur.core.rows.facets import FACETS, NONE, TOLD, says_something, told_traits, value_of
 from demur.core.rows.rewrites import rewritten_rows
 
 
@@ -70,3 +70,10 @@ def test_columns_that_rows_lack_say_nothing_and_white_space_runs_to_one_space():
 )
 def test_the_language_shows_in_letters_and_little_words(text, language):
     assert written_language(text) == language
+
+
+def test_a_guess_says_something_where_a_second_language_is_more_than_a_slip():
+    assert not says_something({"en": 995, "de": 5, NONE: 20}, "language", told=0)
+    assert says_something({"en": 960, "de": 40}, "language", told=0)
+    assert says_something({"en": 1000}, "language", told=1)
+    assert not says_something({NONE: 1000}, "tenant", told=0)

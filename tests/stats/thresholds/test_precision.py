@@ -6,12 +6,13 @@ from demur.core.decision import decide_many
 from demur.core.goals.counts import Counts
 from demur.core.goals.parse import parse_goal, parse_goals
 from demur.core.goals.promised import promised
-from demur.core.rates import Rate
+from demur.core.rates import Rate, binomial_cdf
 from demur.stages import plan_labels
 from demur.stats.drift.audit import Audit
 from demur.stats.evidence import recount
 from demur.stats.thresholds.certify import CertifyOptions, certify
-from demur.stats.thresholds.losses import rate_under
+from demur.stats.thresholds.losses import grouped_scores, losses_of, rate_under
+from demur.stats.thresholds.procedures.search import split_rows
 from demur.stats.thresholds.results import Uncertified
 from demur.stats.thresholds.solve import solve
 from tests.builders import policy, simulated_rows
@@ -84,3 +85,20 @@ def test_an_audit_of_it_waits_for_labels():
 def test_a_plan_of_labels_says_why_it_has_none():
     with pytest.raises(GoalError, match="depends on scores"):
         plan_labels.run(plan_labels.Config(goals=("precision >= 0.9",)))
+
+
+def test_it_is_kept_for_scores_that_another_engine_may_give():
+    """Errors just below a threshold, and right refusals just above it, count as they may be."""
+    rows, delta = simulated_rows(3000, 3, 0, 4.0), 0.05
+    how = CertifyOptions(confidence=1 - delta)
+    found = certify(parse_goals("precision >= 0.9"), policy(3), rows, how)
+    at = policy(3, thresholds=list(found.certified.thresholds))
+    grouped = grouped_scores(policy(3), rows, shared=False)
+    (loss,) = losses_of(found.kept, policy(3), grouped, 0)
+    test_N = split_rows(grouped, 0.4, 0, [loss]).test_N
+    other_NC = rows.table.logp_NC.astype(np.float64)
+    sign_N = np.where(rows.label_N == 0, 1.0, -1.0)
+    other_NC[:, 1:] += 9e-5 * sign_N[:, None]
+    refused_N = decide_many(at, np.minimum(other_NC, 0.0).astype(np.float32)).refuses_N & test_N
+    wrong = int((refused_N & (rows.label_N == 0)).sum())
+    assert binomial_cdf(wrong, int(refused_N.sum()), 0.1) <= delta

@@ -50,6 +50,8 @@ class PromisedGoal(Goal):
     beside_locks: ClassVar[bool] = True
     by_hand: ClassVar[bool] = False  # whether labels by hand can correct a judge's in it
     labelled: ClassVar[bool] = True  # whether it takes a label to see one of its errors
+    # facets whose value says already whether a row is an error: slices by them say nothing
+    settled_by: ClassVar[tuple[Facet, ...]] = ()
 
     @abstractmethod
     def could_err(self, rows: Rows) -> Bools:
@@ -294,6 +296,7 @@ class FalseDiscovery(OfRefusals):
     whom: ClassVar[Whom] = "any"
     monotone: ClassVar[bool] = False
     beside_locks: ClassVar[bool] = False
+    settled_by: ClassVar[tuple[Facet, ...]] = ("kind", "category")
 
     def could_err(self, rows: Rows) -> Bools:
         """Rows that would be refused with a category, and ought not to be refused with it."""

@@ -19,6 +19,7 @@ Facet = Literal["kind", "category", "source", "tenant", "language", "rewrite", "
 FACETS: tuple[Facet, ...] = get_args(Facet)
 NONE = "none"  # the slice of rows without a value
 
+_GUESSED_SHARE = 0.01  # of the rows, for a value that is only guessed
 FIRST, LATER = "first", "later"  # of a conversation: whether the assistant has answered before
 TURNS = (FIRST, LATER)
 
@@ -84,9 +85,11 @@ def value_of(row: _Row, facet: Facet) -> str:
 def says_something(row_values: Mapping[str, int], facet: Facet, told: int) -> bool:
     """Whether the values of a facet over some rows, with their numbers of rows, are worth a look.
 
-    told: rows that say it in a column. A guess that finds one language in all rows says nothing.
+    told: rows that say it in a column. A guess that finds one language in nearly all rows says
+    nothing: in few of them it may err.
     """
-    named = [value for value in row_values if value != NONE]
+    least = _GUESSED_SHARE * sum(row_values.values()) if _RULES[facet].guessed and not told else 1
+    named = [value for value, rows in row_values.items() if value != NONE and rows >= least]
     return len(named) > 1 if _RULES[facet].guessed and not told else bool(named)
 
 

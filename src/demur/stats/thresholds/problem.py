@@ -193,7 +193,8 @@ class Loss:
         if self.traits is None:
             return ()
         among_N = self.denominator(refused_N) & part_N
-        return self.traits.mix(self.errors(refused_N), among_N, self.count_N)
+        mix = self.traits.mix(self.errors(refused_N), among_N, self.count_N)
+        return tuple(part for part in mix if part.facet not in self.goal.settled_by)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -48,7 +48,7 @@ def certify_ordered(task: CertifyTask) -> Finding:
     for by_group in in_order:
         refused_N = task.grouped.refused(by_group)
         # A vector that leaves some goal without a row has a p-value of 1: it promises nothing.
-        if _p_value(task, task.losses, refused_N, split.test_N) > task.delta:
+        if _p_value(task, task.losses, by_group, split.test_N) > task.delta:
             break
         value = task.objective.value(refused_N)
         if best is None or value > best[0]:
@@ -78,20 +78,33 @@ def _in_order(task: CertifyTask, split: LearnTestSplit) -> Sequence[tuple[float,
     for step in steps:
         by_group = path.at(step, len(task.grouped.groups))
         refused_N = task.grouped.refused(by_group)
-        p_value = _p_value(task, task.learnt, refused_N, split.learn_N)
+        p_value = _p_value(task, task.learnt, by_group, split.learn_N)
         found.append((p_value, step, task.objective.value(refused_N & split.learn_N), by_group))
     found.sort(key=lambda one: one[:2])
     return [by_group for _, _, value, by_group in found if value >= found[0][2]]
 
 
-def _p_value(task: CertifyTask, losses: Sequence[Loss], refused_N: Bools, part_N: Bools) -> float:
-    """The p-value of the goal that is least surely kept under these decisions."""
-    return max(
-        loss.counted_under(refused_N, part_N).p_value(
-            loss.errors(refused_N), loss.level, task.delta
-        )
-        for loss in losses
+def _p_value(
+    task: CertifyTask, losses: Sequence[Loss], by_group: Sequence[float], part_N: Bools
+) -> float:
+    """The p-value of the goal that is least surely kept at these thresholds."""
+    found = []
+    for loss in losses:
+        refused_N = _at_worst(task, loss, by_group)
+        rows = loss.counted_under(refused_N, part_N)
+        found.append(rows.p_value(loss.errors(refused_N), loss.level, task.delta))
+    return max(found)
+
+
+def _at_worst(task: CertifyTask, loss: Loss, by_group: Sequence[float]) -> Bools:
+    """The decisions, within the tolerance of engines, that speak most against a goal."""
+    if loss.goal.monotone:
+        return task.grouped.at_worst(loss.when).refused(by_group)
+    # every error that may be refused, and no right refusal that may be answered
+    errors_N, right_N = (
+        task.grouped.at_worst(when).refused(by_group) for when in ("refused", "answered")
     )
+    return np.where(loss.could_err_N, errors_N, right_N)
 
 
 def _uncertified(
