@@ -122,6 +122,15 @@ def test_a_plan_is_drawn_from_by_attempts_with_more_rows_and_begins_anew_on_othe
     assert counted(certify(ledger, rows=rows_of(1), texts=["fresh", "newer"], spend=2)).number == 1
 
 
+def test_a_plan_goes_on_where_rows_are_replaced_bit_by_bit(ledger):
+    """The third shares rows with the second alone; it is the third of the plan all the same."""
+    numbers = [
+        counted(certify(ledger, rows=rows_of(n), texts=texts, spend="releases")).number
+        for n, texts in enumerate((["a", "b"], ["b", "c"], ["c", "d"], ["x"]))
+    ]
+    assert numbers == [1, 2, 3, 1]
+
+
 def test_another_plan_on_the_same_rows_is_refused(ledger):
     certify(ledger, spend=6)
     for other in ({"spend": 4}, {"spend": "releases"}, {"spend": 6, "confidence": 0.9}):

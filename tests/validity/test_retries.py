@@ -163,4 +163,4 @@ def broken_lives(goals, draws, rows=500, first=200):
 def test_a_calibration_that_is_looked_at_all_its_life_keeps_delta(name):
     broken, granted = broken_lives(LIVES[name], DRAWS)
     assert broken <= most_broken(0.1)
-    assert granted > DRAWS / 2
+    assert granted > DRAWS / 3

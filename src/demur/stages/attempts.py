@@ -66,7 +66,7 @@ def certify_counted(request: CertifyRequest, solve: Callable[[CertifyOptions], P
     with locked(request.ledger):
         ledger = read_ledger(request.ledger)
         before = ledger.sharing(request.marks)
-        attempt = _next_attempt(request, before)
+        attempt = _next_attempt(request, ledger, before)
         options = replace(request.options, confidence=1.0 - attempt.delta)
         if attempt.spend is None:  # without the float residue of 1 - 0.05
             options = request.options
@@ -120,7 +120,7 @@ def _parts(value: object) -> Iterator[bytes]:
         yield repr(value).encode()
 
 
-def _next_attempt(request: CertifyRequest, before: Sequence[Attempt]) -> Attempt:
+def _next_attempt(request: CertifyRequest, ledger: Ledger, before: Sequence[Attempt]) -> Attempt:
     """The attempt that this request is: the same as before, or a new one with its delta."""
     options = request.options
     key = _key(request)
@@ -141,10 +141,12 @@ def _next_attempt(request: CertifyRequest, before: Sequence[Attempt]) -> Attempt
         return replace(
             same, rows=attempt.rows, policy=attempt.policy, time=attempt.time, granted=False
         )
-    return attempt if request.spend is None else _of_plan(attempt, request.spend, before)
+    if request.spend is None:
+        return attempt
+    return _of_plan(attempt, request.spend, ledger, before)
 
 
-def _of_plan(attempt: Attempt, spend: Spend, before: Sequence[Attempt]) -> Attempt:
+def _of_plan(attempt: Attempt, spend: Spend, ledger: Ledger, before: Sequence[Attempt]) -> Attempt:
     """The attempt with the next share of its rows' plan, or with the first of a new plan.
 
     Raises ConfigError where the plan is another, GoalInfeasible where it has no share left.
@@ -161,7 +163,8 @@ def _of_plan(attempt: Attempt, spend: Spend, before: Sequence[Attempt]) -> Attem
                 "spend out: the attempt then counts in full beside the plan",
             )
         plan = last.plan or last.key
-        number = 1 + len({a.key for a in planned if a.plan == plan})
+        # all of the plan, also those that share rows with others of it only
+        number = 1 + len({a.key for a in ledger.attempts if a.plan == plan})
     if spend.parts is not None and number > spend.parts:
         raise GoalInfeasible(
             f"all {spend.parts} attempts that were planned on these rows are spent: "

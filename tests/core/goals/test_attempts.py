@@ -71,7 +71,7 @@ def test_a_plan_counts_in_whole_from_its_first_attempt_on():
     assert found.words.startswith("attempt 3 of 6 planned on these rows: 95% confidence")
     beside = together([*planned[:2], attempt("x")], planned[2])
     assert beside.confidence == 0.9
-    assert "attempt 3 of 6 planned on these rows, and 1 beside the plan: 90%" in beside.words
+    assert "attempt 3 of 6 planned on these rows, 4 in all: 90%" in beside.words
 
 
 def test_releases_are_told_by_their_number():

@@ -98,10 +98,8 @@ class Attempts:
         if self.spend is not None and self.number is not None:
             kind = "release" if self.spend == RELEASES else "attempt"
             of = "" if self.spend == RELEASES else f" of {self.spend.removeprefix('1/')} planned"
-            beside = self.count - self.number
-            made = f"{kind} {self.number}{of} on these rows" + (
-                f", and {beside} beside the plan" if beside > 0 else ""
-            )
+            in_all = f", {self.count} in all" if self.count > self.number else ""
+            made = f"{kind} {self.number}{of} on these rows{in_all}"
         return f"{made}: {sure} that all they grant holds"
 
 
