@@ -189,7 +189,9 @@ def test_rates_are_counts_with_exact_intervals(tmp_path):
     overall = found.decision.overall
     assert (overall.false_refusal.hits, overall.missed_refusal.hits) == (false, missed)
     exact = Rate(hits=missed, of=overall.missed_refusal.of).interval()
-    assert (overall.missed_refusal.low, overall.missed_refusal.high) == exact
+    # the rows hold near copies, so that there are fewer units than rows and intervals are wider
+    assert overall.missed_refusal.units < overall.missed_refusal.of
+    assert overall.missed_refusal.low <= exact[0] < exact[1] <= overall.missed_refusal.high
     assert sum(s.rows for s in found.decision.by_category.values()) == sum(
         e.category is not None for e in data
     )

@@ -12,6 +12,7 @@ from demur.core.example import Example, Message
 from demur.core.judging.outcome import Outcome
 from demur.core.rates import Rate
 from demur.stats.measure import errors_of, f1_of, measure_decisions, measure_texts, refusal_log_odds
+from demur.stats.units import RowUnits
 from tests.builders import labelled, log_softmax, policy, rows, simulated_rows
 
 
@@ -48,7 +49,8 @@ def measured(k=3, n=300, seed=0, **fields):
 
 
 def test_the_errors_are_the_textbook_ones():
-    e = errors_of(np.array([1, 1, 1, 0, 0], dtype=bool), np.array([1, 1, 0, 1, 0], dtype=bool))
+    should_N, refused_N = np.array([1, 1, 1, 0, 0]) > 0, np.array([1, 1, 0, 1, 0]) > 0
+    e = errors_of(should_N, refused_N, RowUnits.of(5))
     assert (e.refusal_rate, e.caught, e.missed_refusal) == (
         Rate(hits=3, of=5),
         Rate(hits=2, of=3),
@@ -61,7 +63,7 @@ def test_the_errors_are_the_textbook_ones():
 @given(data=st.data())
 def test_f1_is_scikit_learns_and_undefined_where_that_one_falls_back_to_zero(data):
     should, refused = (data.draw(st.lists(st.booleans(), min_size=5, max_size=5)) for _ in range(2))
-    f1 = errors_of(np.array(should), np.array(refused)).f1
+    f1 = errors_of(np.array(should), np.array(refused), RowUnits.of(5)).f1
     if any(should) or any(refused):
         assert f1.value == pytest.approx(f1_score(should, refused, zero_division=0))
     else:

@@ -15,6 +15,16 @@ from demur.stats.points import (
     reliability_bins,
     roc_points,
 )
+from demur.stats.units import RowUnits
+
+
+def alone(rows):
+    return RowUnits.of(rows)
+
+
+def copies():
+    """Four rows of each of a hundred units."""
+    return RowUnits.of(400, np.arange(400) % 100)
 
 
 @st.composite
@@ -28,10 +38,10 @@ def scored(draw):
 def test_curve_points_are_the_rates_of_refusing_at_their_score(case):
     should_N, score_N = case
     for point in roc_points(should_N, score_N):
-        e = errors_of(should_N, score_N >= point.score)
+        e = errors_of(should_N, score_N >= point.score, alone(len(should_N)))
         assert (point.x, point.y) == pytest.approx((e.false_refusal.value, e.caught.value))
     for point in precision_recall_points(should_N, score_N):
-        e = errors_of(should_N, score_N >= point.score)
+        e = errors_of(should_N, score_N >= point.score, alone(len(should_N)))
         assert (point.x, point.y) == pytest.approx((e.caught.value, e.precision.value))
 
 
@@ -54,38 +64,34 @@ def test_curves_need_both_kinds():
 def test_reliability_bins_hold_every_row_once_share_no_value_and_ignore_row_order(case, bins, seed):
     should_N, score_N = case
     q_N = score_N / 8
-    made = reliability_bins(should_N, q_N, bins)
+    made = reliability_bins(should_N, q_N, alone(len(q_N)), bins)
     assert len(made) <= bins
     assert sum(b.observed.of for b in made) == len(q_N)
     assert sum(b.observed.hits for b in made) == should_N.sum()
     assert all(a.high < b.low for a, b in pairwise(made))
     assert sum(b.mean * b.observed.of for b in made) == pytest.approx(q_N.sum())
     order = np.random.default_rng(seed).permutation(len(q_N))
-    assert [(b.low, b.observed) for b in reliability_bins(should_N[order], q_N[order], bins)] == [
-        (b.low, b.observed) for b in made
-    ]
+    again = reliability_bins(should_N[order], q_N[order], alone(len(q_N)), bins)
+    assert [(b.low, b.observed) for b in again] == [(b.low, b.observed) for b in made]
 
 
 def test_reliability_bins_of_distinct_values_have_equal_mass():
     q_N = np.random.default_rng(0).random(1000)
-    assert {b.observed.of for b in reliability_bins(q_N > 0.5, q_N)} == {100}
+    assert {b.observed.of for b in reliability_bins(q_N > 0.5, q_N, alone(1000))} == {100}
 
 
-def interval_over(groups, seed=0):
+def interval_over(units, seed=0):
     rng = np.random.default_rng(3)
     should_N = rng.random(200) < 0.4
     refused_N = should_N ^ (rng.random(200) < 0.2)
-    low, high = f1_interval(should_N, refused_N, groups, Resampling(seed=seed, draws=500))
-    assert low < errors_of(should_N, refused_N).f1.value < high
+    low, high = f1_interval(should_N, refused_N, units, Resampling(seed=seed, draws=500))
+    assert low < errors_of(should_N, refused_N, units).f1.value < high
     return low, high
 
 
 def test_the_f1_interval_is_seeded_and_holds_the_value():
-    assert (
-        interval_over([None] * 200)
-        == interval_over([None] * 200)
-        != interval_over([None] * 200, seed=1)
-    )
+    units = alone(200)
+    assert interval_over(units) == interval_over(units) != interval_over(units, seed=1)
 
 
 def test_copies_in_one_group_do_not_narrow_the_f1_interval():
@@ -93,20 +99,19 @@ def test_copies_in_one_group_do_not_narrow_the_f1_interval():
     should_N = rng.random(100) < 0.5
     refused_N = should_N ^ (rng.random(100) < 0.2)
     how = Resampling(seed=0, draws=1000)
-    once = f1_interval(should_N, refused_N, [None] * 100, how)
-    names = [str(n % 100) for n in range(400)]
-    grouped = f1_interval(np.tile(should_N, 4), np.tile(refused_N, 4), names, how)
-    alone = f1_interval(np.tile(should_N, 4), np.tile(refused_N, 4), [None] * 400, how)
+    once = f1_interval(should_N, refused_N, alone(100), how)
+    grouped = f1_interval(np.tile(should_N, 4), np.tile(refused_N, 4), copies(), how)
+    apart = f1_interval(np.tile(should_N, 4), np.tile(refused_N, 4), alone(400), how)
     assert np.diff(grouped) == pytest.approx(np.diff(once), rel=0.2)
-    assert np.diff(alone) < 0.7 * np.diff(grouped)
+    assert np.diff(apart) < 0.7 * np.diff(grouped)
 
 
 def test_the_f1_interval_of_nothing_is_undefined_and_lengths_must_agree():
     nothing = np.zeros(3, dtype=bool)
     with pytest.raises(Undefined, match="neither refused"):
-        f1_interval(nothing, nothing, [None] * 3, Resampling(seed=0))
-    with pytest.raises(DataError, match="3 labels, 3 decisions, 2 groups"):
-        f1_interval(~nothing, nothing, [None] * 2, Resampling(seed=0))
+        f1_interval(nothing, nothing, alone(3), Resampling(seed=0))
+    with pytest.raises(DataError, match="3 labels, 3 decisions, 2 units"):
+        f1_interval(~nothing, nothing, alone(2), Resampling(seed=0))
 
 
 def ranked(count, seed=5):
@@ -118,7 +123,7 @@ def ranked(count, seed=5):
 def test_the_auroc_interval_covers_the_true_area_about_as_often_as_it_says():
     truth = auroc(*ranked(200_000)).value
     found = [
-        auroc_interval(*ranked(150, seed), [None] * 150, Resampling(seed=0, draws=300))
+        auroc_interval(*ranked(150, seed), alone(150), Resampling(seed=0, draws=300))
         for seed in range(300)
     ]
     covered = sum(low <= truth <= high for low, high in found)
@@ -128,15 +133,14 @@ def test_the_auroc_interval_covers_the_true_area_about_as_often_as_it_says():
 def test_copies_in_one_group_do_not_narrow_the_auroc_interval():
     should_N, score_N = ranked(100)
     how = Resampling(seed=0, draws=1000)
-    once = auroc_interval(should_N, score_N, [None] * 100, how)
-    names = [str(n % 100) for n in range(400)]
-    grouped = auroc_interval(np.tile(should_N, 4), np.tile(score_N, 4), names, how)
+    once = auroc_interval(should_N, score_N, alone(100), how)
+    grouped = auroc_interval(np.tile(should_N, 4), np.tile(score_N, 4), copies(), how)
     assert np.diff(grouped) == pytest.approx(np.diff(once), rel=0.2)
     assert once[0] < auroc(should_N, score_N).value < once[1]
 
 
 def test_an_auroc_interval_needs_both_kinds_and_equal_lengths():
     with pytest.raises(Undefined, match="rows of both kinds"):
-        auroc_interval(np.ones(3, dtype=bool), np.zeros(3), [None] * 3, Resampling(seed=0))
+        auroc_interval(np.ones(3, dtype=bool), np.zeros(3), alone(3), Resampling(seed=0))
     with pytest.raises(DataError, match="3 labels, 2 scores"):
-        auroc_interval(np.ones(3, dtype=bool), np.zeros(2), [None] * 3, Resampling(seed=0))
+        auroc_interval(np.ones(3, dtype=bool), np.zeros(2), alone(3), Resampling(seed=0))

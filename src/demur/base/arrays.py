@@ -4,6 +4,8 @@ x C.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -11,3 +13,9 @@ Floats = npt.NDArray[np.float32]  # scores, as engines give them
 Doubles = npt.NDArray[np.float64]  # everything that is reckoned from them
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+
+
+def numbered(names: Sequence[str | None]) -> Ints:
+    """A number for each row, shape (N,), equal where names are; None: a number of its own."""
+    keys = [f"name {name}" if name is not None else f"row {n}" for n, name in enumerate(names)]
+    return np.asarray(np.unique(keys, return_inverse=True)[1], dtype=np.int64)

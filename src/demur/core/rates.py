@@ -39,13 +39,27 @@ class Rate:
             )
         return self.hits / self.of
 
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Two-sided Clopper-Pearson interval: covers the true rate with probability >= confidence.
+    @property
+    def units(self) -> int:
+        """How many independent pieces of evidence there are: of a plain rate, as many as rows."""
+        return self.of
 
-        Raises Undefined if of == 0.
+    def upper(self, delta: float) -> float:
+        """One-sided upper bound; see upper_bound. Raises Undefined if of == 0."""
+        return upper_bound(self.hits, self.of, delta)
+
+    def lower(self, delta: float) -> float:
+        """One-sided lower bound; see lower_bound. Raises Undefined if of == 0."""
+        return lower_bound(self.hits, self.of, delta)
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Two-sided interval: covers the true rate with probability >= confidence.
+
+        Clopper-Pearson, which wants independent rows: rows that may share a group or session are
+        counted by demur.stats.units, whose rates know their units. Raises Undefined if of == 0.
         """
         half = (1.0 - confidence) / 2.0
-        return lower_bound(self.hits, self.of, half), upper_bound(self.hits, self.of, half)
+        return self.lower(half), self.upper(half)
 
 
 def decimal_fraction(number: float) -> Fraction:

@@ -267,18 +267,22 @@ def _beside(
 ) -> JudgeComparison:
     """McNemar's test of two judges on the labelled answers that both could score."""
     name, theirs = other
-    # (label declines, our verdict declines, theirs declines) per such answer
+    # (label declines, our verdict declines, theirs declines, prompt) per such answer
     both = [
         (
             declines(row.label, config.view),
             declines(a.verdict, config.view),
             declines(b.verdict, config.view),
+            row.group,
         )
         for row, a, b in zip(rows, ours, theirs, strict=True)
         if row.label is not None and "unscored" not in (a.verdict, b.verdict)
     ]
     here, there, p = mcnemar(
-        [h for h, _, _ in both], [a for _, a, _ in both], [b for _, _, b in both]
+        [h for h, *_ in both],
+        [a for _, a, *_ in both],
+        [b for *_, b, _ in both],
+        [prompt for *_, prompt in both],
     )
     return JudgeComparison(other=name, right_only_here=here, right_only_there=there, p_value=p)
 

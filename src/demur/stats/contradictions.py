@@ -13,7 +13,7 @@ from demur.core.goals.goal import Promise
 from demur.core.policy import Policy
 from demur.core.rates import Rate, Slice
 from demur.stats.labelled import LabelledScores
-from demur.stats.thresholds.losses import rate_under
+from demur.stats.thresholds.losses import measured_under
 
 # settings under which promises are about other rows than the splits hold
 ELSEWHERE = ("traffic", "human_labels", "mix")
@@ -24,7 +24,7 @@ class Contradiction:
     """A certified promise that other rows contradict."""
 
     promise: Promise
-    rate: Rate  # on these rows, one of a group
+    rate: Rate  # on these rows, with their units
 
     @property
     def text(self) -> str:
@@ -33,10 +33,10 @@ class Contradiction:
         """
         low, high = self.rate.interval()
         found = f"{100 * self.rate.value:.1f}% ({100 * low:.1f} to {100 * high:.1f})"
-        return (
-            f"{self.promise.risk} is promised at {self.promise.level:g} and is {found} on "
-            f"{self.rate.of:,} test rows"
-        )
+        rows = f"{self.rate.of:,} test rows"
+        if self.rate.units < self.rate.of:
+            rows = f"{self.rate.of:,} test requests in {self.rate.units:,} units"
+        return f"{self.promise.risk} is promised at {self.promise.level:g} and is {found} on {rows}"
 
 
 def promised_rate(
@@ -46,7 +46,7 @@ def promised_rate(
     is about.
     """
     try:
-        return rate_under(policy, promise.goal, rows, seed=0)
+        return measured_under(policy, promise.goal, rows)
     except DataError:
         return None
 
@@ -54,8 +54,7 @@ def promised_rate(
 def contradicted_promises(
     policy: Policy, rows: LabelledScores, calibrated: Mapping[str, object] = MappingProxyType({})
 ) -> tuple[Contradiction, ...]:
-    """The certified promises whose exact 95 % interval on these rows lies wholly above the promised
-    level.
+    """The certified promises whose 95 % interval on these rows lies wholly above the level.
 
     calibrated: the settings of the calibrate stage; a promise of other traffic, or of labels by
     hand, is not about these rows. A promise that is kept is contradicted by chance in at most 2.5 %
@@ -67,7 +66,7 @@ def contradicted_promises(
     for promise in policy.promises:
         if promise.status == "certified" and promise.level is not None:
             tested = promised_rate(promise, policy, rows)
-            # Clopper-Pearson: the lower end is above the true rate in at most 2.5 % of all draws
+            # The lower end is above the true rate in at most 2.5 % of all draws
             if tested is not None and tested[0].interval()[0] > promise.level:
                 found.append(Contradiction(promise=promise, rate=tested[0]))
     return tuple(found)

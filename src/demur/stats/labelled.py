@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from demur.base.arrays import Bools, Ints
+from demur.base.arrays import Bools, Ints, numbered
 from demur.base.errors import DataError
 from demur.core.example import Example
 from demur.core.rates import Rate, Slice, TrafficMix
@@ -269,10 +269,7 @@ def unlabelled_rows(
     units: the session or group of each row, None where it stands alone; None: all rows do. counts:
     the requests that each row stands for; None: one.
     """
-    group_N = None
-    if units is not None:
-        names = [f"row {n}" if u is None else f"unit {u}" for n, u in enumerate(units)]
-        group_N = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    group_N = None if units is None else numbered(units)
     return LabelledScores(
         table=table,
         label_N=np.zeros(len(table.ids), dtype=np.int64),

@@ -35,7 +35,8 @@ class Paired:
     gained: int  # right after only
     lost: int  # right before only
     groups: int  # sets of items that are drawn together
-    p: float  # McNemar, exact, two-sided: nothing changed
+    # McNemar, exact, two-sided, on the sign of each group's net change: nothing changed
+    p: float
     # bootstrap over groups, of after - before; None where all changed alike
     interval: tuple[float, float] | None
     # one-sided upper bound of before - after, which holds whether items are drawn one by one or in
@@ -168,14 +169,15 @@ def compare_paired(
     _, group_N = np.unique(list(groups), return_inverse=True)
     size_G = np.bincount(group_N).astype(np.float64)
     change_N = after_N.astype(np.int64) - before_N
+    change_G = np.bincount(group_N, weights=change_N).astype(np.float64)
     return Paired(
         before=Rate(hits=int(before_N.sum()), of=len(before)),
         after=Rate(hits=int(after_N.sum()), of=len(before)),
         gained=gained,
         lost=lost,
         groups=len(size_G),
-        p=mcnemar_p(gained, lost),
-        interval=_interval(np.bincount(group_N, weights=change_N).astype(np.float64), size_G, how),
+        p=mcnemar_p(int((change_G > 0).sum()), int((change_G < 0).sum())),
+        interval=_interval(change_G, size_G, how),
         most_lost=_most_lost(change_N, group_N, how),
     )
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from demur.base.arrays import Bools, Doubles, Ints
+from demur.base.arrays import Bools, Doubles
 from demur.base.errors import DataError, Undefined
 from demur.core.rates import Rate
+from demur.stats.units import RowUnits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,27 +59,27 @@ def precision_recall_points(should_N: Bools, score_N: Doubles) -> tuple[Point, .
     return _points(recall_P[-2::-1], precision_P[-2::-1], score_P[::-1])
 
 
-def reliability_bins(should_N: Bools, q_N: Doubles, bins: int = 10) -> tuple[Bin, ...]:
+def reliability_bins(
+    should_N: Bools, q_N: Doubles, units: RowUnits, bins: int = 10
+) -> tuple[Bin, ...]:
     """At most `bins` bins of nearly equal mass over probabilities q_N. Equal values share a bin, in
     any row order.
     """
     order = np.argsort(q_N, kind="stable")
-    q_N, should_N = q_N[order], should_N[order]
     # cuts at equal numbers of rows, moved to the first row of their run of ties: bins then do not
     # depend on row order
+    sorted_N = q_N[order]
     wanted = np.linspace(0, len(q_N), bins + 1).round().astype(int)[1:-1]
-    starts = np.unique(np.searchsorted(q_N, q_N[wanted[wanted < len(q_N)]], side="left"))
-    parts = zip(np.split(q_N, starts), np.split(should_N, starts), strict=True)
-    return tuple(
-        Bin(
-            low=float(q[0]),
-            high=float(q[-1]),
-            mean=float(q.mean()),
-            observed=Rate(hits=int(s.sum()), of=len(s)),
-        )
-        for q, s in parts
-        if len(q)
-    )
+    wanted = wanted[wanted < len(q_N)]
+    starts = np.unique(np.searchsorted(sorted_N, sorted_N[wanted], side="left"))
+    found = []
+    for row_M in np.split(order, starts):
+        if len(row_M):
+            q_M, everything_M = q_N[row_M], np.ones(len(row_M), dtype=bool)
+            observed = units.at(row_M).rate(should_N[row_M], everything_M)
+            low, high, mean = (float(f(q_M)) for f in (np.min, np.max, np.mean))
+            found.append(Bin(low=low, high=high, mean=mean, observed=observed))
+    return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,70 +92,66 @@ class Resampling:
 
 
 def f1_interval(
-    should_N: Bools, refused_N: Bools, groups: Sequence[str | None], how: Resampling
+    should_N: Bools, refused_N: Bools, units: RowUnits, how: Resampling
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of F1 at fixed thresholds.
 
-    Unit: the group; a row without one (None) is its own. Whole groups are drawn with replacement,
-    as many as there are: rows made from one another do not count twice. Honest only for rows on
-    which no threshold was chosen. Draws without any positive are left out. Raises Undefined if F1
-    is undefined on the rows themselves, DataError on unequal lengths.
+    Whole units are drawn with replacement, as many as there are: rows made from one another do not
+    count twice. Honest only for rows on which no threshold was chosen. Draws without any positive
+    are left out. Raises Undefined if F1 is undefined on the rows themselves, DataError on unequal
+    lengths.
     """
-    if not len(should_N) == len(refused_N) == len(groups):
+    if not len(should_N) == len(refused_N) == len(units.group_N):
         raise DataError(
-            f"{len(should_N)} labels, {len(refused_N)} decisions, {len(groups)} groups",
+            f"{len(should_N)} labels, {len(refused_N)} decisions, {len(units.group_N)} units",
             "one of each a row",
         )
     if not (should_N | refused_N).any():
         raise Undefined(
             "F1 of rows that are neither refused nor to be refused", "report it as undefined"
         )
-    unit_N = _units(groups)
+    unit_N = np.unique(units.group_N, return_inverse=True)[1]
     # F1 = 2 TP / (2 TP + FP + FN): two sums per unit are all that a draw needs
-    hits_U = np.bincount(unit_N, weights=should_N & refused_N)
-    size_U = np.bincount(unit_N, weights=should_N.astype(int) + refused_N.astype(int))
-    units = len(hits_U)
+    hits_U = np.bincount(unit_N, weights=units.count_N * (should_N & refused_N))
+    size_U = np.bincount(unit_N, weights=units.count_N * (should_N.astype(np.int64) + refused_N))
+    drawn = len(hits_U)
     rng = np.random.default_rng(how.seed)
     f1 = []
     for _ in range(how.draws):
-        times_U = np.bincount(rng.integers(units, size=units), minlength=units)
+        times_U = np.bincount(rng.integers(drawn, size=drawn), minlength=drawn)
         if size := times_U @ size_U:
             f1.append(float(2.0 * (times_U @ hits_U) / size))
     return _percentiles(f1, how)
 
 
 def auroc_interval(
-    should_N: Bools, score_N: Doubles, groups: Sequence[str | None], how: Resampling
+    should_N: Bools, score_N: Doubles, units: RowUnits, how: Resampling
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the area under the ROC curve, units and errors as in
     f1_interval.
 
     Draws without rows of both kinds are left out. Raises Undefined if a class is missing.
     """
-    if not len(should_N) == len(score_N) == len(groups):
+    if not len(should_N) == len(score_N) == len(units.group_N):
         raise DataError(
-            f"{len(should_N)} labels, {len(score_N)} scores, {len(groups)} groups",
+            f"{len(should_N)} labels, {len(score_N)} scores, {len(units.group_N)} units",
             "one of each a row",
         )
     _check_both(should_N)
-    unit_N, level_N = _units(groups), np.unique(score_N, return_inverse=True)[1]
-    units, levels = int(unit_N.max()) + 1, int(level_N.max()) + 1
+    unit_N = np.unique(units.group_N, return_inverse=True)[1]
+    level_N = np.unique(score_N, return_inverse=True)[1]
+    drawn, levels = int(unit_N.max()) + 1, int(level_N.max()) + 1
     rng = np.random.default_rng(how.seed)
     areas = []
     for _ in range(how.draws):
         # how often each row's unit was drawn; areas are counted per level of score, not per pair
-        times_N = np.bincount(rng.integers(units, size=units), minlength=units)[unit_N]
+        times_U = np.bincount(rng.integers(drawn, size=drawn), minlength=drawn)
+        times_N = times_U[unit_N] * units.count_N
         yes_L = np.bincount(level_N, weights=times_N * should_N, minlength=levels)
         no_L = np.bincount(level_N, weights=times_N * ~should_N, minlength=levels)
         if pairs := yes_L.sum() * no_L.sum():
             areas.append(float(yes_L @ (np.cumsum(no_L) - no_L / 2.0) / pairs))  # ties count half
     return _percentiles(areas, how)
-
-
-def _units(groups: Sequence[str | None]) -> Ints:
-    """The bootstrap unit of each row, shape (N,): its group, or the row itself."""
-    names = [f"group {g}" if g is not None else f"row {n}" for n, g in enumerate(groups)]
-    return np.asarray(np.unique(names, return_inverse=True)[1], dtype=np.int64)
 
 
 def _percentiles(drawn: Sequence[float], how: Resampling) -> tuple[float, float]:

@@ -13,23 +13,28 @@ its own test pass with probability delta at most (intersection-union): so a pass
 units are drawn independently, and where requests are. Independent rows of one request each have one
 reading, the exact binomial.
 
+Intervals have the same two readings, and are the wider of both. Bets: demur.stats.judging.betting.
+
 Shapes: N rows, M rows of a denominator, U units among these, B sizes of bets.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from demur.base.arrays import Bools, Doubles, Ints
-from demur.core.rates import Rate, binomial_cdf, most_errors, rows_needed, upper_bound
+from demur.base.arrays import Bools, Doubles, Ints, numbered
+from demur.core.example import Example
+from demur.core.rates import Rate, binomial_cdf, lower_bound, most_errors, rows_needed, upper_bound
+from demur.stats.judging.betting import betting_upper, constant_bets, log_wealth, tabled
 
+_SEED = 0  # draws one row of each unit for an interval
 _OF_GROUPS = 0x6209  # a stream of its own, whatever the caller's seed also drew
 BISECTIONS = 40  # of a bound, to 1e-12
-_RATIO = 1.6  # of neighbouring sizes of bets
 _DRAWN = 0.8  # of delta, for the exact test on drawn rows; the bets have the rest
 
 
@@ -46,6 +51,40 @@ class RateTest(Protocol):
 
     def passes(self, error_N: Bools) -> bool:
         """Whether these errors certify the level."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnitRate(Rate):
+    """A rate over requests, hits / of, whose bounds also hold if only units are independent: the
+    wider of both readings' (see the head of this file).
+    """
+
+    drawn: int  # hits among one row of each unit, drawn at random
+    shares: tuple[tuple[float, int], ...]  # (share of hits, units that have it), by share
+    # variance of a unit's share over that of one request, if its requests were independent: the
+    # mean over units. 1: no unit has several rows
+    apart: float
+
+    @property
+    def units(self) -> int:
+        """The number of units: pieces of evidence."""
+        return sum(units for _, units in self.shares)
+
+    def upper(self, delta: float) -> float:
+        """One-sided upper bound, the larger of both readings'."""
+        return max(
+            upper_bound(self.hits, self.of, delta),
+            _upper_of_units(self.drawn, self.shares, self.apart, delta),
+        )
+
+    def lower(self, delta: float) -> float:
+        """One-sided lower bound, the smaller of both readings'."""
+        # The upper bound of the share of misses, mirrored.
+        misses = tuple((1.0 - share, units) for share, units in reversed(self.shares))
+        return min(
+            lower_bound(self.hits, self.of, delta),
+            1.0 - _upper_of_units(self.units - self.drawn, misses, self.apart, delta),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -75,12 +114,23 @@ class CountedRows:
         return self.units < len(self.row_M)
 
     @property
+    def apart(self) -> float:
+        """Variance of a unit's share over that of one request if its requests erred independently,
+        the mean over units; 1 where no unit has several rows.
+        """
+        if not self.linked:
+            return 1.0
+        count_U = np.bincount(self.unit_M, weights=self.count_M)
+        squares_U = np.bincount(self.unit_M, weights=self.count_M.astype(np.float64) ** 2)
+        return float((squares_U / count_U**2).mean())
+
+    @property
     def plain(self) -> bool:
         """Whether every row is a unit and stands for one request."""
         return not self.linked and self.requests == len(self.row_M)
 
     def rate(self, error_N: Bools) -> Rate:
-        """Errors out of requests."""
+        """Errors out of requests, as files hold them: without the units that its interval needs."""
         return Rate(hits=int(self.count_M[error_N[self.row_M]].sum()), of=self.requests)
 
     def words(self, error_N: Bools) -> str:
@@ -90,6 +140,21 @@ class CountedRows:
         return (
             f"{self.requests} requests in {self.units} groups, sessions or rows alone, "
             f"{self.shares(error_N).mean():.2%} err by these"
+        )
+
+    def measured(self, error_N: Bools) -> Rate:
+        """Errors out of requests; its interval covers the true rate if units are drawn
+        independently, and if requests are.
+        """
+        rate = self.rate(error_N)
+        if self.plain:
+            return rate
+        return UnitRate(
+            hits=rate.hits,
+            of=rate.of,
+            drawn=self._drawn_errors(error_N),
+            shares=tabled(self.shares(error_N)),
+            apart=self.apart,
         )
 
     def shares(self, error_N: Bools) -> Doubles:
@@ -145,17 +210,7 @@ class CountedRows:
         """One-sided upper confidence bound of the rate: the least level that the test at delta
         would pass; 1 without rows.
         """
-        if not len(self.row_M):
-            return 1.0
-        rate = self.rate(error_N)
-        by_requests = upper_bound(rate.hits, rate.of, delta)
-        if self.plain:
-            return by_requests
-        drawn, bets = self._parts(delta)
-        by_units = upper_bound(self._drawn_errors(error_N), self.units, drawn)
-        if self.linked:
-            by_units = min(by_units, self._betting_upper(self.shares(error_N), bets))
-        return max(by_requests, by_units)
+        return self.measured(error_N).upper(delta) if len(self.row_M) else 1.0
 
     def _parts(self, delta: float) -> tuple[float, float]:
         """The shares of delta of the test on drawn rows and of the bets."""
@@ -163,17 +218,6 @@ class CountedRows:
 
     def _drawn_errors(self, error_N: Bools) -> int:
         return int((error_N[self.row_M] & self.drawn_M).sum())
-
-    def _betting_upper(self, share_U: Doubles, delta: float) -> float:
-        """The largest level that the bets do not refute, found by bisection."""
-        low, high = float(share_U.mean()), 1.0
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            refuted = _log_wealth(share_U, middle, _bets(self, middle, delta)) >= math.log(
-                1.0 / delta
-            )
-            low, high = (low, middle) if refuted else (middle, high)
-        return high
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -234,20 +278,8 @@ def one_per_group(group_N: Ints | None, among_N: Bools, seed: int) -> Bools:
 def bet_sizes(rows: CountedRows, alike: float, delta: float, most: float) -> Doubles:
     """Sizes of constant bets against a mean, from the rows' units alone. alike: the variance of a
     unit's value at the level if its rows err all alike. most: the largest stake.
-
-    At the edge of passing, a bet of sqrt(2 log(1 / delta) / (U variance)) earns most. The variance
-    lies between that of units whose rows err all alike, and of units whose rows err independently;
-    a geometric grid spans the two.
     """
-    count_U = np.bincount(rows.unit_M, weights=rows.count_M)
-    squares_U = np.bincount(rows.unit_M, weights=rows.count_M.astype(np.float64) ** 2)
-    apart = alike * float((squares_U / count_U**2).mean())
-    low, high = (
-        math.sqrt(2.0 * math.log(1.0 / delta) / (rows.units * variance))
-        for variance in (alike, apart)
-    )
-    sizes = np.geomspace(low, high, 1 + math.ceil(math.log(high / low) / math.log(_RATIO)))
-    return np.unique(np.minimum(sizes, most))
+    return constant_bets(alike, rows.units, rows.apart, math.log(1.0 / delta), most)
 
 
 def _bets(rows: CountedRows, level: float, delta: float) -> Doubles:
@@ -256,19 +288,78 @@ def _bets(rows: CountedRows, level: float, delta: float) -> Doubles:
 
 
 def _log_wealth(share_U: Doubles, level: float, bet_B: Doubles) -> float:
-    """Natural log of the mean wealth of constant bets: a product of 1 + bet (level - share).
-
-    Its expectation is at most 1 while the mean share is above the level, in whatever order units
-    come, so wealth of 1 / delta refutes that with probability delta at most (Markov). Bets against
-    a bounded mean: Waudby-Smith and Ramdas (arXiv 2010.09686).
-    """
     # Equal shares, mostly 0 and 1, are one factor to a power: few different ones are left.
     value_V, times_V = np.unique(share_U, return_counts=True)
-    with np.errstate(divide="ignore"):  # a stake of everything, lost: the log is -inf
-        factor_BV = np.log(np.maximum(1.0 + bet_B[:, None] * (level - value_V), 0.0))
-    log_B = (factor_BV * times_V).sum(axis=1)
-    return float(np.logaddexp.reduce(log_B) - math.log(len(bet_B)))
+    return log_wealth(level, bet_B, value_V, times_V)
+
+
+def _upper_of_units(
+    drawn: int, shares: tuple[tuple[float, int], ...], apart: float, delta: float
+) -> float:
+    """Upper bound of the mean share, that fails with probability <= delta: on drawn rows, or by
+    bets.
+    """
+    units = sum(units for _, units in shares)
+    if apart == 1.0:  # one row a unit: the drawn rows are all rows
+        return upper_bound(drawn, units, delta)
+    most = upper_bound(drawn, units, delta * _DRAWN)
+    return betting_upper(shares, apart, delta * (1.0 - _DRAWN), most)
 
 
 def _or_none(most: int | None) -> int:
     return -1 if most is None else most
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RowUnits:
+    """Which unit each of N rows belongs to, and how many requests it stands for."""
+
+    group_N: Ints  # equal numbers: one unit
+    count_N: Ints  # requests, at least 1
+
+    @classmethod
+    def of(cls, rows: int, group_N: Ints | None = None, count_N: Ints | None = None) -> RowUnits:
+        """Of so many rows. Without groups every row is a unit, without counts one request."""
+        return cls(
+            group_N=np.arange(rows) if group_N is None else group_N,
+            count_N=np.ones(rows, dtype=np.int64) if count_N is None else count_N,
+        )
+
+    def at(self, row_M: Bools | Ints) -> RowUnits:
+        """The same of some of the rows."""
+        return RowUnits(group_N=self.group_N[row_M], count_N=self.count_N[row_M])
+
+    def rate(self, hit_N: Bools, among_N: Bools) -> Rate:
+        """The rate of hits among these rows; see unit_rate."""
+        return unit_rate(hit_N, among_N, self.group_N, self.count_N)
+
+
+def units_of(examples: Sequence[Example]) -> RowUnits:
+    """The units and counts of these rows."""
+    return RowUnits(
+        group_N=numbered([e.unit for e in examples]),
+        count_N=np.array([e.count for e in examples], dtype=np.int64),
+    )
+
+
+def unit_rate(hit_N: Bools, among_N: Bools, group_N: Ints | None, count_N: Ints | None) -> Rate:
+    """The rate of hits among these rows, over requests. Its interval covers the true rate if units
+    are drawn independently, and if requests are.
+
+    group_N: equal numbers are one unit; None: every row is one. count_N: requests that a row stands
+    for; None: one each. A plain Rate where each row is a unit and one request.
+    """
+    return count_rows(among_N, group_N, count_N, _SEED).measured(hit_N)
+
+
+def unit_interval(
+    error_N: Bools,
+    among_N: Bools,
+    group_N: Ints | None,
+    count_N: Ints | None,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Two-sided interval of a rate over these rows; see unit_rate. Raises Undefined without
+    rows.
+    """
+    return unit_rate(error_N, among_N, group_N, count_N).interval(confidence)

@@ -111,5 +111,8 @@ def test_a_human_label_that_is_none_is_refused():
 def test_mcnemar_counts_who_alone_was_right():
     human = [True] * 10 + [False] * 10
     first, second = list(human), [True] * 8 + [False] * 2 + [False] * 10
-    assert mcnemar(human, first, second) == (2, 0, 0.5)
-    assert mcnemar(human, first, first) == (0, 0, 1.0)
+    prompts = [str(n) for n in range(20)]
+    assert mcnemar(human, first, second, prompts) == (2, 0, 0.5)
+    # the two answers are to one prompt: one piece of evidence
+    assert mcnemar(human, first, second, [*prompts[:9], "8", *prompts[10:]]) == (2, 0, 1.0)
+    assert mcnemar(human, first, first, prompts) == (0, 0, 1.0)

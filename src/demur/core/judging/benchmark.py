@@ -18,6 +18,7 @@ class BenchRow:
     # ours, of refusals and of what resembles them; None: the benchmark does not tell
     category: str | None = None
     subcategory: str | None = None  # the benchmark's own word
+    group: str | None = None  # rows with the same prompt, or nearly the same
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

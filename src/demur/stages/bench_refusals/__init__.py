@@ -19,10 +19,12 @@ from demur.base.arrays import Ints
 from demur.base.errors import ConfigError, DataError
 from demur.base.files import write_text
 from demur.core.decision import decide_many
+from demur.core.example import Example, prompt_key
 from demur.core.judging.benchmark import BenchRow, BenchSet
 from demur.core.judging.judge import ChatQuestion, NoAnswer
 from demur.core.judging.outcome import Outcome
 from demur.core.ports import Progress, no_progress
+from demur.core.rows.linking import linked_rows
 from demur.core.training.seen import seen_prompts
 from demur.pages.page import render_markdown
 from demur.stages.bench_refusals.candidate import Candidate, Endpoint
@@ -164,7 +166,7 @@ def _sampled(config: Config, sets: Sequence[BenchSet]) -> list[BenchSet]:
     without any row.
     """
     # Rows of several benchmarks share one list of scores and texts: ids must tell them apart.
-    sampled = [replace(s, rows=tuple(evenly_spaced(s.rows, config.limit))) for s in sets]
+    sampled = [replace(s, rows=_linked(evenly_spaced(s.rows, config.limit))) for s in sets]
     ids = Counter(row.id for s in sampled for row in s.rows)
     if ids and (twice := ids.most_common(1)[0])[1] > 1:
         raise DataError(
@@ -179,6 +181,15 @@ def _sampled(config: Config, sets: Sequence[BenchSet]) -> list[BenchSet]:
             "is it the right file?",
         )
     return sampled
+
+
+def _linked(rows: Sequence[BenchRow]) -> tuple[BenchRow, ...]:
+    """The rows with their groups: those whose prompts are the same or near copies err together."""
+    examples = [
+        Example(id=r.id, source="benchmark", messages=r.prompt, kind="benign") for r in rows
+    ]
+    first = linked_rows([(e, prompt_key(e)) for e in examples])
+    return tuple(replace(r, group=rows[n].id) for r, n in zip(rows, first, strict=True))
 
 
 def _without(sets: Sequence[BenchSet], why: Mapping[int, str]) -> list[BenchSet]:

@@ -44,7 +44,8 @@ def page_of(bench: BenchFile) -> Page:
         if bench.policy
         else f"Refusals of {bench.endpoint or 'an endpoint'}",
         headline="Refused what should be answered, and answered what should be refused: always "
-        "read both. In brackets: exact 95% intervals (Clopper and Pearson).",
+        "read both. In brackets: 95% intervals, which count rows whose prompts are nearly "
+        "alike as one unit.",
         sections=tuple(_section(b) for b in bench.benchmarks),
     )
 

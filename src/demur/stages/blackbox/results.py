@@ -23,8 +23,9 @@ from demur.stats.calibration.proper import binary_score
 from demur.stats.calibration.uncertainty import error_interval
 from demur.stats.calibration.views import binary_view
 from demur.stats.labelled import label_scores
-from demur.stats.measure import ErrorRates, auroc, errors_of, refusal_log_odds
+from demur.stats.measure import ErrorRates, auroc, errors_of, refusal_log_odds, row_units
 from demur.stats.points import Bin, Resampling, auroc_interval, reliability_bins
+from demur.stats.units import RowUnits
 from demur.store.answers.blackbox_file import BlackboxFile, BlackboxFolder, read_summary
 from demur.store.models.model_file import read_model_file
 from demur.store.models.seen_file import require_unseen_splits
@@ -88,7 +89,7 @@ def read_blackbox_run(folder: RunFolder, taxonomy: Taxonomy) -> BlackboxRun:
     require_unseen_splits(folder, ("calibrate", "test"))
     splits = {s: read_examples(folder.split(s)) for s in SPLITS}
     table, fingerprint = read_scores(folder.scores("test"))
-    rows, groups = label_scores(splits["test"], taxonomy, table), [e.group for e in splits["test"]]
+    rows = label_scores(splits["test"], taxonomy, table)
     policy = read_policy(folder.policy) if folder.receipt("calibrate") else None
     # A policy for an earlier predictor is named on the page, but decides nothing there.
     stale = policy is not None and policy.fingerprint != fingerprint
@@ -98,7 +99,9 @@ def read_blackbox_run(folder: RunFolder, taxonomy: Taxonomy) -> BlackboxRun:
     calibrated = policy is not None and policy.calibrator != IDENTITY
     errors = None
     if policy is not None:
-        errors = errors_of(should_N, decide_many(policy, rows.table.logp_NC).refuses_N)
+        errors = errors_of(
+            should_N, decide_many(policy, rows.table.logp_NC).refuses_N, row_units(rows)
+        )
     classifier, _ = read_text_classifier(folder.model / PREDICTOR)
     return BlackboxRun(
         summary=read_summary(BlackboxFolder(folder).summary),
@@ -107,8 +110,8 @@ def read_blackbox_run(folder: RunFolder, taxonomy: Taxonomy) -> BlackboxRun:
             s: (sum(e.label is not None for e in found), len(found)) for s, found in splits.items()
         },
         base_brier=float(should_N.mean() * (1.0 - should_N.mean())),
-        before=_quality(should_N, plain, groups),
-        after=_quality(should_N, refusal_log_odds(policy, rows), groups)
+        before=_quality(should_N, plain, row_units(rows)),
+        after=_quality(should_N, refusal_log_odds(policy, rows), row_units(rows))
         if policy and calibrated
         else None,
         policy=policy,
@@ -118,24 +121,21 @@ def read_blackbox_run(folder: RunFolder, taxonomy: Taxonomy) -> BlackboxRun:
     )
 
 
-def _quality(should_N: Bools, log_odds_N: Doubles, groups: Sequence[str | None]) -> Quality:
-    """Measure log-odds of declining. groups: of the rows; bootstrap draws whole groups."""
+def _quality(should_N: Bools, log_odds_N: Doubles, units: RowUnits) -> Quality:
+    """Measure log-odds of declining. Bootstraps draw whole units."""
     # exp must not overflow; a probability below e**-50 might as well be 0.
     p_N = 1.0 / (1.0 + np.exp(-np.clip(log_odds_N, -50.0, 50.0)))
     seen = binary_view("declined", p_N, should_N)
     binned = cells(seen, "mass", BINS)
     area = auroc(should_N, log_odds_N).value
-    # A row without a group is a group of its own.
-    names = [f"group {g}" if g is not None else f"row {n}" for n, g in enumerate(groups)]
-    group_N = np.unique(names, return_inverse=True)[1].astype(np.int64)
-    low, high = error_interval(seen, binned, "l1", BOOTSTRAP, group_N)
+    low, high = error_interval(seen, binned, "l1", BOOTSTRAP, units.group_N)
     return Quality(
-        auroc=(area, *auroc_interval(should_N, log_odds_N, groups, BOOTSTRAP)),
+        auroc=(area, *auroc_interval(should_N, log_odds_N, units, BOOTSTRAP)),
         brier=binary_score(seen),
         log_loss=binary_score(seen, "log"),
         # The debiased estimate may be negative, an error cannot.
         error=(max(binned.debiased_l1(), 0.0), low, high),
-        bins=reliability_bins(should_N, p_N, BINS),
+        bins=reliability_bins(should_N, p_N, units, BINS),
     )
 
 

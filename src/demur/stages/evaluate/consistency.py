@@ -15,6 +15,8 @@ from demur.core.judging.outcome import Outcome
 from demur.stages.evaluate.comparison import ComparedPolicy, Comparison
 from demur.stages.evaluate.corrected import ANSWERS, DECLINES, CheckedTexts, kept_rates, twin_rates
 from demur.stats.judging.consistency import kept_word, twins
+from demur.stats.measure import row_units
+from demur.stats.units import RowUnits, units_of
 from demur.store.answers.branch_cache import BranchCache
 from demur.store.answers.labels import HandLabels
 from demur.store.results.metrics_file import CorrectedRate, KeptRow, MeasuredRate, TwinsRow
@@ -38,13 +40,15 @@ def sent_texts(
     )
 
 
-def kept_by_token(choices: Sequence[str], texts: CheckedTexts) -> dict[str, KeptRow]:
+def kept_by_token(
+    choices: Sequence[str], texts: CheckedTexts, units: RowUnits
+) -> dict[str, KeptRow]:
     """Count the texts that keep their token's word, per control token. A token that was not emitted
     has a rate of 0 rows.
     """
     column_N = np.array([column for _, column in texts.keys], dtype=np.int64)
     return {
-        choice: _kept_row(texts, column_N == column, column > 0)
+        choice: _kept_row(texts, units, column_N == column, column > 0)
         for column, choice in enumerate(choices)
     }
 
@@ -53,7 +57,7 @@ def forced(comparison: Comparison, cache: BranchCache, labels: HandLabels) -> di
     """Count the texts that keep their token's word, per forced control token, over all texts of the
     evaluated rows in the cache.
     """
-    ours = {e.id for e in comparison.examples}
+    ours = {e.id: n for n, e in enumerate(comparison.examples)}
     known = [b for b in cache.known.values() if b.id in ours]
     texts = CheckedTexts(
         keys=tuple((b.id, b.column) for b in known),
@@ -61,7 +65,10 @@ def forced(comparison: Comparison, cache: BranchCache, labels: HandLabels) -> di
         fixed_N=np.zeros(len(known), dtype=bool),
         labels=labels,
     )
-    return kept_by_token(comparison.policy.taxonomy.choices, texts)
+    row_M = np.array([ours[b.id] for b in known], dtype=np.int64)
+    return kept_by_token(
+        comparison.policy.taxonomy.choices, texts, row_units(comparison.rows).at(row_M)
+    )
 
 
 def twin_rows(
@@ -121,10 +128,12 @@ def _rates(
     }
 
 
-def _kept_row(texts: CheckedTexts, of_N: Bools, refuses: bool) -> KeptRow:
+def _kept_row(texts: CheckedTexts, units: RowUnits, of_N: Bools, refuses: bool) -> KeptRow:
     """The texts in of_N that keep their word. refuses: whether their token is a refusal token."""
     kept = kept_word(
-        [v for v, of in zip(texts.verdicts, of_N.tolist(), strict=True) if of], refuses=refuses
+        [v for v, of in zip(texts.verdicts, of_N.tolist(), strict=True) if of],
+        units.at(of_N),
+        refuses=refuses,
     )
     return KeptRow(
         kept=MeasuredRate.from_core(kept.kept),
@@ -142,7 +151,8 @@ def _twins_row(rows: Sequence[Pair], cache: BranchCache, labels: HandLabels) -> 
         (cache.known[refused].outcome.verdict, cache.known[answered].outcome.verdict)
         for refused, answered in keys
     ]
-    found = twins([r for r, _ in judged], [a for _, a in judged])
+    units = units_of([e for e, _ in rows])
+    found = twins([r for r, _ in judged], [a for _, a in judged], units)
     cells = {
         f.name: MeasuredRate.from_core(getattr(found, f.name))
         for f in fields(found)

@@ -1,7 +1,7 @@
 """Rows of metrics.json from decisions and judged texts.
 
 demur.stats.measure counts; here its records become rows of the file format, and rates get their
-intervals.
+intervals, which count units (demur.stats.units).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from demur.base.arrays import Bools, Doubles
 from demur.core.calibrator import closed
 from demur.core.decision import decide_many
 from demur.core.judging.outcome import Outcome, Verdict
-from demur.core.rates import Rate
 from demur.stages.evaluate.comparison import Comparison
 from demur.stages.evaluate.consistency import corrected, kept_by_token, sent_texts
 from demur.stages.evaluate.texts import JudgedComparison
@@ -35,6 +34,7 @@ from demur.stats.measure import (
     measure_decisions,
     measure_texts,
     refusal_log_odds,
+    row_units,
 )
 from demur.stats.points import Resampling, f1_interval
 from demur.store.answers.branch_cache import BranchCache
@@ -71,7 +71,7 @@ def policy_metrics(
     """
     # `read` is the comparison on the rows with texts; decisions are measured on all rows.
     compared, read = comparison.compared[place], judged.comparison
-    policy, sent_N, n = compared.policy, read.compared[place].choice_N, len(read.examples)
+    policy, sent_N = compared.policy, read.compared[place].choice_N
     decisions = measure_decisions(policy, comparison.rows, comparison.examples)
     outcomes = [
         judged.texts.outcome(row, policy, c)
@@ -79,16 +79,19 @@ def policy_metrics(
     ]
     sent = sent_texts(read, read.compared[place], outcomes, labels)
     texts = measure_texts(read.rows, read.examples, sent_N, outcomes)
-    # Of the texts after respond, a partial answer counts as an answer.
-    after_respond = Counter(
-        o.verdict for o, c in zip(outcomes, sent_N.tolist(), strict=True) if not c
-    )
-    answered = after_respond["compliance"] + after_respond["partial"]
+    verdict_N = np.array([o.verdict for o in outcomes])
     # An unscored text is in no rate: scored_N says which rows the text level is about.
     refuses_N = np.array([o.refuses for o in outcomes], dtype=bool)
-    scored_N = np.array([o.verdict != "unscored" for o in outcomes], dtype=bool)
-    chosen_N = decide_many(policy, comparison.calibrate.table.logp_NC).choice_N
-    confusion = confusion_of(comparison.calibrate.label_N, chosen_N, len(policy.taxonomy.tokens))
+    scored_N = verdict_N != "unscored"
+
+    def of_texts(hit_N: Bools, among_N: Bools) -> MeasuredRate:
+        return MeasuredRate.from_core(row_units(read.rows).rate(hit_N, among_N))
+
+    calibrate = comparison.calibrate
+    chosen_N = decide_many(policy, calibrate.table.logp_NC).choice_N
+    confusion = confusion_of(
+        calibrate.label_N, chosen_N, len(policy.taxonomy.tokens), calibrate.count_N
+    )
     return PolicyMetrics(
         name=policy.name,
         goal=compared.goal,
@@ -99,20 +102,21 @@ def policy_metrics(
             name: c.threshold
             for name, c in zip(policy.taxonomy.names, policy.categories, strict=True)
         },
-        calibrate=errors_row(_on(comparison.calibrate, chosen_N > 0)),
+        calibrate=errors_row(_on(calibrate, chosen_N > 0)),
         decision=_level(decisions.errors, comparison, compared.choice_N > 0),
         text=_level(texts.errors, read, refuses_N, scored_N),
-        unscored=_rate(texts.unscored, n),
+        unscored=of_texts(~scored_N, np.ones(len(scored_N), dtype=bool)),
         unscored_reasons=_reasons(outcomes),
-        partial=_rate(texts.partial, n - texts.unscored),
+        partial=of_texts(verdict_N == "partial", scored_N),
         tokens={name: _token(c) for name, c in decisions.categories.items()},
         macro_f1=decisions.macro_f1.number,
         wrong_category=MeasuredRate.from_core(decisions.wrong_category),
         confusion=decisions.confusion,
         calibrate_confusion=tuple(tuple(line) for line in confusion.tolist()),
         texts_refuse=MeasuredRate.from_core(texts.agreement),
-        texts_answer=_rate(answered, answered + after_respond["refusal"]),
-        kept=kept_by_token(policy.taxonomy.choices, sent),
+        # a partial answer counts as an answer
+        texts_answer=of_texts(verdict_N != "refusal", scored_N & (sent_N == 0)),
+        kept=kept_by_token(policy.taxonomy.choices, sent, row_units(read.rows)),
         corrected=corrected(read, read.compared[place], sent),
     )
 
@@ -206,7 +210,7 @@ def _calibration_errors(f: Forecast) -> CalibrationErrors:
 
 def _on(rows: LabelledScores, refused_N: Bools) -> ErrorRates:
     """The errors of refusing the rows refused_N."""
-    return errors_of(rows.label_N != 0, refused_N)
+    return errors_of(rows.label_N != 0, refused_N, row_units(rows))
 
 
 def _level(
@@ -217,16 +221,13 @@ def _level(
     refused_N: rows whose decision, or whose text, refuses. counted_N: the rows that the errors are
     about, by default all.
     """
-    # The bootstrap draws groups, because rows made from one another are not independent.
     of_N = np.ones(len(refused_N), dtype=bool) if counted_N is None else counted_N
-    groups = [
-        e.group for e, counted in zip(comparison.examples, of_N.tolist(), strict=True) if counted
-    ]
+    units = row_units(comparison.rows).at(of_N)
     should_N = comparison.rows.label_N != 0
     defined = errors.overall.f1.defined
     return LevelRow(
         overall=errors_row(errors.overall),
-        f1_interval=f1_interval(should_N[of_N], refused_N[of_N], groups, BOOTSTRAP)
+        f1_interval=f1_interval(should_N[of_N], refused_N[of_N], units, BOOTSTRAP)
         if defined
         else None,
         by_category={k: errors_row(e) for k, e in errors.by_category.items()},
@@ -254,7 +255,3 @@ def _ranking(positive_N: Bools, score_N: Doubles) -> RankingRow:
         auroc=auroc(positive_N, score_N).number,
         average_precision=average_precision(positive_N, score_N).number,
     )
-
-
-def _rate(hits: int, of: int) -> MeasuredRate:
-    return MeasuredRate.from_core(Rate(hits=hits, of=of))

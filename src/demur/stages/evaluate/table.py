@@ -19,8 +19,8 @@ class PolicyTable:
 
 
 def table_rows(evaluation: Evaluation) -> tuple[PolicyTable, ...]:
-    """Make a table per policy, of its decisions on the test rows; intervals are 95 %
-    Clopper-Pearson. Pure.
+    """Make a table per policy, of its decisions on the test rows; intervals are 95 %,
+    and count units. Pure.
 
     refused: share of the rows. false refusals: share of those to be answered. missed refusals: of
     those to be refused.
@@ -63,4 +63,4 @@ def corrected_rows(evaluation: Evaluation) -> tuple[tuple[str, ...], ...]:
 
 def _row(name: str, errors: ErrorsRow) -> tuple[str, ...]:
     rates = (errors.refusal_rate, errors.false_refusal, errors.missed_refusal)
-    return (name, str(errors.refusal_rate.of), *(r.words for r in rates))
+    return (name, errors.refusal_rate.denominator, *(r.words for r in rates))

@@ -29,7 +29,7 @@ from demur.pages.drawing import (
 from demur.pages.drawing import reliability as reliability_of
 from demur.pages.parts import Figure, Panel, Spec, Table
 from demur.stages.report.finished_run import FinishedRun
-from demur.stats.measure import refusal_log_odds
+from demur.stats.measure import refusal_log_odds, row_units
 from demur.stats.points import precision_recall_points, reliability_bins, roc_points
 from demur.store.results.metrics_file import MeasuredRate, PolicyMetrics
 
@@ -184,9 +184,9 @@ def _promised_region(policy: Policy) -> list[Spec]:
 def reliability(m: FinishedRun) -> Figure:
     """Plot how often prompts should be refused, over the probability of refusing them.
 
-    Bins of nearly equal mass (demur.stats.points.reliability_bins), each with its Clopper-Pearson
-    interval: scores pile up near 0 and 1, where bins of equal width would hide what happens. Two
-    plots where the policy has a calibrator.
+    Bins of nearly equal mass (demur.stats.points.reliability_bins), each with the interval of its
+    units: scores pile up near 0 and 1, where bins of equal width would hide what happens. Two plots
+    where the policy has a calibrator.
     """
     seen = {"the probabilities as they are": m.score_N}
     if m.calibrated.calibrator != IDENTITY:
@@ -195,7 +195,8 @@ def reliability(m: FinishedRun) -> Figure:
     marks = {}
     for label, score_N in seen.items():
         # exp must not overflow; a probability below e**-50 might as well be 0.
-        bins = reliability_bins(m.should_N, 1.0 / (1.0 + np.exp(-np.clip(score_N, -50.0, 50.0))))
+        q_N = 1.0 / (1.0 + np.exp(-np.clip(score_N, -50.0, 50.0)))
+        bins = reliability_bins(m.should_N, q_N, row_units(m.rows))
         marks[label] = [
             BinMark(low=b.low, high=b.high, mean=b.mean, rate=MeasuredRate.from_core(b.observed))
             for b in bins

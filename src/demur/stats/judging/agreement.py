@@ -101,16 +101,22 @@ def kappa_of(both: int, only_first: int, only_second: int, neither: int) -> Stat
 
 
 def mcnemar(
-    human: Sequence[bool], first: Sequence[bool], second: Sequence[bool]
+    human: Sequence[bool], first: Sequence[bool], second: Sequence[bool], groups: Sequence[str]
 ) -> tuple[int, int, float]:
     """(right only by the first judge, right only by the second, exact two-sided p-value); p is 1
-    without a difference.
+    without a difference. groups: the prompt of each answer.
 
-    McNemar (1947) with the binomial distribution instead of the approximation.
+    McNemar (1947) with the binomial distribution instead of the approximation, on the judge that is
+    right more often about each prompt.
     """
     rows = list(zip(human, first, second, strict=True))
     ours, theirs = sum(h == a != b for h, a, b in rows), sum(h == b != a for h, a, b in rows)
-    return ours, theirs, mcnemar_p(ours, theirs)
+    # by prompt: answers on which the first judge alone is right, less those of the second
+    net: Counter[str] = Counter()
+    for group, (h, a, b) in zip(groups, rows, strict=True):
+        net[group] += (h == a) - (h == b)
+    ahead, behind = sum(n > 0 for n in net.values()), sum(n < 0 for n in net.values())
+    return ours, theirs, mcnemar_p(ahead, behind)
 
 
 def _interval(count_G4: Doubles, how: Resampling) -> tuple[float, float]:

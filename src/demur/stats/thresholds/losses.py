@@ -23,6 +23,7 @@ from demur.core.score import ENGINE_TOLERANCE
 from demur.core.taxonomy import Taxonomy
 from demur.stats.labelled import UNCHECKED, LabelledScores, Traits
 from demur.stats.thresholds.problem import NO_GROUP, GroupedScores, Loss
+from demur.stats.units import RowUnits
 
 STEERABLE = ("heaviest", "sum", "any")  # rules that thresholds steer
 
@@ -83,6 +84,27 @@ def rate_under(
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
     everyone_N = np.ones(len(refused_N), dtype=bool)
     return loss.rate(refused_N, everyone_N), loss.mix(refused_N, everyone_N)
+
+
+def measured_under(
+    policy: Policy, goal: Goal, rows: LabelledScores
+) -> tuple[Rate, tuple[Slice, ...]]:
+    """As rate_under, with intervals that hold where rows share units (demur.stats.units)."""
+    (loss,) = losses_of([goal], policy, grouped_by_policy(policy, rows), seed=0)
+    error_N = loss.errors(decide_many(policy, rows.table.logp_NC).refuses_N)
+    rate_of = RowUnits.of(len(error_N), rows.group_N, rows.count_N).rate
+    if (traits := rows.traits) is None:
+        return rate_of(error_N, loss.among_N), ()
+    mix = [
+        Slice(
+            facet=facet,
+            name=name,
+            rate=rate_of(error_N, loss.among_N & traits.within(facet, (name,))),
+        )
+        for facet in traits.columns
+        for name in traits.values(facet, loss.among_N)
+    ]
+    return rate_of(error_N, loss.among_N), tuple(mix)
 
 
 def _moved(logq_N: Doubles, by_N: Doubles) -> Doubles:

@@ -20,10 +20,16 @@ from demur.store.policies.policy_file import Threshold
 
 
 class MeasuredRate(Strict):
-    """A rate with its 95 % Clopper-Pearson interval; null where it is not defined (of = 0)."""
+    """A rate with its 95 % interval; null where it is not defined (of = 0).
 
-    hits: int
+    The interval is the rate's own: Clopper-Pearson where every row is independent, and wider where
+    rows share units (demur.stats.units).
+    """
+
+    hits: int  # requests
     of: int
+    # groups, sessions and single rows among them; null: as many as requests, or an older file
+    units: int | None = None
     value: float | None
     low: float | None
     high: float | None
@@ -34,14 +40,23 @@ class MeasuredRate(Strict):
         if not rate.defined:
             return cls(hits=0, of=0, value=None, low=None, high=None)
         low, high = rate.interval()
-        return cls(hits=rate.hits, of=rate.of, value=rate.value, low=low, high=high)
+        units = rate.units if rate.units < rate.of else None
+        return cls(hits=rate.hits, of=rate.of, units=units, value=rate.value, low=low, high=high)
 
     @property
     def words(self) -> str:
-        """For people: "12.3% (10.1 to 14.9)", or "not defined (0 rows)"."""
+        """For people: "12.3% (10.1 to 14.9)", with "; 60 units" where rows share units, or "not
+        defined (0 rows)".
+        """
         if self.value is None or self.low is None or self.high is None:
             return "not defined (0 rows)"
-        return f"{100 * self.value:.1f}% ({100 * self.low:.1f} to {100 * self.high:.1f})"
+        units = "" if self.units is None else f"; {self.units} units"
+        return f"{100 * self.value:.1f}% ({100 * self.low:.1f} to {100 * self.high:.1f}{units})"
+
+    @property
+    def denominator(self) -> str:
+        """What the rate is out of, for people: "300", or "300 in 60 units"."""
+        return str(self.of) if self.units is None else f"{self.of} in {self.units} units"
 
 
 class ErrorsRow(Strict):

@@ -1,0 +1,94 @@
+"""Intervals and paired tests on rows that err together: they cover, and they raise no false alarms,
+where rows are no independent draws.
+"""
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from demur.core.rates import Rate
+from demur.stats.measure import errors_of
+from demur.stats.paired import compare_paired
+from demur.stats.points import Resampling
+from demur.stats.units import RowUnits, unit_interval
+
+DRAWS = 2000
+SLACK = 0.999  # of the binomial distribution of the misses
+
+
+def slow(*case):
+    """A case for `make test-slow`."""
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
+def families(rng, units, sizes, rate, alike):
+    """(hits, unit) of rows in families; `alike` is the intra-class correlation, beta-binomial."""
+    size_U, rate_U = rng.choice(sizes, units), np.full(units, rate)
+    if alike:
+        scale = 1.0 / alike - 1.0
+        rate_U = rng.beta(rate * scale, (1.0 - rate) * scale, units)
+    unit_N = np.repeat(np.arange(units), size_U)
+    return rng.random(len(unit_N)) < rate_U[unit_N], unit_N
+
+
+def missed(units, sizes, rate, alike, draws=DRAWS):
+    """How many of the draws have a 95% interval without the rate: by units, and by rows alone."""
+    rng, by_units, by_rows = np.random.default_rng(17), 0, 0
+    for _ in range(draws):
+        hit_N, unit_N = families(rng, units, sizes, rate, alike)
+        everyone_N = np.ones(len(hit_N), dtype=bool)
+        low, high = unit_interval(hit_N, everyone_N, unit_N, None)
+        by_units += not low <= rate <= high
+        low, high = Rate(hits=int(hit_N.sum()), of=len(hit_N)).interval()
+        by_rows += not low <= rate <= high
+    return by_units, by_rows
+
+
+@pytest.mark.parametrize(
+    ("units", "sizes", "rate", "alike"),
+    [
+        (60, (5,), 0.3, 0.9),
+        (60, (1, 1, 2, 5, 10), 0.1, 0.5),
+        slow(30, (5,), 0.3, 0.0),
+        slow(30, (10,), 0.05, 0.9),
+        slow(60, (10,), 0.5, 0.5),
+        slow(60, (5,), 0.01, 0.5),
+        slow(300, (5,), 0.1, 0.9),
+        slow(300, (1, 1, 2, 5, 10), 0.5, 0.0),
+    ],
+)
+def test_intervals_of_families_miss_the_rate_in_at_most_five_of_a_hundred_draws(
+    units, sizes, rate, alike
+):
+    assert missed(units, sizes, rate, alike)[0] <= binom.ppf(SLACK, DRAWS, 0.05)
+
+
+def test_an_interval_that_counts_rows_would_show():
+    assert missed(60, (5,), 0.3, 0.9, draws=200)[1] > binom.ppf(SLACK, 200, 0.25)
+
+
+def test_the_rates_of_an_evaluation_know_their_families():
+    rng, missed_by = np.random.default_rng(3), 0
+    for _ in range(300):
+        refused_N, unit_N = families(rng, 60, (5,), 0.3, 0.9)
+        answer_N = np.zeros(len(refused_N), dtype=bool)
+        found = errors_of(answer_N, refused_N, RowUnits.of(len(unit_N), unit_N)).false_refusal
+        low, high = found.interval()
+        missed_by += not low <= 0.3 <= high
+        assert (found.units, found.of) == (60, 300)
+    assert missed_by <= binom.ppf(SLACK, 300, 0.05)
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.5, 0.9])
+def test_mcnemar_on_groups_raises_false_alarms_in_at_most_five_of_a_hundred_draws(alike):
+    """Items of a group gain or lose together; neither direction is likelier."""
+    rng, alarms, how = np.random.default_rng(5), 0, Resampling(seed=0, draws=2)
+    group_N = np.repeat(np.arange(60), 5)
+    names = [str(g) for g in group_N]
+    for _ in range(DRAWS):
+        own_U, own_N = rng.choice([-1, 0, 1], 60), rng.choice([-1, 0, 1], 300)
+        change_N = np.where(rng.random(300) < alike, own_U[group_N], own_N)
+        before = np.where(change_N == 0, rng.random(300) < 0.5, change_N < 0)
+        after = np.where(change_N == 0, before, change_N > 0)
+        alarms += compare_paired(before.tolist(), after.tolist(), names, how).p <= 0.05
+    assert alarms <= binom.ppf(SLACK, DRAWS, 0.05)
