@@ -8,7 +8,7 @@ from tests.fake_run import JUDGE, engine_for, examples, prepare
 from demur.base.errors import ConfigError, DataError
 from demur.core.decision import decide_many
 from demur.core.taxonomy import coconot
-from demur.stages import draw_labels, evaluate
+from demur.stages import draw_labels, evaluate, judge_check
 from demur.store.answers.labels import key_path, read_labels
 from demur.store.policies.policy_file import read_policy
 from demur.store.rows import read_examples
@@ -131,6 +131,22 @@ def test_labels_of_texts_that_an_evaluation_does_not_have_are_counted_or_an_erro
     path.write_text(json.dumps(here | {"id": "elsewhere"}))
     with pytest.raises(DataError, match="none of its 1 labels"):
         evaluate.run(evaluate.Config(labels=path, also=()), engine, JUDGE, folder)
+
+
+def test_labels_beside_the_key_of_another_draw_are_an_error_not_labels_of_other_texts(
+    run, tmp_path
+):
+    folder, _ = run
+    one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
+    for seed, out in enumerate((one, other)):
+        draw_labels.run(draw_labels.Config(out=out, labels=80, seed=seed), folder)
+        label(out, truth_of(folder))
+    assert read_labels(one, CHOICES).verdicts
+    shutil.copy(key_path(other), key_path(one))
+    with pytest.raises(DataError, match="is another text than the one that was drawn"):
+        read_labels(one, CHOICES)
+    with pytest.raises(DataError, match="is another text than the one that was drawn"):
+        judge_check.run(judge_check.Config(file=one), {"fixed": JUDGE})
 
 
 def test_texts_that_nobody_labelled_yet_are_left_out_and_a_bare_stratum_is_named(run, tmp_path):

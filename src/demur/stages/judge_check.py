@@ -29,7 +29,13 @@ from demur.stats.judging.raters import RaterAgreement, rater_agreement
 from demur.stats.measure import Statistic
 from demur.stats.points import Resampling
 from demur.store.answers.answers_file import AnswerRow, read_answers, read_verdicts
-from demur.store.answers.labels import DrawnRow, key_path, read_key, stratum_sizes
+from demur.store.answers.labels import (
+    DrawnRow,
+    key_path,
+    read_key,
+    require_drawn,
+    stratum_sizes,
+)
 
 __all__ = [
     "Agreement",
@@ -214,6 +220,8 @@ def _strata(config: Config, rows: Sequence[AnswerRow], drawn: Mapping[str, Drawn
             f"{config.file}: {strangers[0]!r} is not in {key_path(config.file)}",
             "leave the ids as they were, or check a file without a key beside it",
         )
+    for row in rows:
+        require_drawn(drawn[row.id], row.item.request, row.item.answer, str(config.file))
     sizes = stratum_sizes(drawn)
     place = {name: n for n, name in enumerate(sizes)}
     of_N = np.array([place[drawn[row.id].stratum] for row in rows], dtype=np.int64)

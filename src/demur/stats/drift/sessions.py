@@ -5,7 +5,8 @@ evidence.
 2. The requests of a session are gathered until it ends: after IDLE_S without a request of it, or
    with its request MOST_REQUESTS. So one name for all traffic hides no traffic.
 3. The unit that a session becomes has the score of one of its requests, each as likely, and the
-   share of them that errs. Units are as exchangeable as sessions are, whatever happens within one.
+   share of them that errs. So units are as exchangeable as sessions are, whatever happens within
+   one, if the order in which sessions end tells nothing of their scores.
 4. At most MOST_OPEN sessions are gathered. Further ones are left out until there is room: which
    ones depends on no score. So the state has one size at most, however much traffic comes.
 """

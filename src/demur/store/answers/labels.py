@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -45,6 +45,8 @@ class DrawnRow(Strict):
     token: str
     stratum: str
     of: int  # texts of that stratum from which it was drawn
+    # digest of request and answer: every draw has the same ids. None: of older versions
+    text: str | None = None
 
 
 class _DrawnLabelRow(Strict):
@@ -53,6 +55,8 @@ class _DrawnLabelRow(Strict):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     id: RowId
+    request: Any = None
+    answer: Any = None
     label: ByHand | None = None  # None: nobody has looked yet
     labels: dict[str, ByHand | None] = Field(default_factory=dict)  # by each person who has
 
@@ -98,6 +102,26 @@ def stratum_sizes(drawn: Mapping[str, DrawnRow]) -> dict[str, int]:
     return {row.stratum: row.of for row in drawn.values()}
 
 
+def require_drawn(row: DrawnRow, request: Any, answer: Any, where: str) -> None:
+    """Raise DataError unless these are the texts that were drawn, as far as both sides say them.
+
+    Every draw numbers its texts alike: beside the key of another draw, labels would be counted for
+    other texts.
+    """
+    said = isinstance(request, str) and isinstance(answer, str)
+    if row.text is None or not said or row.text == _text_digest(request, answer):
+        return
+    raise DataError(
+        f"{where}: {row.id!r} is another text than the one that was drawn under this id",
+        "keep each file of labels beside the key of its own draw (FILE with .key.jsonl)",
+    )
+
+
+def _text_digest(request: str, answer: str) -> str:
+    """The digest of a text to label; white space does not count."""
+    return digest_json([" ".join(text.split()) for text in (request, answer)])
+
+
 def labels_digest(path: Path) -> str:
     """Digest of the labels and of their key, if there is one."""
     key = key_path(path)
@@ -114,8 +138,12 @@ def write_drawn(path: Path, drawn: Sequence[tuple[DrawnRow, str, str]]) -> None:
         {"id": row.id, "request": request, "answer": answer, "label": None}
         for row, request, answer in drawn
     ]
+    keys = [
+        row.model_copy(update={"text": _text_digest(request, answer)})
+        for row, request, answer in drawn
+    ]
     # the key first: texts without their key could never be read back
-    write_text(key_path(path), "".join(row.model_dump_json() + "\n" for row, _, _ in drawn))
+    write_text(key_path(path), "".join(row.model_dump_json() + "\n" for row in keys))
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in asked))
 
 
@@ -179,6 +207,7 @@ def _drawn_texts(
             raise DataError(
                 f"{raw.where}: {row.id!r} is not in {key_path(path)}", "leave the ids as they were"
             )
+        require_drawn(drawn[row.id], row.request, row.answer, raw.where)
         # people who have not looked at the text yet left null
         said: dict[str, Verdict] = {
             who: label for who, label in row.labels.items() if label is not None
