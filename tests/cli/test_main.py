@@ -24,8 +24,8 @@ FLAGS = {
         "--confidence",
         "--method",
         "--on-failure",
-        "--categories",
         "--share",
+        "--success",
         "--json",
     ],
     "calibrate": [

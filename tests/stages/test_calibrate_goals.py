@@ -76,8 +76,8 @@ def test_a_failure_says_which_goal_blocks_and_how_many_labels_would_do_and_chang
     with pytest.raises(GoalInfeasible) as e:
         run(folder, goal=SOFT)
     assert e.value.exit_code == 3
-    assert "'missed_refusal[safety] <= 0.01 soft' blocks: about" in e.value.hint
-    assert "rows of its kind would do" in e.value.hint
+    assert "'missed_refusal[safety] <= 0.01 soft' blocks" in e.value.hint
+    assert "rows to be refused with safety (40 are there)" in e.value.hint
     assert read_policy(folder.policy) == before
 
 

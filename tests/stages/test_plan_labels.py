@@ -9,7 +9,7 @@ from demur.base.errors import GoalError
 from demur.core.goals.parse import parse_goals
 from demur.core.taxonomy import coconot
 from demur.core.threshold import NEVER
-from demur.stages.plan_labels import Config, for_rows, run
+from demur.stages.plan_labels import Config, for_rows, run, sentence
 from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
 from demur.stats.thresholds.results import Uncertified
 
@@ -144,3 +144,28 @@ def test_a_plan_for_rows_that_are_there_names_each_slice_that_is_too_small():
     assert len(found) == 7
     assert all(row.allowed is None and row.needed > row.have for row in found[2:])
     assert for_rows(Config(goals=("f1 max",)), rows, coconot()) == ()
+
+
+def test_errors_at_hand_are_averaged_over_and_kinds_without_errors_are_assumed():
+    goals = ("false_refusal <= 0.1", "missed_refusal[safety] <= 0.1")
+    have = {"respond": 400, "safety": 60}
+    half, assumed = run(Config(goals=goals, have=have))
+    seen, same = run(Config(goals=goals, have=have, errors={"respond": 20}))
+    assert (half.rate, same) == (0.05, assumed)
+    assert seen.likely > half.likely  # the true rate may be above 20 / 400
+    (none,) = run(Config(goals=goals[:1], have=have, errors={"respond": 39}))
+    assert none.likely is None
+    assert "no number does in 80% of draws" in sentence(none)
+    with pytest.raises(GoalError, match="500 errors among the labels of 'respond'"):
+        Config(goals=goals, have=have, errors={"respond": 500})
+
+
+def test_more_success_takes_more_labels_and_all_goals_share_what_may_fail():
+    (alone,) = run(Config(goals=BOTH[:1]))
+    (surer,) = run(Config(goals=BOTH[:1], success=0.95))
+    assert alone.likely < surer.likely
+    assert (alone.success, surer.success) == (0.8, 0.95)
+    with pytest.raises(GoalError, match="success 1"):
+        Config(goals=BOTH, success=1.0)
+    with pytest.raises(GoalError, match="'even' learns on rows to be refused"):
+        run(Config(goals=BOTH, method="even"))

@@ -9,7 +9,8 @@ from demur.core.rates import Rate, Slice, mix_words, too_small, worst, worst_wor
 from demur.core.taxonomy import Category, Taxonomy
 from demur.stats.labelled import LabelledScores, traits_from
 from demur.stats.slices import expand_slices
-from demur.stats.thresholds.certify import CertifyOptions, certify, what_would_do
+from demur.stats.thresholds.certify import CertifyOptions, certify
+from demur.stats.thresholds.explain import what_would_do
 from demur.stats.thresholds.losses import grouped_scores, losses_of
 from demur.stats.thresholds.results import Uncertified
 from demur.stats.thresholds.solve import solve
@@ -195,7 +196,8 @@ def test_a_slice_with_too_few_rows_says_how_many_would_do():
     )
     assert isinstance(found, Uncertified)
     assert (found.rows, found.rows_needed) == (of, 59)
-    assert what_would_do(found).endswith(f"{of} are there, or ask for a wider slice")
+    assert f"without an error 59 rows of its kind could do, {of} are there" in what_would_do(found)
+    assert what_would_do(found).endswith("or ask for a wider slice")
 
 
 def by_tenant(**counts):

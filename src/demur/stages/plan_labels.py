@@ -5,9 +5,11 @@ A promise that a goal at level a holds with error probability delta needs a numb
 depends on a and delta alone. What the procedures take off beforehand (demur.stats.thresholds):
 
 1. hard_only tries several sets of goals, and divides delta by their number (_planned).
-2. Goals that err on either side share delta (_tests).
-3. Budgets and graphical procedures divide level and delta over categories (_parts).
-4. path and vectors learn an order on part of the rows, and test on the rest (_planned).
+2. Goals that err on either side share delta; budgets and graphical procedures divide level and
+   delta over categories; path and vectors learn an order on part of the rows, and test on the rest:
+   demur.stats.thresholds.plan.goal_tests.
+3. All goals are to be certified together with the probability of the plan, so that each may fail
+   with its share of the rest.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from demur.base.arrays import Doubles
 from demur.base.errors import GoalError
 from demur.core.example import Example
 from demur.core.goals.parse import parse_goals
@@ -30,8 +33,15 @@ from demur.stats.labelled import label_scores
 from demur.stats.slices import expand_slices
 from demur.stats.thresholds.certify import CertifyOptions, sets_to_try
 from demur.stats.thresholds.losses import goal_rows
-from demur.stats.thresholds.plan import PlanRow, plan_row
-from demur.stats.units import one_per_group
+from demur.stats.thresholds.plan import (
+    DIVIDING,
+    SUCCESS,
+    MethodPlan,
+    PlanRow,
+    likely_rates,
+    plan_row,
+)
+from demur.stats.units import count_rows
 
 __all__ = ["Config", "Method", "OnFailure", "PlanRow", "for_rows", "run", "sentence"]
 
@@ -54,6 +64,20 @@ class Config:
     categories: int | None = None
     # instead: category -> its share of level and delta, sum 1
     shares: Mapping[str, float] | None = None
+    success: float = SUCCESS  # the probability that all goals are certified together
+    # errors among the labels at hand, of thresholds not chosen by them; keys as in `have`. The plan
+    # averages over the true rates that they leave open; without them it assumes half the level
+    errors: Mapping[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.success < 1.0:
+            raise GoalError(f"success {self.success} is not in (0, 1)", "0.8 is usual")
+        for kind, errors in (self.errors or {}).items():
+            if not 0 <= errors <= (self.have or {}).get(kind, -1):
+                raise GoalError(
+                    f"{errors} errors among the labels of {kind!r}",
+                    "errors are counted among labels: between 0 and their number",
+                )
 
 
 def run(config: Config) -> tuple[PlanRow, ...]:
@@ -74,10 +98,9 @@ def run(config: Config) -> tuple[PlanRow, ...]:
             "calibrate on the rows there are: a promise that is not granted says how many would do",
         )
     counts = dict(config.have) if config.have else None
-    return tuple(
-        _planned(config, goals, goal, None if counts is None else goal.rows_told(counts))
-        for goal in goals
-    )
+    have = [None if counts is None else goal.rows_told(counts) for goal in goals]
+    rates = [_rates(config, goal, n) for goal, n in zip(goals, have, strict=True)]
+    return _planned(config, goals, have, rates=rates)
 
 
 def for_rows(
@@ -108,56 +131,69 @@ def for_rows(
         categories=(CategoryPolicy(),) * len(taxonomy.names),
     )
     goals = tuple(map(promised, expand_slices(asked, template, rows)))
-    found = []
-    for goal in goals:
-        # One row of each group at most: rows made from one another are one observation.
-        among_N = goal_rows(goal, rows, taxonomy)
-        have = int(one_per_group(rows.group_N, among_N, seed=0)[among_N].sum())
-        found.append(_planned(config, goals, goal, math.floor(have * share)))
-    return tuple(found)
+    counted = [
+        count_rows(goal_rows(goal, rows, taxonomy), rows.group_N, rows.count_N, seed=0)
+        for goal in goals
+    ]
+    # Rows made from one another, or of one session, are one piece of evidence.
+    have = [math.floor(c.units * share) for c in counted]
+    return _planned(config, goals, have, [c.drawn_share for c in counted])
+
+
+def _rates(config: Config, goal: PromisedGoal, have: int | None) -> Doubles | None:
+    """Likely true rates of a goal by the errors at hand; None if not all its labels come with
+    errors.
+    """
+    seen = {kind: n for kind, n in (config.have or {}).items() if kind in (config.errors or {})}
+    known = not goal.categories or bool(goal.where) or set(goal.categories) <= set(seen)
+    if have is None or config.errors is None or not known or goal.rows_told(seen) != have:
+        return None
+    errors = goal.rows_told(config.errors)
+    return None if errors is None else likely_rates(errors, have)
 
 
 def _planned(
-    config: Config, goals: Sequence[PromisedGoal], goal: PromisedGoal, have: int | None
-) -> PlanRow:
-    """The plan of one goal beside the others. have: labels of rows that it is about, if known."""
+    config: Config,
+    goals: Sequence[PromisedGoal],
+    have: Sequence[int | None],
+    exact: Sequence[float] | None = None,
+    rates: Sequence[Doubles | None] | None = None,
+) -> tuple[PlanRow, ...]:
+    """The plans of goals that are promised together. have: labels of rows that each is about, if
+    known. exact: the part of delta that each one's test on drawn rows gets; None: all. rates:
+    likely ones of the thresholds; None: not known.
+    """
+    if config.method == "even" and any(goal.errs_when == "answered" for goal in goals):
+        raise GoalError(
+            "method 'even' learns on rows to be refused, which a goal here speaks of", "use 'path'"
+        )
     how = CertifyOptions(
         confidence=config.confidence,
         method=config.method,
         shares=config.shares,
         on_failure=config.on_failure,
     )
-    parts = _parts(config, goal)
-    # The plan for one share of level and delta; the lowest level in reach is that of the whole
-    # goal.
-    row = plan_row(
-        replace(goal, level=goal.level / parts),
-        have,
-        how.delta / len(sets_to_try(goals, how)) / _tests(config, goals) / parts,
-        tested=1.0 - how.learn_share if config.method in ("path", "vectors") else 1.0,
+    spent = MethodPlan(
+        method=config.method,
+        delta=how.delta / len(sets_to_try(goals, how)),
+        learn_share=how.learn_share,
     )
-    return replace(row, lowest=None if row.lowest is None else min(1.0, row.lowest * parts))
+    nothing = [None] * len(goals)
+    tests = spent.tests(
+        goals, [_shares(config, goal) for goal in goals], exact or [1.0] * len(goals)
+    )
+    # Each goal may fail with its share of what the plan may.
+    one = 1.0 - (1.0 - config.success) / len(goals)
+    return tuple(
+        replace(plan_row(goal, n, test, one, rate_Q), success=config.success)
+        for goal, n, test, rate_Q in zip(goals, have, tests, rates or nothing, strict=True)
+    )
 
 
-def _tests(config: Config, goals: Sequence[PromisedGoal]) -> int:
-    """The number of parts into which the goals divide delta."""
-    # vectors tests all goals on one threshold vector at once, an intersection-union test: each of
-    # them has the whole delta.
-    if config.method == "vectors":
-        return 1
-    if config.method in ("budgets", "graphical"):
-        return len(goals)
-    # shared and path: goals on one side share its whole delta, because fixed-sequence testing ends
-    # at the most careful of their thresholds. Only the two sides divide it.
-    return len({goal.errs_when for goal in goals})
-
-
-def _parts(config: Config, goal: PromisedGoal) -> float:
-    """The number of shares into which a goal's level and its part of delta are divided; with
-    unequal shares, the inverse of the smallest.
-    """
-    if config.method not in ("budgets", "graphical"):
-        return 1
+def _shares(config: Config, goal: PromisedGoal) -> list[float]:
+    """The shares into which budgets divide a goal's level and its part of delta, one a category."""
+    if config.method not in DIVIDING:
+        return []
     if goal.errs_when == "answered":
         raise GoalError(
             f"goal {goal.text!r} cannot be split over categories", "use the method 'vectors'"
@@ -166,35 +202,40 @@ def _parts(config: Config, goal: PromisedGoal) -> float:
         if unknown := [c for c in goal.categories if c not in config.shares]:
             known = f"shares given: {', '.join(config.shares)}"
             raise GoalError(f"goal {goal.text!r}: no share of {unknown[0]!r}", known)
-        own_K = [config.shares[name] for name in goal.deciders(tuple(config.shares))]
-        return sum(own_K) / min(own_K)
+        return [config.shares[name] for name in goal.deciders(tuple(config.shares))]
     # A goal that names its categories is divided over these, however many others there are.
     if named := goal.deciders(()):
-        return len(named)
+        return [1.0] * len(named)
     if config.categories is None:
         raise GoalError(
             f"method {config.method!r} divides levels over the categories",
-            "say how many: --categories 5",
+            "say how many: --share 5",
         )
     # Only the number of categories is known: the unnamed ones get made-up names.
     others = config.categories - len(goal.categories)
-    return len(goal.deciders((*goal.categories, *(f"another {n}" for n in range(others)))))
+    return [1.0] * len(goal.deciders((*goal.categories, *(f"another {n}" for n in range(others)))))
 
 
 def sentence(row: PlanRow) -> str:
-    """One goal's plan in words: whether the labels at hand can certify it, else how many would."""
-    wanted = (
-        f"{row.needed} labels of requests {row.labels} could certify it without an error, "
-        f"{row.likely} probably"
+    """One goal's plan in words: whether the labels at hand can certify it, and how many would."""
+    likely = (
+        f"{row.likely} do in {row.success:.0%} of draws if the true rate is {row.rate:.4g}"
+        if row.likely is not None
+        else f"no number does in {row.success:.0%} of draws: the true rate may well be above the "
+        "level"
     )
+    wanted = f"{row.needed} labels of requests {row.labels} could certify it without an error"
     if row.have is None:
-        return f"{row.goal}: {wanted}"
+        return f"{row.goal}: {wanted}, and {likely}"
     if row.allowed is None:
         least = "nothing" if row.lowest is None else f"a level of {row.lowest:.2%} at best"
-        return f"{row.goal}: not with {row.have} labels, which can promise {least}; {wanted}"
+        return (
+            f"{row.goal}: not with {row.have} labels, which can promise {least}; {wanted}, and "
+            f"{likely}"
+        )
     errors = (
         "no error"
         if row.allowed == 0
         else f"at most {row.allowed} {'error' if row.allowed == 1 else 'errors'}"
     )
-    return f"{row.goal}: can be certified with {row.have} labels, if they show {errors}"
+    return f"{row.goal}: can be certified with {row.have} labels, if they show {errors}; {likely}"

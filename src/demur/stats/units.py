@@ -187,7 +187,12 @@ class CountedRows:
 
     def needed(self, level: float, delta: float) -> int:
         """The fewest units that pass the test when no error is seen."""
-        return rows_needed(level, self._parts(delta)[0])
+        return rows_needed(level, delta * self.drawn_share)
+
+    @property
+    def drawn_share(self) -> float:
+        """The part of delta that the exact test on drawn rows gets."""
+        return self._parts(1.0)[0]
 
     def p_value(self, error_N: Bools, level: float, delta: float) -> float:
         """The p-value of "the rate is above level"; 1 without rows. delta: that the bets are sized

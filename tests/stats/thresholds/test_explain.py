@@ -2,19 +2,27 @@ import numpy as np
 import pytest
 
 from demur.core.goals.parse import parse_goals
-from demur.stats.thresholds.explain import explain, failure_of, lowest_rate
+from demur.stats.thresholds.explain import failure_of, infeasible, lowest_rate
 from demur.stats.thresholds.losses import grouped_scores, losses_of
 from demur.stats.thresholds.problem import LearnTestSplit
+from demur.stats.thresholds.procedures.outlook import with_outlook
 from demur.stats.thresholds.procedures.search import cut_grid
 from demur.stats.thresholds.procedures.sequences import certify_path
+from demur.stats.thresholds.procedures.task import Tried
 from demur.stats.thresholds.results import Infeasible, Uncertified
 from tests.builders import policy, simulated_rows
 from tests.stats.thresholds.procedures.test_procedures import task
 
 
+def why_not(asked):
+    found = certify_path(asked)
+    tried = Tried(method="path", procedure=certify_path, task=asked, found=found)
+    return with_outlook(tried, failure_of(tried))
+
+
 def test_goals_that_the_scores_cannot_meet_are_infeasible_with_the_trade_off():
     asked = task("false_refusal <= 0.02; missed_refusal <= 0.1", simulated_rows(4000, 3, seed=7))
-    found = failure_of(asked, certify_path(asked))
+    found = why_not(asked)
     assert isinstance(found, Infeasible)
     assert found.blocking.text == "missed_refusal <= 0.1"
     kept_false, kept_missed = (r.lowest for r in found.reachable)
@@ -26,24 +34,23 @@ def test_goals_that_the_scores_cannot_meet_are_infeasible_with_the_trade_off():
 def test_the_priority_of_soft_goals_says_which_one_blocks():
     texts = ["false_refusal <= 0.02 soft 2", "missed_refusal <= 0.1 soft"]
     asked = task(texts, simulated_rows(4000, 3, seed=7))
-    found = failure_of(asked, certify_path(asked))
+    found = why_not(asked)
     assert isinstance(found, Infeasible)
     assert found.blocking.text == texts[0]
 
 
-def test_levels_that_the_rows_meet_are_uncertified_with_the_rows_that_would_do():
-    labelled_rows = simulated_rows(400, 3, seed=1, signal=3.5)
-    grouped = grouped_scores(policy(3), labelled_rows, shared=False)
-    losses = losses_of(
-        parse_goals("false_refusal <= 0.1; missed_refusal <= 0.12"), policy(3), grouped, 0
+def test_levels_that_the_rows_may_meet_are_uncertified_with_the_rows_that_would_do():
+    asked = task(
+        "false_refusal <= 0.1; missed_refusal <= 0.12", simulated_rows(400, 3, seed=1, signal=3.5)
     )
-    everyone_N = np.ones(400, dtype=bool)
-    found = explain(
-        grouped, losses, 0.05, LearnTestSplit(learn_N=everyone_N, test_N=everyone_N), {}
-    )
+    split = LearnTestSplit(learn_N=asked.everyone, test_N=asked.everyone)
+    assert infeasible(asked.grouped, asked.losses, {}, split) is None
+    found = why_not(asked)
     assert isinstance(found, Uncertified)
     assert found.rows_needed is None or found.rows_needed > found.rows
     assert len(found.evidence) == 2
+    assert all(w.needed >= w.rows for w in found.outlook.wanted)
+    assert found.outlook.short
 
 
 def test_no_vector_of_thresholds_goes_below_the_lowest_rate():

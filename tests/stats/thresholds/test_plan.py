@@ -70,7 +70,7 @@ def test_a_plan_needs_no_labels_and_says_nothing_of_them():
     (row,) = plan_labels(parse_goals("false_refusal <= 0.05"))
     assert (row.have, row.allowed, row.lowest, row.needed) == (None, None, None, 59)
     (halved,) = plan_labels(parse_goals("false_refusal <= 0.05"), tested=0.6)
-    assert halved.needed == 99
+    assert halved.needed == 105  # 4 of 5 splits test 59 of them; half of the splits of 99 do
 
 
 @pytest.mark.parametrize(

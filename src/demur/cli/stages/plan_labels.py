@@ -37,30 +37,26 @@ HaveFlag = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KIND=N",
-        help="Labels at hand: respond=400, safety=30, contrast=39, source=mine=20. Repeatable.",
+        help="Labels at hand: respond=400, safety=30, contrast=39, source=mine=20; with errors "
+        "that were seen, safety=1/30. Repeatable.",
     ),
 ]
 MethodFlag = Annotated[
     PlanMethod,
     typer.Option(
-        help=("One shared threshold, or one per category (path, vectors learn on 40% of the rows).")
+        help="One shared threshold, or one per category (path, vectors learn on 40% of the rows)."
     ),
 ]
 OnFailureFlag = Annotated[
     PlanFailure,
     typer.Option(help="hard_only: soft goals may be given up, which takes more labels."),
 ]
-CategoriesFlag = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="Categories to refuse with; budgets and graphical divide levels over them."
-    ),
-]
 ShareFlag = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=SHARE",
-        help="Divide level and delta unevenly: safety=0.6. One per category.",
+        help="How budgets and graphical divide: 5, evenly over so many categories; or safety=0.6, "
+        "one per category.",
     ),
 ]
 
@@ -72,15 +68,19 @@ def command(
     confidence: Annotated[float, typer.Option(help="That all promises hold together.")] = 0.95,
     method: MethodFlag = "shared",
     on_failure: OnFailureFlag = "stop",
-    categories: CategoriesFlag = None,
     share: ShareFlag = None,
+    success: Annotated[
+        float, typer.Option(help="The probability of a certificate that is planned for.")
+    ] = 0.8,
     as_json: options.AsJson = False,
 ) -> None:
     """Say what so many labels can promise, and how many would do. Reads no run, calls no model."""
     from demur.stages import plan_labels
     from demur.stages.plan_labels import Config, sentence
 
-    told = dict(map(_count, have)) if have else None
+    counts = list(map(_count, have or ()))
+    told = {kind: n for kind, _, n in counts} or None
+    even = len(share) == 1 and share[0].isdecimal() if share else False
     plan = plan_labels.run(
         Config(
             goals=tuple(goal),
@@ -88,8 +88,10 @@ def command(
             confidence=confidence,
             method=method,
             on_failure=on_failure,
-            categories=categories,
-            shares=dict(map(_share, share)) if share else None,
+            categories=int(share[0]) if share and even else None,
+            shares=dict(map(_share, share)) if share and not even else None,
+            success=success,
+            errors={kind: k for kind, k, _ in counts if k is not None} or None,
         )
     )
     if as_json:
@@ -106,7 +108,9 @@ def command(
     note(
         "errors allowed: so many among the labels that are tested on (budgets, graphical: in one "
         "category) still certify the goal. lowest level: what these could certify if none errs. "
-        "likely: enough in 4 of 5 cases if the true rate is half the level."
+        f"likely: enough in {success:.0%} of draws, for all goals together, averaged over the true "
+        "rates that errors at hand leave open; without such errors, if the true rate is half the "
+        "level."
     )
 
 
@@ -117,18 +121,23 @@ def _cells(row: PlanRow) -> tuple[str, ...]:
     else:
         allowed = "not even 0" if row.allowed is None else str(row.allowed)
         at_hand = (str(row.have), allowed, "none" if row.lowest is None else f"{row.lowest:.2%}")
-    return (row.goal, row.labels, *at_hand, str(row.needed), str(row.likely))
+    return (row.goal, row.labels, *at_hand, str(row.needed), str(row.likely or "none"))
 
 
-def _count(text: str) -> tuple[str, int]:
-    """Parse "safety=30" as ("safety", 30). Raises ConfigError."""
+def _count(text: str) -> tuple[str, int | None, int]:
+    """Parse "safety=30" as ("safety", None, 30) and "safety=1/30" as ("safety", 1, 30). Raises
+    ConfigError.
+    """
     kind, equals, number = text.rpartition("=")  # "source=mine=30" counts a slice
-    if not equals or not kind.strip() or not number.strip().isdecimal():
+    errors, slash, rows = number.strip().rpartition("/")
+    read = (rows.strip(), errors.strip()) if slash else (rows.strip(),)
+    if not equals or not kind.strip() or not all(n.isdecimal() for n in read):
         raise ConfigError(
             f"cannot read --have {text!r}",
-            "write --have KIND=N, e.g. --have respond=400 --have safety=30",
+            "write --have KIND=N, e.g. --have respond=400 --have safety=30, or safety=1/30 with "
+            "the errors seen",
         )
-    return kind.strip(), int(number)
+    return kind.strip(), int(errors) if slash else None, int(rows)
 
 
 def _share(text: str) -> tuple[str, float]:

@@ -28,10 +28,10 @@ from demur.stats.thresholds.problem import Arrived
 from demur.stats.thresholds.procedures.budgets import (
     certify_budgets,
     certify_graphical,
-    check_shares,
 )
 from demur.stats.thresholds.procedures.corrected import certify_corrected
 from demur.stats.thresholds.procedures.ordered import certify_ordered
+from demur.stats.thresholds.procedures.outlook import with_outlook
 from demur.stats.thresholds.procedures.requests import (
     CORRECTED,
     ORDERED,
@@ -47,8 +47,8 @@ from demur.stats.thresholds.procedures.sequences import (
     certify_vectors,
 )
 from demur.stats.thresholds.procedures.shared import certify_shared
-from demur.stats.thresholds.procedures.task import CertifyTask, Finding, NotCertified
-from demur.stats.thresholds.results import Certified, Failure, Infeasible, Uncertified
+from demur.stats.thresholds.procedures.task import CertifyTask, Finding, Tried, check_shares
+from demur.stats.thresholds.results import Certified, Failure, Uncertified
 
 _METHODS: Mapping[str, Callable[[CertifyTask], Finding]] = {
     "shared": certify_shared,
@@ -183,13 +183,15 @@ def _best(
     case = counted_by_hand(case, asked)
     tried = requests(case, asked, delta)
     best: tuple[float, Certified] | None = None
-    failed: tuple[CertifyTask, Uncertified | NotCertified] | None = None
+    failed: Tried | None = None
     deltas = deltas_of([method for method, _ in tried], delta)
     for (method, own), part in zip(tried, deltas, strict=True):
         task = replace(own, delta=part)
         found = _PROCEDURES[method](task)
         if not isinstance(found, Certified):
-            failed = (task, found) if failed is None else failed
+            if failed is None:
+                procedure = _PROCEDURES[method]
+                failed = Tried(method=method, procedure=procedure, task=task, found=found)
             continue
         names = [task.grouped.names.index(group[0]) for group in task.grouped.groups]
         value = task.objective.value(task.grouped.refused([found.thresholds[at] for at in names]))
@@ -197,10 +199,9 @@ def _best(
             best = (value, found)
     if best is None:
         assert failed is not None  # something is always tried
-        task, found = failed
-        if explained or isinstance(found, Uncertified) or found.vacuous:
-            return failure_of(task, found)
-        return _unexplained(task)
+        if explained:
+            return with_outlook(failed, failure_of(failed))
+        return failed.found if isinstance(failed.found, Uncertified) else _unexplained(failed.task)
     method = best[1].method + _others(tried, deltas)
     # Rows labelled by hand may be tested in two readings: the last one of a goal is by requests.
     seen = {e.goal: e for e in best[1].evidence}
@@ -257,26 +258,6 @@ def _unexplained(task: CertifyTask) -> Uncertified:
         rows=first.of(task.everyone),
         rows_needed=None,
         evidence=(),
-    )
-
-
-def what_would_do(failure: Failure) -> str:
-    """The hint that goes with a failure."""
-    blocking = failure.blocking
-    if isinstance(failure, Infeasible):
-        return (
-            f"{blocking.text!r} blocks: loosen it or another goal, or train a model whose "
-            "scores tell more apart"
-        )
-    if failure.rows_needed is None or failure.rows_needed <= failure.rows:
-        return f"{blocking.text!r} blocks: loosen it or another goal, or collect more labelled rows"
-    pool = ", or pool its category with another: [a + b]" if blocking.category else ""
-    pool = pool or (", or ask for a wider slice" if blocking.where else "")
-    pool = f"; or {failure.instead}" if failure.instead else pool
-    have, needed = failure.rows, failure.rows_needed
-    return (
-        f"{blocking.text!r} blocks: about {needed} rows of its kind would do, {have} are "
-        f"there{pool}"
     )
 
 

@@ -1,9 +1,10 @@
 """Why a task was not certified (too few rows, or scores that do not allow it), and what would do.
 
-1. A linear program over the cuts of all groups bounds from below what thresholds can reach. Above a
-   level, the goals are infeasible on these rows.
-2. Else rows are too few: the number that would probably do follows from the rate at the thresholds
-   that come closest.
+1. Infeasible: where some thresholds keep all levels, their errors on these rows exceed binomial
+   quantiles with probability WRONG at most. If even mixtures of thresholds cannot stay within
+   these quantiles (a linear program over the cuts of all groups), then no thresholds keep the
+   levels: an exact test, for any number of thresholds.
+2. Else the rows that would do: demur.stats.thresholds.procedures.outlook.
 3. A vacuous promise is kept by refusing nothing that ought to be refused.
 """
 
@@ -14,83 +15,156 @@ from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import linprog
+from scipy.stats import binom
 
-from demur.core.rates import Rate
-from demur.core.threshold import NEVER
-from demur.stats.thresholds.cuts import cut_below
-from demur.stats.thresholds.plan import rows_likely
+from demur.stats.thresholds.plan import WRONG
 from demur.stats.thresholds.problem import GroupedScores, LearnTestSplit, Loss
-from demur.stats.thresholds.procedures.search import CutGrid, candidates, cut_grid
-from demur.stats.thresholds.procedures.task import CertifyTask, NotCertified, evidence_of
-from demur.stats.thresholds.results import Failure, Infeasible, Reach, Uncertified
+from demur.stats.thresholds.procedures.search import (
+    CutGrid,
+    closest_thresholds,
+    cut_grid,
+    first_caught,
+    worst_rate,
+)
+from demur.stats.thresholds.procedures.task import CertifyTask, NotCertified, Tried, evidence_of
+from demur.stats.thresholds.results import (
+    Failure,
+    Infeasible,
+    Reach,
+    Uncertified,
+)
 
 _SLACK = 1e-9  # of a rate, for the rounding of the linear program
 
 
-def failure_of(task: CertifyTask, found: Uncertified | NotCertified) -> Failure:
-    """The reason why a procedure certified nothing, in words and with the rows that would do."""
-    if isinstance(found, Uncertified):
-        return found
-    grouped, losses = task.grouped, task.losses
-    if found.vacuous:
-        failure: Failure = _vacuous(grouped, losses, found.delta, found.split)
+def failure_of(tried: Tried) -> Failure:
+    """The reason why a procedure certified nothing, in words."""
+    task, found = tried.task, tried.found
+    if isinstance(found, NotCertified) and not found.vacuous:
+        blocked = infeasible(task.grouped, task.losses, task.fixed, found.split)
+        if blocked is not None:
+            return blocked
+        failure = _not_yet(task, found)
+    elif isinstance(found, NotCertified):
+        failure = _vacuous(task.grouped, task.losses, found.delta)
     else:
-        failure = explain(grouped, losses, found.delta, found.split, task.fixed)
+        return found
     # The numbers above are those of one look at all rows.
-    if found.looks_again and isinstance(failure, Uncertified):
-        words = f"by the labels so far, {failure.reason}"
-        return replace(failure, reason=words, rows_needed=None)
+    if found.looks_again:
+        return replace(failure, reason=f"by the labels so far, {failure.reason}")
     return failure
 
 
-def explain(
+def what_would_do(failure: Failure) -> str:
+    """The hint that goes with a failure."""
+    blocking = failure.blocking
+    if isinstance(failure, Infeasible):
+        return (
+            f"{blocking.text!r} blocks: loosen it or another goal, or train a model whose "
+            "scores tell more apart"
+        )
+    pool = ", or pool its category with another: [a + b]" if blocking.category else ""
+    pool = pool or (", or ask for a wider slice" if blocking.where else "")
+    pool = f"; or {failure.instead}" if failure.instead else pool
+    outlook = failure.outlook
+    if outlook is None or not outlook.short:
+        if failure.rows_needed is None or failure.rows_needed <= failure.rows:
+            return (
+                f"{blocking.text!r} blocks: loosen it or another goal, or collect more labelled "
+                "rows"
+            )
+        return (
+            f"{blocking.text!r} blocks: without an error {failure.rows_needed} rows of its kind "
+            f"could do, {failure.rows} are there{pool}"
+        )
+    wanted = " and ".join(
+        f"about {w.needed} rows {w.goal.rows_words} ({w.rows} are there)" for w in outlook.short
+    )
+    share = f"{outlook.success:.0%} of draws"
+    if outlook.bounded:
+        return (
+            f"{blocking.text!r} blocks: {wanted} would do in {share}, as far as these rows can "
+            f"tell{pool}"
+        )
+    rates = " and ".join(f"{w.goal.risk} at {w.rate:.3g}" for w in outlook.wanted)
+    if not outlook.refuted:
+        return (
+            f"{blocking.text!r} blocks: {wanted} would do in {share} if the thresholds keep "
+            f"{rates}, of which these rows cannot tell{pool}"
+        )
+    higher = " and ".join(f"{rate:.3g}" for rate in outlook.refuted)
+    return (
+        f"{blocking.text!r} blocks, and these rows cannot tell whether more would do: {wanted} "
+        f"would. In {share} they certify it if some thresholds keep {rates}, and in as many they "
+        f"show it infeasible if none goes below {higher}{pool}"
+    )
+
+
+def infeasible(
     grouped: GroupedScores,
     losses: Sequence[Loss],
-    delta: float,
-    split: LearnTestSplit,
     fixed: Mapping[int, float],
-) -> Failure:
-    """Infeasible if no thresholds meet all levels on all rows, else Uncertified with the rows that
-    would do.
+    split: LearnTestSplit,
+) -> Infeasible | None:
+    """Infeasible if these rows refute that any thresholds keep all levels; None if they do not.
 
-    A linear program over mixtures of cuts bounds from below what any threshold vector can reach (of
-    at most 200 cuts per category): what it cannot reach, none of them can.
+    At thresholds that keep all levels the errors exceed their binomial quantiles on some goal with
+    probability WRONG at most, however many thresholds there are, because those are not chosen by
+    the rows. So if no thresholds stay within the quantiles, none keeps the levels.
     """
-    everyone_N = np.ones(len(grouped.logq_N), dtype=bool)
-    # The grid is learnt and tested on all rows: it explains, nothing is certified by it.
-    worth_N = (grouped.rows.label_N != 0).astype(np.float64)
-    menu = cut_grid(
-        grouped, losses, worth_N, LearnTestSplit(learn_N=everyone_N, test_N=everyone_N), fixed
-    )
-    lone = _reach_alone(menu, losses)
-    # Beside locked categories the menu counts rows twice: its bounds are none, and nothing is
-    # called infeasible.
-    order = (
-        ()
-        if grouped.locked
-        else sorted(range(len(losses)), key=lambda at: losses[at].goal.soft or 0)
-    )
+    # Beside locked categories the cuts' errors are no sums: nothing is called infeasible.
+    if grouped.locked:
+        return None
+    # Thresholds that are set otherwise are learnt on some of the rows: the others are looked at.
+    part_N = split.test_N if fixed else np.ones(len(grouped.logq_N), dtype=bool)
+    drawn = [loss.one_per_unit(part_N) for loss in losses]
+    if not all(loss.among_N.any() for loss in drawn):
+        return None
+    everyone = LearnTestSplit(learn_N=part_N, test_N=part_N)
+    menu = cut_grid(grouped, drawn, np.zeros(len(part_N)), everyone, fixed)
+    of_L = np.array([loss.of(part_N) for loss in drawn], dtype=np.float64)
+    most_L = binom.ppf(1.0 - WRONG / len(drawn), of_L, menu.level_L)
+    within = replace(_between_cuts(menu, drawn, fixed), level_L=most_L / of_L)
     # Hard goals first, then by priority: the first not met beside earlier ones blocks.
-    for at in order:
-        before = [
-            o
-            for o in range(len(losses))
-            if (losses[o].goal.soft or 0, o) < (losses[at].goal.soft or 0, at)
-        ]
-        lowest = lowest_rate(menu, at, before)
-        if lowest is None or lowest > losses[at].level + _SLACK:
+    order = sorted(range(len(losses)), key=lambda at: losses[at].goal.soft or 0)
+    for place, at in enumerate(order):
+        lowest = lowest_rate(within, at, order[:place])
+        if lowest is None or lowest > within.level_L[at] + _SLACK:
+            lone = _reach_alone(menu, losses)
             return Infeasible(reason=_costs(losses, lone), blocking=losses[at].goal, reachable=lone)
-    refused_N = grouped.refused(candidates(menu, 2)[0])
-    evidence = evidence_of(losses, refused_N, split.test_N, delta)
+    return None
+
+
+def _between_cuts(menu: CutGrid, losses: Sequence[Loss], fixed: Mapping[int, float]) -> CutGrid:
+    """The grid with the least errors that any threshold between two neighbouring cuts can have.
+
+    As few refusals as the stricter of the two, as few answers as the more lenient one; beyond the
+    last cut every row is refused.
+    """
+    answers_L = np.array([loss.when == "answered" for loss in losses])
+    found = []
+    for g, errors_LJ in enumerate(menu.errors_GLJ):
+        if g in fixed:
+            found.append(errors_LJ)
+            continue
+        next_LJ = np.concatenate([errors_LJ[:, 1:], menu.whole_GL[g][:, None]], axis=1)
+        found.append(np.where(answers_L[:, None], next_LJ, errors_LJ))
+    return replace(menu, errors_GLJ=tuple(found))
+
+
+def _not_yet(task: CertifyTask, found: NotCertified) -> Uncertified:
+    """Uncertified, with the errors at the thresholds that come closest to all levels."""
+    grouped, losses, delta = task.grouped, task.losses, found.delta
+    refused_N = grouped.refused(closest_thresholds(grouped, losses, task.on_all_rows, task.fixed))
+    evidence = evidence_of(losses, refused_N, found.split.test_N, delta)
     worst = max(range(len(losses)), key=lambda at: evidence[at].p_value)
     seen, loss = evidence[worst], losses[worst]
-    whole = loss.rate(refused_N, everyone_N)
     words = (
         f"{loss.goal.text!r}: {seen.rate.hits} of {seen.rate.of} tested rows err at the "
         "thresholds that come closest"
     )
-    kept = seen.p_value <= delta
-    if kept:  # they were found with all rows in view, and the procedure must not choose so
+    if seen.p_value <= delta:
+        # they were found with all rows in view, and the procedure must not choose so
         words += (
             f", which would do (at delta {delta:.3g} the rate may be {seen.upper:.4f}); the "
             "thresholds that are tested in an order learnt on other rows stop short of them"
@@ -100,23 +174,21 @@ def explain(
     return Uncertified(
         reason=words,
         blocking=loss.goal,
-        rows=whole.of,
-        rows_needed=None if kept else _needed(whole, loss, delta, split),
+        rows=loss.counted(task.everyone).units,
+        rows_needed=None,
         evidence=evidence,
     )
 
 
-def _vacuous(
-    grouped: GroupedScores, losses: Sequence[Loss], delta: float, split: LearnTestSplit
-) -> Uncertified:
+def _vacuous(grouped: GroupedScores, losses: Sequence[Loss], delta: float) -> Uncertified:
     """Uncertified, because the certified thresholds refuse no row that ought to be refused.
 
-    The rows that would do are worked out at the thresholds that catch the first such row at the
-    least cost, on all rows.
+    Beside that stands what the thresholds that catch the first such row at the least cost would do
+    on all rows.
     """
     everyone_N = np.ones(len(grouped.logq_N), dtype=bool)
     cheapest = min(
-        (_worst_rate(losses, grouped, first) for first in _first_caught(grouped)),
+        (worst_rate(losses, grouped, first) for first in first_caught(grouped)),
         key=lambda t: t[0],
         default=None,
     )
@@ -131,51 +203,13 @@ def _vacuous(
         f"{caught} rows to be refused: a promise kept by doing nothing. To catch the first of "
         f"them, {rate.hits} of {rate.of} rows err"
     )
-    needed = _needed(rate, loss, delta, split) if rate.value < loss.level else None
     return Uncertified(
-        reason=words, blocking=loss.goal, rows=rate.of, rows_needed=needed, evidence=()
+        reason=words,
+        blocking=loss.goal,
+        rows=loss.counted(everyone_N).units,
+        rows_needed=None,
+        evidence=(),
     )
-
-
-def _first_caught(grouped: GroupedScores) -> list[tuple[float, ...]]:
-    """Per group the vector that refuses its likeliest row to be refused, and nothing in other
-    groups.
-    """
-    found = []
-    for g in range(len(grouped.groups)):
-        logq_N = grouped.compared_with(g)
-        own_N = (grouped.rows.label_N != 0) & np.isfinite(logq_N)
-        if own_N.any():
-            cut = float(cut_below(logq_N[own_N].max(keepdims=True).astype(np.float32))[0])
-            found.append(tuple(cut if at == g else NEVER for at in range(len(grouped.groups))))
-    return found
-
-
-def _worst_rate(
-    losses: Sequence[Loss], grouped: GroupedScores, by_group: Sequence[float]
-) -> tuple[float, Loss, Rate]:
-    """The goal that these thresholds keep least, with its rate on all rows, first by how far it is
-    used up.
-    """
-    refused_N = grouped.refused(by_group)
-    rates = [(loss, loss.rate(refused_N, np.ones(len(refused_N), dtype=bool))) for loss in losses]
-    used = [rate.value / loss.level for loss, rate in rates]
-    at = int(np.argmax(used))
-    return used[at], *rates[at]
-
-
-def _needed(whole: Rate, loss: Loss, delta: float, split: LearnTestSplit) -> int | None:
-    """Rows of the goal's kind that would probably certify it, if so many err among all; None if
-    that is no help.
-    """
-    needed = rows_likely(whole.value, loss.level, delta)
-    units = loss.counted(loss.among_N).units
-    tested = loss.counted(split.test_N).units / max(units, 1)
-    if needed is None or not tested:
-        return None
-    rows = int(np.ceil(needed / tested))
-    # "so many would do" where as many are there contradicts itself
-    return rows if rows > units else None
 
 
 def lowest_rate(menu: CutGrid, at: int, keeping: Sequence[int]) -> float | None:
@@ -214,4 +248,9 @@ def _costs(losses: Sequence[Loss], reachable: Sequence[Reach]) -> str:
         for r, loss in zip(reachable, losses, strict=True)
         if r.lowest is not None and r.lowest > loss.level
     ]
-    return "on these rows " + ("; ".join(parts) or "not even the other goals can be kept together")
+    return (
+        "on these rows "
+        + ("; ".join(parts) or "not even the other goals can be kept together")
+        + f". That no thresholds keep them is said wrongly in at most {WRONG:.0%} of draws: more "
+        "rows of the same kind will hardly help"
+    )

@@ -1,18 +1,111 @@
-"""What n labels can certify, and how many would do, before anything is fitted."""
+"""How many rows certify a goal with a stated probability, from levels and delta alone.
+
+1. A procedure holds each goal to exact binomial tests: GoalTest says at which level and delta, on
+   which share of the goal's rows, and in how many parts (MethodPlan).
+2. At thresholds of a given true rate, the errors among the tested rows are binomial, and so is how
+   many of the rows are tested where others are learnt from. The probability of a pass follows
+   (GoalTest.passing).
+3. Several tests must all pass: each may fail with its share of what the plan may (union bound).
+
+Rows are pieces of evidence here: of rows made from one another, or of one session, one.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from scipy.special import bdtr
+from scipy.stats import beta, binom
+
+from demur.base.arrays import Doubles
 from demur.base.errors import GoalError
 from demur.core.goals.goal import Goal
 from demur.core.goals.promised import PromisedGoal, promised
 from demur.core.rates import binomial_cdf, most_errors, rows_needed, upper_bound
 
-POWER = 0.8
+WRONG = 0.05  # the probability of calling goals infeasible that some thresholds keep
+SUCCESS = 0.8  # the probability of a certificate that plans are made for
+ASSUMED = 0.5  # of the level: the true rate that a plan assumes where no scores are at hand
+_QUANTILES = 40  # of a posterior, averaged over
 _MOST_ERRORS = 10**6  # where the search for a number of rows ends
+LEARNING = ("path", "vectors")  # learn on some of the rows that goals speak of
+DIVIDING = ("budgets", "graphical")  # divide level and delta over the categories
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GoalTest:
+    """The tests that a procedure holds one goal to, all of which must pass."""
+
+    level: float  # of the goal
+    delta: float  # of all its tests together
+    tested: float = 1.0  # share of its rows that are tested, each row drawn alone
+    tests: int = 1  # over how many categories level and delta are divided
+    share: float = 1.0  # the smallest category's part of them
+
+    @property
+    def needed(self) -> int:
+        """The fewest tested rows that pass without an error."""
+        return rows_needed(self.level * self.share, self.delta * self.share)
+
+    def passing(self, rows: int, rate_Q: Doubles) -> Doubles:
+        """The probability that so many rows pass at thresholds of each true rate, shape (Q,); a
+        lower bound where there are several tests.
+        """
+        # T: how many of the rows are tested, within 7 deviations.
+        middle, spread = rows * self.tested, math.sqrt(rows * self.tested * (1.0 - self.tested))
+        tested_T = np.arange(
+            max(0, math.floor(middle - 7 * spread)), min(rows, math.ceil(middle + 7 * spread)) + 1
+        )
+        # More than 200 numbers are thinned out.
+        tested_T = tested_T[:: 1 + len(tested_T) // 200]
+        weight_T = binom.pmf(tested_T, rows, self.tested)
+        level, delta = self.level * self.share, self.delta * self.share
+        most_T = binom.ppf(delta, tested_T, level)
+        most_T = np.where(bdtr(most_T, tested_T, level) <= delta, most_T, most_T - 1)
+        pass_QT = np.where(
+            most_T < 0, 0.0, bdtr(np.maximum(most_T, 0), tested_T, self.share * rate_Q[:, None])
+        )
+        one_Q = pass_QT @ (weight_T / weight_T.sum())
+        return np.asarray(np.maximum(0.0, 1.0 - self.tests * (1.0 - one_Q)))
+
+    def rows_without_errors(self, success: float) -> int:
+        """The fewest rows that pass with this probability if none errs."""
+        found = self.rows_for(np.zeros(1), success)
+        assert found is not None  # a rate of 0 is below every level
+        return found
+
+    def rows_likely(self, rate: float, success: float) -> int | None:
+        """The fewest rows that pass with this probability at thresholds of this true rate.
+
+        Exact for up to 64 errors where all rows are tested, else to within a thousandth above. None
+        if the rate is not below the level, or too close.
+        """
+        if self.tested < 1.0 or rate >= self.level:
+            return self.rows_for(np.array([rate]), success)
+        one = 1.0 - (1.0 - success) / self.tests
+        level, delta = self.level * self.share, self.delta * self.share
+        return rows_likely(rate * self.share, level, delta, one)
+
+    def rows_for(self, rate_Q: Doubles, success: float) -> int | None:
+        """About the fewest rows that pass with this probability, averaged over equally likely true
+        rates; None if no number does.
+        """
+        # However many rows, only rates below the level pass.
+        if float((rate_Q < self.level).mean()) <= success and not (rate_Q < self.level).all():
+            return None
+
+        def enough(rows: int) -> bool:
+            return float(self.passing(rows, rate_Q).mean()) >= success
+
+        low, high = self.needed - 1, math.ceil(self.needed / self.tested)
+        while not enough(high):
+            low, high = high, 2 * high
+            if high * self.level > _MOST_ERRORS:
+                return None
+        return _first(enough, low, high, 1000)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,9 +119,93 @@ class PlanRow:
     allowed: int | None
     # the lowest level that rows without an error could certify; None without rows
     lowest: float | None
-    needed: int  # rows with which it is certified if none errs
-    # rows with which it is certified in 4 of 5 cases if the true rate is half the level
-    likely: int
+    needed: int  # rows with which it is certified, with probability `success`, if none errs
+    # rows with which it is certified with probability `success` at thresholds of true rate `rate`;
+    # None: no number is, the rate may well be above the level
+    likely: int | None
+    rate: float  # the true rate that is assumed of the thresholds; or the mean of likely ones
+    success: float  # the probability that all goals of the plan are certified together
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodPlan:
+    """What a method spends: its error probability, and the share of rows that it learns from."""
+
+    method: str
+    delta: float
+    learn_share: float = 0.4
+
+    def tests(
+        self,
+        goals: Sequence[PromisedGoal],
+        shares: Sequence[Sequence[float]],
+        exact: Sequence[float],
+    ) -> tuple[GoalTest, ...]:
+        """The tests that the method holds goals to which it certifies together.
+
+        shares: per goal those of its categories, read by budgets and graphical. exact: per goal the
+        part of delta that its test by drawn rows gets (demur.stats.units).
+        """
+        # shared, even and path: goals on one side share its delta, because fixed-sequence testing
+        # ends at the most careful of their thresholds; the two sides divide it. vectors tests all
+        # goals on one vector, each at the whole delta (intersection-union).
+        sides = 1 if self.method == "vectors" else len({goal.errs_when for goal in goals})
+        divides = self.method in DIVIDING
+        found = []
+        for goal, own, part in zip(goals, shares, exact, strict=True):
+            found.append(
+                GoalTest(
+                    level=goal.level,
+                    delta=self.delta / (len(goals) if divides else sides) * part,
+                    tested=1.0 - self.learn_share if self.method in LEARNING else 1.0,
+                    tests=len(own) if divides else 1,
+                    share=min(own) / sum(own) if divides else 1.0,
+                )
+            )
+        return tuple(found)
+
+
+def likely_rates(errors: int, rows: int) -> Doubles:
+    """Equally likely true rates after so many errors in so many rows: quantiles of the posterior
+    under Jeffreys' prior, shape (Q,).
+    """
+    chance_Q = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    return np.asarray(beta.ppf(chance_Q, errors + 0.5, rows - errors + 0.5), dtype=np.float64)
+
+
+def plan_row(
+    goal: PromisedGoal,
+    have: int | None,
+    test: GoalTest,
+    success: float = SUCCESS,
+    rate_Q: Doubles | None = None,
+) -> PlanRow:
+    """The plan of one goal.
+
+    have: labelled rows that it speaks of. rate_Q: equally likely true rates of the thresholds;
+    None: ASSUMED of the level.
+    """
+    rate_Q = np.array([ASSUMED * test.level]) if rate_Q is None else rate_Q
+    # As many of the rows at hand are tested in all but 1 - success of the splits.
+    tested = None if have is None else int(binom.ppf(1.0 - success, have, test.tested))
+    level, delta = test.level * test.share, test.delta * test.share
+    lowest = upper_bound(0, tested, delta) if tested else None
+    likely = (
+        test.rows_likely(float(rate_Q[0]), success)
+        if len(rate_Q) == 1
+        else test.rows_for(rate_Q, success)
+    )
+    return PlanRow(
+        goal=goal.text,
+        labels=goal.labels,
+        have=have,
+        allowed=None if not tested else most_errors(tested, level, delta),
+        lowest=None if lowest is None else min(1.0, lowest / test.share),
+        needed=test.rows_without_errors(success),
+        likely=likely,
+        rate=float(rate_Q.mean()),
+        success=success,
+    )
 
 
 def plan_labels(
@@ -38,7 +215,7 @@ def plan_labels(
     confidence: float = 0.95,
     tested: float = 1.0,
 ) -> tuple[PlanRow, ...]:
-    """One row per promised goal.
+    """One row per promised goal, each for itself.
 
     have: labelled rows per kind, "respond" for those to be answered, else the category; of rows
     made from one another one. tested: the share of them that a procedure tests on (1 for one shared
@@ -54,16 +231,17 @@ def plan_labels(
             f"label counts {dict(have)} must not be negative",
             "count the labelled rows of each kind",
         )
-    delta = 1.0 - confidence
     asked = tuple(map(promised, goals))
+    tests = [GoalTest(level=g.level, delta=1.0 - confidence, tested=tested) for g in asked]
     return tuple(
-        plan_row(g, None if have is None else g.rows_told(have), delta, tested) for g in asked
+        plan_row(g, None if have is None else g.rows_told(have), test)
+        for g, test in zip(asked, tests, strict=True)
     )
 
 
-def rows_likely(rate: float, level: float, delta: float, power: float = POWER) -> int | None:
+def rows_likely(rate: float, level: float, delta: float, power: float = SUCCESS) -> int | None:
     """The fewest rows that certify "rate <= level" with probability >= power when the rate is as
-    given.
+    given and all of them are tested.
 
     Exact for up to 64 errors, to within a thousandth above. None if the rate is not below the
     level, or too close.
@@ -82,10 +260,7 @@ def rows_likely(rate: float, level: float, delta: float, power: float = POWER) -
         low, high = high, 2 * high
         if high > _MOST_ERRORS:
             return None
-    while high - low > 1 + high // 1000:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return rows_for_errors(high, level, delta)
+    return rows_for_errors(_first(enough, low, high, 1000), level, delta)
 
 
 def rows_for_errors(k: int, level: float, delta: float) -> int:
@@ -95,27 +270,12 @@ def rows_for_errors(k: int, level: float, delta: float) -> int:
     low, high = k, max(2 * k, 1)
     while binomial_cdf(k, high, level) > delta:
         low, high = high, 2 * high
-    while high - low > 1:
+    return _first(lambda n: binomial_cdf(k, n, level) <= delta, low, high)
+
+
+def _first(enough: Callable[[int], bool], low: int, high: int, close: int | None = None) -> int:
+    """The first number above `low` that is enough, where `high` is; to within high / close."""
+    while high - low > 1 + (0 if close is None else high // close):
         middle = (low + high) // 2
-        low, high = (low, middle) if binomial_cdf(k, middle, level) <= delta else (middle, high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high
-
-
-def plan_row(goal: PromisedGoal, have: int | None, delta: float, tested: float = 1.0) -> PlanRow:
-    """The row of one goal. have: labelled rows that it speaks of, of rows made from one another
-    one.
-    """
-    rows = None if have is None else math.floor(have * tested)
-    needed, likely = (
-        rows_needed(goal.level, delta),
-        rows_likely(goal.level / 2, goal.level, delta),
-    )
-    return PlanRow(
-        goal=goal.text,
-        labels=goal.labels,
-        have=have,
-        allowed=None if not rows else most_errors(rows, goal.level, delta),
-        lowest=upper_bound(0, rows, delta) if rows else None,
-        needed=math.ceil(needed / tested),
-        likely=math.ceil((likely or needed) / tested),
-    )

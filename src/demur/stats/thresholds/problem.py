@@ -179,6 +179,19 @@ class Loss:
         """The same goal, counted on the rows of part_N only."""
         return replace(self, among_N=self.among_N & part_N, could_err_N=self.could_err_N & part_N)
 
+    def one_per_unit(self, part_N: Bools) -> Loss:
+        """The loss on one row of each unit of part_N: independent rows of one request each."""
+        counted = self.counted(part_N)
+        drawn_N = np.zeros(len(part_N), dtype=bool)
+        drawn_N[counted.row_M[counted.drawn_M]] = True
+        return replace(
+            self,
+            among_N=self.among_N & drawn_N,
+            could_err_N=self.could_err_N & drawn_N,
+            unit_N=None,
+            count_N=None,
+        )
+
     def groups(self, grouped: GroupedScores) -> list[int]:
         """The groups whose thresholds can change the goal's rate."""
         return [g for g, names in enumerate(grouped.groups) if set(names) & set(self.deciders)]

@@ -52,15 +52,46 @@ class Certified:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RowsWanted:
+    """The rows of one goal's kind with which a plan succeeds."""
+
+    goal: PromisedGoal
+    rows: int  # pieces of evidence at hand: rows; of one group or session one
+    needed: int
+    rate: float  # the true rate of the thresholds that the plan rests on
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outlook:
+    """How many rows would certify goals, and with what probability."""
+
+    success: float
+    # Whether rows at hand bound the rates, so that their error is inside the probability. Else the
+    # rates are assumed: nothing shows yet that some thresholds keep them.
+    bounded: bool
+    wanted: tuple[RowsWanted, ...]  # one per goal
+    # assumed only: rates that, if none goes below, the rows show with the same probability
+    refuted: tuple[float, ...] = ()
+
+    @property
+    def short(self) -> tuple[RowsWanted, ...]:
+        """The goals that too few rows are at hand for, the shortest of them first."""
+        found = [w for w in self.wanted if w.needed > w.rows]
+        return tuple(sorted(found, key=lambda w: w.rows / w.needed))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Uncertified:
     """Goals that these rows do not certify, though nothing shows that they cannot be met."""
 
     reason: str
     blocking: PromisedGoal  # the goal that is furthest from being certified
     rows: int  # rows at hand that this goal speaks of
-    rows_needed: int | None  # rows of that kind that would do; None if more rows alone would not
+    # the fewest of that kind that could do: without an error, or by the outlook; None: not known
+    rows_needed: int | None
     evidence: tuple[Evidence, ...]  # at the thresholds that come closest; empty if there are none
     instead: str = ""  # what to ask for instead, where that is known
+    outlook: Outlook | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +104,9 @@ class Reach:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Infeasible:
-    """Goals that no thresholds keep together on these scores."""
+    """Goals that no thresholds keep together on these scores, which a test says with an error
+    probability that the reason names.
+    """
 
     reason: str
     # the first goal, in order of priority, that cannot be met beside those before it

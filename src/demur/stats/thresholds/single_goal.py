@@ -26,17 +26,18 @@ from demur.core.goals.kinds import (
 )
 from demur.core.goals.promised import PromisedGoal
 from demur.core.policy import Policy
-from demur.core.rates import decimal_fraction, upper_bound
+from demur.core.rates import decimal_fraction
 from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.closed_form import METHOD
 from demur.stats.thresholds.curve import category_sweeps, pooled_sweep
-from demur.stats.thresholds.explain import failure_of
+from demur.stats.thresholds.explain import failure_of, what_would_do
 from demur.stats.thresholds.losses import grouped_scores, losses_of
 from demur.stats.thresholds.objective import best_within, objective_of
-from demur.stats.thresholds.procedures.shared import shared_limits
-from demur.stats.thresholds.procedures.task import CertifyTask, evidence_of
-from demur.stats.thresholds.results import Evidence, Failure, Uncertified
+from demur.stats.thresholds.procedures.outlook import with_outlook
+from demur.stats.thresholds.procedures.shared import certify_shared, shared_limits
+from demur.stats.thresholds.procedures.task import CertifyTask, Tried, evidence_of
+from demur.stats.thresholds.results import Evidence
 from demur.stats.thresholds.sweep import Sweep, best_fbeta, best_linear, totals
 from demur.stats.thresholds.target_rates import cut_at_rate
 
@@ -288,10 +289,11 @@ def _promised(case: _GoalInputs, goal: PromisedGoal) -> SingleGoalSolution:
     )
     limits = shared_limits(task)
     if not isinstance(limits, tuple):
-        failure = failure_of(task, limits)
+        tried = Tried(method="shared", procedure=certify_shared, task=task, found=limits)
+        failure = with_outlook(tried, failure_of(tried))
         raise GoalInfeasible(
             f"goal {goal.text!r} at {case.confidence:.0%} confidence: {failure.reason}",
-            _what_would_do(case, failure),
+            what_would_do(failure),
         )
     threshold = limits[0] if goal.errs_when == "refused" else limits[1]
     if goal.part:
@@ -300,14 +302,4 @@ def _promised(case: _GoalInputs, goal: PromisedGoal) -> SingleGoalSolution:
         thresholds=dict.fromkeys(case.emittable, threshold),
         method=grouped.method(METHOD),
         certified=evidence_of(losses, grouped.refused([threshold]), task.everyone, case.delta)[0],
-    )
-
-
-def _what_would_do(case: _GoalInputs, no: Failure) -> str:
-    if not isinstance(no, Uncertified) or no.rows_needed is None or no.rows >= no.rows_needed:
-        return "the scores do not tell these rows apart: train longer, or promise a higher rate"
-    lowest = upper_bound(0, no.rows, case.delta)
-    return (
-        f"calibrate on at least {no.rows_needed} rows of this kind, or promise no less than "
-        f"{lowest:.4f}"
     )

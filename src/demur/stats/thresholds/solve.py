@@ -20,8 +20,9 @@ from demur.core.rates import Rate
 from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import expand_slices
-from demur.stats.thresholds.certify import CertifyOptions, Granted, certify, what_would_do
+from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
 from demur.stats.thresholds.curve import with_curves
+from demur.stats.thresholds.explain import what_would_do
 from demur.stats.thresholds.losses import grouped_scores, rate_under, require_steerable
 from demur.stats.thresholds.objective import best_within, objective_of
 from demur.stats.thresholds.single_goal import solve_single

@@ -17,8 +17,8 @@ from demur.stats.thresholds.procedures.task import (
     CertifyTask,
     Finding,
     NotCertified,
-    Shares,
     certified,
+    shares_of,
 )
 from demur.stats.thresholds.results import Uncertified
 from demur.stats.units import CountedRows, RateTest
@@ -119,7 +119,7 @@ def _chains_of(task: CertifyTask, loss: Loss) -> list[_Chain]:
         )
     grouped, rows = task.grouped.at_worst("refused"), loss.counted(task.everyone)
     touched = loss.groups(grouped)
-    share_G = _shares(task, touched)
+    share_G = shares_of(task, touched)
     return [
         _Chain(
             g,
@@ -153,33 +153,6 @@ def _divided_too_far(
         f"delta {delta:.3g}"
     )
     return too_few(goal, chain.rows.units, needed, divided)
-
-
-def _shares(task: CertifyTask, touched: Sequence[int]) -> list[float]:
-    """The shares of these groups of what one goal may spend: equal, or the caller's, scaled to
-    those touched.
-    """
-    names = [task.grouped.groups[g][0] for g in range(len(task.grouped.groups))]
-    given = task.shares
-    if given is None:
-        return [1.0 / len(touched)] * len(touched)
-    if set(given) != set(names):
-        raise GoalError(
-            f"shares name {sorted(given)}, the active categories are {sorted(names)}",
-            "one share each",
-        )
-    check_shares(given)
-    own = [given[names[g]] for g in touched]
-    return [share / sum(own) for share in own]
-
-
-def check_shares(shares: Shares) -> None:
-    """Raise GoalError unless the shares are positive and sum to 1."""
-    total = sum(shares.values())
-    if not all(share > 0.0 for share in shares.values()) or not abs(total - 1.0) <= 1e-9:
-        raise GoalError(
-            f"shares {dict(shares)} sum to {total:g}, expected positive shares of 1", "scale them"
-        )
 
 
 def _scaled(chains: Sequence[_Chain], delta: float) -> list[_Chain]:

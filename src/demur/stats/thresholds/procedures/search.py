@@ -14,13 +14,15 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from demur.base.arrays import Bools, Doubles, Ints
-from demur.core.threshold import NEVER
+from demur.core.rates import Rate
+from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.thresholds.cuts import cut_below, cut_between
 from demur.stats.thresholds.problem import GroupedScores, LearnTestSplit, Loss
 
 # A stream of its own: rows that the caller drew with the same seed must not decide which part they
 # fall into.
 _OF_SPLITS = 0x5B117
+FEW = 5  # rows to be refused that thresholds should refuse at least
 MOST_CUTS = 200  # per group, where every combination is looked at
 # rows of a group that say something; the share of pairs below which it is left out
 FEW_ROWS, LEFT_OUT = 5, 0.1
@@ -78,6 +80,7 @@ class CutGrid:
     level_L: Doubles
     spread_L: Doubles  # standard error of each rate on the rows it will be tested on, at its level
     worth_GJ: tuple[Doubles, ...]  # what refusing down to each cut is worth
+    whole_GL: tuple[Doubles, ...]  # as errors_GLJ, with every row of the group refused
 
 
 def split_rows(
@@ -168,7 +171,12 @@ def lenient_path(
     threshold_S = np.concatenate([np.empty(0), *(threshold for _, threshold in parts)])
     # stable: within a group the order stays strict to lenient
     order = np.argsort(-slope_S, kind="stable")
-    return ThresholdPath(group_S=group_S[order], threshold_S=threshold_S[order], fixed=fixed)
+    # Last, every row of each group: scores below all learnt ones may come.
+    return ThresholdPath(
+        group_S=np.concatenate([group_S[order], np.array(moving, dtype=np.int64)]),
+        threshold_S=np.concatenate([threshold_S[order], np.full(len(moving), ALWAYS)]),
+        fixed=fixed,
+    )
 
 
 def uneven(grouped: GroupedScores, learn_N: Bools) -> bool:
@@ -233,7 +241,7 @@ def cut_grid(
     """
     learn_N = split.learn_N
     of_L = np.array([max(loss.of(learn_N), 1) for loss in losses], dtype=np.float64)
-    threshold_GJ, errors_GLJ, worth_GJ = [], [], []
+    threshold_GJ, errors_GLJ, worth_GJ, whole_GL = [], [], [], []
     for g in range(len(grouped.groups)):
         logq_N = grouped.compared_with(g)
         rows = np.flatnonzero((logq_N > -np.inf) & learn_N & ~grouped.always_N)
@@ -243,11 +251,10 @@ def cut_grid(
         errors = [_prefix(loss.could_err_N[rows])[refused_J] for loss in losses]
         # A refusal adds to a rate of refusals and takes from a rate of answers, whose base is the
         # rate with nothing refused.
-        signed = [
-            e if loss.when == "refused" else -e for e, loss in zip(errors, losses, strict=True)
-        ]
+        sign_L1 = np.array([[1.0 if loss.when == "refused" else -1.0] for loss in losses])
         threshold_GJ.append(threshold_J)
-        errors_GLJ.append(np.array(signed) / of_L[:, None])
+        errors_GLJ.append(sign_L1 * np.array(errors) / of_L[:, None])
+        whole_GL.append(sign_L1[:, 0] * [loss.could_err_N[rows].sum() for loss in losses] / of_L)
         worth_GJ.append(_prefix(worth_N[rows])[refused_J])
     base = [
         (
@@ -266,6 +273,7 @@ def cut_grid(
         level_L=level_L,
         spread_L=np.sqrt(level_L * (1 - level_L) / tested_L),
         worth_GJ=tuple(worth_GJ),
+        whole_GL=tuple(whole_GL),
     )
 
 
@@ -286,6 +294,55 @@ def candidates(menu: CutGrid, count: int = 16) -> list[tuple[float, ...]]:
         if not any((cut_G == f).all() for f in found):
             found.append(cut_G)
     return [tuple(float(t[j]) for t, j in zip(menu.threshold_GJ, f, strict=True)) for f in found]
+
+
+def closest_thresholds(
+    grouped: GroupedScores,
+    losses: Sequence[Loss],
+    split: LearnTestSplit,
+    fixed: Mapping[int, float],
+) -> tuple[float, ...]:
+    """The thresholds that come closest to all levels on the learning rows, and that refuse a few
+    rows to be refused.
+    """
+    whens = {loss.when for loss in losses}
+    if whens == {"refused"}:
+        first = first_caught(grouped, FEW)
+        if first:
+            return min(first, key=lambda t: worst_rate(losses, grouped, t)[0])
+    if whens == {"answered"} and not fixed:
+        return (ALWAYS,) * len(grouped.groups)
+    worth_N = (grouped.rows.label_N != 0) & split.learn_N
+    menu = cut_grid(grouped, losses, worth_N.astype(np.float64), split, fixed)
+    return candidates(menu, 2)[0]
+
+
+def first_caught(grouped: GroupedScores, few: int = 1) -> list[tuple[float, ...]]:
+    """Per group the vector that refuses its likeliest rows to be refused, so few, and nothing in
+    other groups.
+    """
+    found = []
+    for g in range(len(grouped.groups)):
+        logq_N = grouped.compared_with(g)
+        own_M = -np.sort(-logq_N[(grouped.rows.label_N != 0) & np.isfinite(logq_N)])
+        if len(own_M):
+            last = own_M[min(few, len(own_M)) - 1 :][:1]
+            cut = float(cut_below(last.astype(np.float32))[0])
+            found.append(tuple(cut if at == g else NEVER for at in range(len(grouped.groups))))
+    return found
+
+
+def worst_rate(
+    losses: Sequence[Loss], grouped: GroupedScores, by_group: Sequence[float]
+) -> tuple[float, Loss, Rate]:
+    """The goal that these thresholds keep least, with its rate on all rows, first by how far it is
+    used up.
+    """
+    refused_N = grouped.refused(by_group)
+    rates = [(loss, loss.rate(refused_N, np.ones(len(refused_N), dtype=bool))) for loss in losses]
+    used = [rate.value / loss.level for loss, rate in rates]
+    at = int(np.argmax(used))
+    return used[at], *rates[at]
 
 
 def _climb(menu: CutGrid, cut_G: Ints, least: float | None) -> Ints:

@@ -11,6 +11,7 @@ from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import DataError, GoalError
 from demur.stats.thresholds.closed_form import last_passing, too_few
 from demur.stats.thresholds.objective import best_within, linear_worth
+from demur.stats.thresholds.plan import SUCCESS, GoalTest
 from demur.stats.thresholds.problem import GroupedScores, LearnTestSplit, Loss
 from demur.stats.thresholds.procedures.anytime import anytime_needed, anytime_split, anytime_test
 from demur.stats.thresholds.procedures.search import (
@@ -205,10 +206,15 @@ def _tests(task: CertifyTask, split: LearnTestSplit, delta: float) -> list[RateT
         counted = loss.counted(split.test_N)
         test = counted.test(loss.level, delta)
         if test is None:
-            whole, needed = loss.counted(task.everyone).units, counted.needed(loss.level, delta)
-            share = counted.units / whole if counted.units else 1.0 - task.learn_share
+            whole = loss.counted(task.everyone).units
+            plan = GoalTest(
+                level=loss.level,
+                delta=delta * counted.drawn_share,
+                tested=1.0 if counted.units == whole else 1.0 - task.learn_share,
+            )
+            needed = plan.rows_without_errors(SUCCESS)
             divided = f"{counted.units} of them tested, at delta {delta:.3g}"
-            return too_few(loss.goal, whole, int(np.ceil(needed / share)), divided)
+            return too_few(loss.goal, whole, needed, divided)
         found.append(test)
     return found
 

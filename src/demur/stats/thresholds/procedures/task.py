@@ -6,12 +6,13 @@ out; or NotCertified, which demur.stats.thresholds.explain turns into words.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from demur.base.arrays import Bools
+from demur.base.errors import GoalError
 from demur.stats.thresholds.problem import Arrived, GroupedScores, LearnTestSplit, Loss, Objective
 from demur.stats.thresholds.results import Certified, Evidence, Uncertified, evidence
 
@@ -70,6 +71,43 @@ class NotCertified:
 
 
 Finding = Certified | Uncertified | NotCertified
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Tried:
+    """A procedure that certified nothing: its name, itself, its task and what it said."""
+
+    method: str
+    procedure: Callable[[CertifyTask], Finding]
+    task: CertifyTask
+    found: Uncertified | NotCertified
+
+
+def shares_of(task: CertifyTask, touched: Sequence[int]) -> list[float]:
+    """The shares of these groups of what one goal may spend: equal, or the caller's, scaled to
+    those touched.
+    """
+    names = [task.grouped.groups[g][0] for g in range(len(task.grouped.groups))]
+    given = task.shares
+    if given is None:
+        return [1.0 / len(touched)] * len(touched)
+    if set(given) != set(names):
+        raise GoalError(
+            f"shares name {sorted(given)}, the active categories are {sorted(names)}",
+            "one share each",
+        )
+    check_shares(given)
+    own = [given[names[g]] for g in touched]
+    return [share / sum(own) for share in own]
+
+
+def check_shares(shares: Shares) -> None:
+    """Raise GoalError unless the shares are positive and sum to 1."""
+    total = sum(shares.values())
+    if not all(share > 0.0 for share in shares.values()) or not abs(total - 1.0) <= 1e-9:
+        raise GoalError(
+            f"shares {dict(shares)} sum to {total:g}, expected positive shares of 1", "scale them"
+        )
 
 
 def certified(

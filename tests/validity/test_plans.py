@@ -1,0 +1,194 @@
+"""Plans of labels keep the probability that they state, and "more rows will hardly help" is wrong
+in at most its stated share.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from demur.core.goals.parse import parse_goals
+from demur.core.score import ScoreTable
+from demur.stats.labelled import LabelledScores
+from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
+from demur.stats.thresholds.explain import infeasible
+from demur.stats.thresholds.losses import grouped_scores, losses_of
+from demur.stats.thresholds.plan import GoalTest, MethodPlan
+from demur.stats.thresholds.problem import LearnTestSplit
+from demur.stats.thresholds.results import Infeasible, Uncertified
+from tests.builders import policy, simulated_rows
+from tests.validity.population import population
+
+DRAWS = 2000
+SUCCESS = 0.8
+LEARN = 0.4
+
+
+@pytest.mark.parametrize(
+    ("method", "texts"),
+    [
+        ("shared", "false_refusal <= 0.05"),
+        ("shared", "false_refusal <= 0.1; missed_refusal <= 0.15"),
+        ("path", "missed_refusal <= 0.1"),
+        ("path", "false_refusal <= 0.1; missed_refusal <= 0.15"),
+        ("vectors", "false_refusal <= 0.1; missed_refusal <= 0.15"),
+        ("budgets", "false_refusal <= 0.1"),
+        ("graphical", "false_refusal <= 0.1; wrong_category <= 0.1"),
+    ],
+)
+@pytest.mark.parametrize("part", [0.3, 0.6])
+def test_thresholds_of_the_stated_rate_pass_as_often_as_the_plan_says(method, texts, part):
+    """The tests of a procedure, at thresholds whose true rates are the plan's: errors of each
+    category, and the rows that are tested, drawn anew.
+    """
+    goals, rng = parse_goals(texts), np.random.default_rng(5)
+    shares = [[0.5, 0.3, 0.2]] * len(goals)
+    plan = MethodPlan(method=method, delta=0.1, learn_share=LEARN)
+    tests = plan.tests(goals, shares, [1.0] * len(goals))
+    one = 1 - (1 - SUCCESS) / len(goals)
+    passed = np.ones(DRAWS, dtype=bool)
+    for goal, test in zip(goals, tests, strict=True):
+        rows = test.rows_likely(part * goal.level, one)
+        tested = rng.binomial(rows, test.tested, size=DRAWS)
+        for share in shares[0] if test.tests > 1 else [1.0]:
+            level, delta = goal.level * share, test.delta * share
+            errors = rng.binomial(tested, part * level)
+            passed &= binom.cdf(errors, tested, level) <= delta
+    assert passed.sum() >= binom.ppf(0.001, DRAWS, SUCCESS)
+    if len(goals) == 1 and test.tests == 1:  # nothing is given away where nothing is added up
+        assert passed.mean() <= SUCCESS + 0.06
+
+
+def test_rows_without_an_error_are_certified_as_often_as_the_plan_says():
+    """A path tests a random part of the rows: rows_needed / 0.6 of them would do in every second
+    draw.
+    """
+    test = GoalTest(level=0.1, delta=0.1, tested=1 - LEARN)
+    rows, rng = test.rows_without_errors(SUCCESS), np.random.default_rng(2)
+    enough = rng.binomial(rows, 1 - LEARN, size=DRAWS) >= test.needed
+    assert enough.sum() >= binom.ppf(0.001, DRAWS, SUCCESS)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Goals, the rows at hand per class, and how well scores tell them apart."""
+
+    method: str
+    goals: str
+    rows: tuple[int, ...]
+    signal: float
+
+
+FOLLOWED = {
+    "shared, both sides": Setting(
+        "shared", "false_refusal <= 0.1; missed_refusal <= 0.15", (60, 40, 20, 10), 3.7
+    ),
+    "path, both sides": Setting(
+        "path", "false_refusal <= 0.1; missed_refusal <= 0.15", (150, 60, 30, 15), 3.8
+    ),
+    "path, missed refusals": Setting("path", "missed_refusal <= 0.1", (60, 10, 8, 6), 4.0),
+    "vectors": Setting(
+        "vectors", "false_refusal <= 0.1; missed_refusal <= 0.15", (200, 80, 40, 20), 3.7
+    ),
+    "budgets": Setting("budgets", "false_refusal <= 0.1", (60, 60, 30, 15), 3.0),
+    "graphical": Setting("graphical", "false_refusal <= 0.1", (60, 60, 30, 15), 3.0),
+    "even": Setting("even", "false_refusal <= 0.05", (40, 60, 30, 15), 3.0),
+    "auto": Setting("auto", "false_refusal <= 0.05", (40, 60, 30, 15), 3.0),
+}
+
+
+def together(one, other):
+    ids = tuple(map(str, range(len(one.label_N) + len(other.label_N))))
+    logp_NC = np.concatenate([one.table.logp_NC, other.table.logp_NC])
+    label_N = np.concatenate([one.label_N, other.label_N])
+    return LabelledScores(table=ScoreTable(ids=ids, logp_NC=logp_NC), label_N=label_N)
+
+
+def asked_for(outlook, rows, rng):
+    """Rows of each class when the plan is followed literally: classes to be refused in proportion
+    to those at hand.
+    """
+    found = np.array(rows)
+    for wanted in outlook.wanted:
+        if wanted.goal.whom == "answer":
+            found[0] = max(found[0], wanted.needed)
+        else:
+            more = max(0, wanted.needed - int(found[1:].sum()))
+            found[1:] += rng.multinomial(more, found[1:] / found[1:].sum())
+    return found
+
+
+def followed(case, draws, seed):
+    """(plans that were stated from the rows, those that then certified)."""
+    people, rng, goals = population(signal=case.signal), np.random.default_rng(seed), case.goals
+    stated = kept = 0
+    for _ in range(draws):
+        rows = people.draw(rng, case.rows)
+        how = CertifyOptions(method=case.method, confidence=0.9)
+        found = certify(parse_goals(goals), people.template, rows, how)
+        if not isinstance(found, Uncertified) or not found.outlook or not found.outlook.bounded:
+            continue
+        stated += 1
+        more = people.draw(rng, asked_for(found.outlook, case.rows, rng) - case.rows)
+        again = CertifyOptions(method=case.method, confidence=0.9, explained=False)
+        kept += isinstance(
+            certify(parse_goals(goals), people.template, together(rows, more), again), Granted
+        )
+    return stated, kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_rows_that_would_do_do_when_the_plan_is_followed(name):
+    stated, kept = followed(FOLLOWED[name], DRAWS, seed=3)
+    assert stated >= 100
+    assert kept >= binom.ppf(0.001, stated, SUCCESS)
+
+
+@pytest.mark.parametrize("name", ["shared, both sides", "path, missed refusals", "even"])
+def test_a_few_plans_are_followed(name):
+    stated, kept = followed(FOLLOWED[name], 60, seed=4)
+    assert stated >= 10
+    assert kept >= binom.ppf(0.001, stated, SUCCESS)
+
+
+def called_infeasible(shared, draws):
+    """How often goals are called infeasible whose levels are the true rates of thresholds that the
+    scores allow.
+    """
+    people, rng = population(signal=3.5), np.random.default_rng(9)
+    asked = parse_goals("false_refusal <= 0.5; missed_refusal <= 0.5")
+    levels = [people.rate(goal, (0.45,) * 3) for goal in asked]
+    goals = parse_goals(f"false_refusal <= {levels[0]:.6f}; missed_refusal <= {levels[1]:.6f}")
+    wrong = 0
+    for _ in range(draws):
+        rows = people.draw(rng, (200, 80, 40, 20))
+        grouped = grouped_scores(people.template, rows, shared=shared)
+        losses = losses_of(goals, people.template, grouped, 0)
+        everyone_N = np.ones(len(rows.label_N), dtype=bool)
+        split = LearnTestSplit(learn_N=everyone_N, test_N=everyone_N)
+        wrong += infeasible(grouped, losses, {}, split) is not None
+    return wrong
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_goals_that_can_just_be_kept_are_seldom_called_infeasible(shared):
+    assert called_infeasible(shared, 150) <= binom.ppf(0.999, 150, 0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [True, False])
+def test_so_it_is_in_many_draws(shared):
+    assert called_infeasible(shared, DRAWS) <= binom.ppf(0.999, DRAWS, 0.05)
+
+
+def test_goals_that_are_far_out_of_reach_are_called_infeasible():
+    found = certify(
+        parse_goals("false_refusal <= 0.02; missed_refusal <= 0.1"),
+        policy(3),
+        simulated_rows(2000, 3, seed=7),
+        CertifyOptions(),
+    )
+    assert isinstance(found, Infeasible)
+    assert "wrongly in at most 5% of draws" in found.reason
