@@ -1,11 +1,19 @@
 """Promises about slices under watch: only labels that say kind or source speak of them."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
+from tests.builders import policy
 from tests.fake_run import engine_for, examples, like_traffic, prepare
 
 from demur.base.errors import DataError
+from demur.core.goals.goal import Promise
+from demur.core.goals.parse import stated_goal
+from demur.core.rates import Rate
+from demur.core.score import ScoreTable
+from demur.core.taxonomy import coconot
 from demur.stages import calibrate
 from demur.stages.watch import (
     Config,
@@ -15,7 +23,10 @@ from demur.stages.watch import (
     state_path,
     unlabelled_promises,
 )
+from demur.stages.watch.state import after_labels
+from demur.stats.drift.monitor import start_monitor
 from demur.store.policies.policy_file import read_policy
+from demur.store.results.monitor_file import FeedbackRow, read_feedback
 from demur.store.rows import read_examples
 from demur.store.scores.tables import read_scores
 
@@ -131,3 +142,48 @@ def test_a_kind_that_contradicts_its_label_or_is_none_is_an_error(
     )
     with pytest.raises(DataError, match="kind"):
         run(Config(scores=live, feedback=path, state=tmp_path / "state.json"), folder)
+
+
+def test_labels_say_tenant_and_turn_in_the_words_of_the_data(tmp_path):
+    path = tmp_path / "labels.jsonl"
+    said = {"source": "support", "tenant": "acme", "language": "de", "turn": "later"}
+    path.write_text(json.dumps({"id": "1", "label": "respond", **said}) + "\n")
+    assert read_feedback(path, coconot())["1"].traits == said
+    path.write_text(json.dumps({"id": "1", "label": "respond", "turn": "latter"}) + "\n")
+    with pytest.raises(DataError, match="turn 'latter' is unknown") as e:
+        read_feedback(path, coconot())
+    assert e.value.hint == "known: first, later"
+    path.write_text(json.dumps({"id": "1", "label": "respond", "tenant": ""}) + "\n")
+    with pytest.raises(DataError, match="tenant"):
+        read_feedback(path, coconot())
+
+
+@pytest.mark.parametrize(
+    ("risk", "counts"),
+    [("false_discovery", 2), ("missed_refusal[turn=later]", 1), ("false_refusal[tenant=acme]", 1)],
+)
+def test_a_label_counts_for_the_promises_that_speak_of_its_request(risk, counts):
+    """Rows: refused rightly, refused wrongly, missed; the last two say more of themselves."""
+    made = replace(
+        policy(2, thresholds=[0.5, 0.5]),
+        promises=(
+            Promise(
+                goal=stated_goal(risk, 0.1),
+                confidence=0.95,
+                status="certified",
+                rate=None,
+                data_digest="d",
+                method="m",
+            ),
+        ),
+    )
+    logp_NC = np.log(np.array([[0.2, 0.7, 0.1], [0.2, 0.1, 0.7], [0.8, 0.1, 0.1]]))
+    table = ScoreTable(ids=("a", "b", "c"), logp_NC=logp_NC.astype(np.float32))
+    rows = (
+        FeedbackRow(id="a", label="safety"),
+        FeedbackRow(id="b", label="respond", tenant="acme"),
+        FeedbackRow(id="c", label="humanizing", turn="later"),
+    )
+    before = start_monitor(made, table.logp_NC)
+    after, _ = after_labels(before, made, table, {row.id: row for row in rows}, {})
+    assert after.audits[0].rate == Rate(hits=1, of=counts)
