@@ -174,10 +174,8 @@ def _best_cut(logq_N: Doubles, worth_N: Doubles, limits: tuple[float, float]) ->
     logq_M, value_P = logq_N[rows], np.concatenate([[0.0], np.cumsum(worth_N[rows])])
     must = int((logq_M >= log_high).sum())  # rows that the upper limit refuses already
     # A cut ends a run of equal scores; "must" itself stands for the upper limit.
-    cuts = np.append(
-        np.flatnonzero(np.append(logq_M[1:] < logq_M[:-1], True)[: len(logq_M)]) + 1, must
-    )
-    cuts = np.unique(cuts[cuts >= must])
+    ends = np.flatnonzero(np.append(logq_M[1:] < logq_M[:-1], True)[: len(logq_M)]) + 1
+    cuts = np.concatenate([[must], ends[ends > must]])
     value_J = value_P[cuts]
     # The first cut within rounding of the maximum is the strictest of the best.
     cut = int(cuts[np.argmax(value_J > value_J.max() - 1e-9 * max(1.0, abs(value_J.max())))])
