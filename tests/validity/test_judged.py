@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.special import logit
+from scipy.stats import binom, norm
 
 from demur.core.goals.parse import parse_goal, parse_goals
 from demur.core.rates import Rate
@@ -20,7 +21,7 @@ from demur.stats.thresholds.problem import Objective
 from demur.stats.thresholds.procedures.corrected import certify_corrected
 from demur.stats.thresholds.procedures.task import CertifyTask
 from demur.stats.thresholds.results import Certified
-from tests.builders import corrected_rate, policy
+from tests.builders import binary_rows, corrected_rate, policy
 from tests.validity.population import DELTA, Tally, population
 
 DRAWS = 2000
@@ -97,6 +98,32 @@ def test_a_judge_takes_nothing_from_what_hand_labels_alone_would_catch(goals):
         beside = corrected_promises(100, goals, flips)
         assert beside.granted >= alone.granted
         assert beside.caught > alone.caught + least
+
+
+def test_a_random_sample_of_rows_does_not_pass_for_one_of_units():
+    """100 families of nine rows that nobody refuses beside 300 rows that stand alone: a sample of
+    the rows meets nearly every family, and a third of the others.
+    """
+    rng, goals = np.random.default_rng(7), parse_goals("false_refusal <= 0.2")
+    answer_N = np.arange(1500) < 1200
+    group_N = np.where(np.arange(1500) < 900, np.arange(1500) // 9, np.arange(1500))
+    granted = broken = 0
+    for draw in range(DRAWS):
+        logit_N = np.where(group_N < 100, -8.0, rng.normal(0.0, 1.5, 1500))
+        logit_N[~answer_N] = rng.normal(1.5, 1.5, 300)
+        rows = binary_rows(-np.logaddexp(0.0, -logit_N), 1 - answer_N)
+        hand_N = np.full(1500, UNCHECKED)
+        at = rng.permutation(1500)[:500]
+        hand_N[at] = rows.label_N[at]
+        how = CertifyOptions(confidence=1 - DELTA, seed=draw, explained=False)
+        found = certify(goals, policy(1), replace(rows, group_N=group_N, hand_N=hand_N), how)
+        if isinstance(found, Granted):
+            granted += 1
+            # by units: three in four stand alone, and are refused above the threshold
+            edge = logit(found.certified.thresholds[0])
+            broken += 0.75 * norm.sf(edge, scale=1.5) > goals[0].level
+    assert broken <= binom.ppf(0.999, DRAWS, DELTA)
+    assert granted > DRAWS / 2
 
 
 def test_corrected_promises_are_broken_in_at_most_delta_of_the_draws():
