@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -10,8 +11,18 @@ from tests.fake_run import engine_for, examples, like_traffic, prepare
 from demur.base.errors import ArtifactError, DataError
 from demur.core.score import ScoreTable
 from demur.stages import calibrate
-from demur.stages.watch import Config, ScoredRequest, begin_watching, count_scores, live_path, run
+from demur.stages.watch import (
+    Config,
+    ScoredRequest,
+    begin_watching,
+    count_scores,
+    live_path,
+    reset,
+    run,
+)
 from demur.stages.watch.labels import LabelCount
+from demur.stages.watch.state import Traffic, after_scores
+from demur.stats.drift.monitor import merge_monitors, start_monitor
 from demur.stats.drift.sessions import IDLE_S, MOST_REQUESTS
 from demur.store.policies.policy_file import read_policy
 from demur.store.results.monitor_file import read_live, read_monitor, write_live, write_monitor
@@ -199,3 +210,21 @@ def test_a_server_counts_a_session_when_it_has_ended(folder, live):
             begin_watching([folder], policy)
     finally:
         live_path(folder, policy).unlink(missing_ok=True)
+
+
+def test_after_a_reset_scores_sessions_and_labels_may_be_given_again(folder, live, state, tmp_path):
+    scores = cut(live, tmp_path / "s", 20, sessions=[f"{n // 2}" for n in range(20)])
+    given = labels(tmp_path / "l", range(20))
+    first = run(Config(scores=scores, feedback=given, state=state), folder)
+    reset(folder, "a load test", datetime(2026, 1, 1, tzinfo=UTC), state)
+    again = run(Config(scores=scores, feedback=given, state=state), folder)
+    assert (again.labels, again.monitor) == (first.labels, first.monitor)
+
+
+def test_two_states_of_one_monitor_merge_to_the_later_with_its_open_sessions(folder, live):
+    policy, logp_NC = read_policy(folder.policy), read_scores(live)[0].logp_NC
+    fresh = start_monitor(policy, logp_NC)
+    early = after_scores(fresh, policy, Traffic(logp_TC=logp_NC[:1], session_T=["s"], at_T=[0.0]))
+    late = after_scores(early, policy, Traffic(logp_TC=logp_NC[1:2], session_T=["s"], at_T=[1.0]))
+    assert merge_monitors(early, late) == merge_monitors(late, early) == late
+    assert (late.requests, late.series[0].steps, late.open_sessions[0].requests) == (2, 0, 2)
