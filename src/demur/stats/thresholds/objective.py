@@ -14,7 +14,7 @@ from demur.base.arrays import Bools, Doubles
 from demur.core.goals.counts import Rows
 from demur.core.goals.kinds import Optimum
 from demur.core.threshold import ALWAYS, NEVER
-from demur.stats.thresholds.cuts import cut_below
+from demur.stats.thresholds.cuts import cut_below, cut_between
 from demur.stats.thresholds.problem import GroupedScores, Loss, Objective
 
 
@@ -162,8 +162,12 @@ def _by_turns(
 
 
 def _best_cut(logq_N: Doubles, worth_N: Doubles, limits: tuple[float, float]) -> float:
-    """The threshold between limits that refuses the most worth among rows with these scores; the
-    strictest of those.
+    """The threshold between limits that refuses the most worth among rows with these scores, the
+    fewest of them, and the one halfway to the next row; the lower limit where no row is left above
+    it that is not refused.
+
+    Halfway, because other requests, and the scores of other engines, fall into the gap from either
+    side. Down to the limit, because there the worth still rises and only the promise ends it.
     """
     least, most = limits
     with np.errstate(divide="ignore"):
@@ -181,4 +185,8 @@ def _best_cut(logq_N: Doubles, worth_N: Doubles, limits: tuple[float, float]) ->
     cut = int(cuts[np.argmax(value_J > value_J.max() - 1e-9 * max(1.0, abs(value_J.max())))])
     if cut == must:
         return most
-    return min(max(float(cut_below(logq_M[cut - 1 : cut].astype(np.float32))[0]), least), most)
+    if cut == len(logq_M) and least > ALWAYS:
+        return least
+    above, below = (logq_M[at : at + 1].astype(np.float32) for at in (cut - 1, cut))
+    found = cut_between(above, below) if len(below) else cut_below(above)
+    return min(max(float(found[0]), least), most)
