@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from demur.base.errors import DataError
 from demur.core.decision import decide_many
-from demur.core.goals.parse import parse_goal
+from demur.core.goals.parse import parse_goal, parse_goals
 from demur.core.policy import CategoryPolicy, Policy
 from demur.core.predictor import predictor_fingerprint, predictor_scores
 from demur.core.score import ScoreTable
@@ -58,3 +58,11 @@ def test_none_missing_changes_nothing_and_hand_labels_do_not_go_with_missing_one
     assert with_missing(rows, 0) is rows
     with pytest.raises(DataError, match="3 prompts have no outcome"):
         with_missing(rows_of([0.9, 0.1], [1, 0], hand_N=np.array([1, -1])), 3)
+
+
+@pytest.mark.parametrize(
+    "goal", ["false_refusal[turn=later] <= 0.1", "false_refusal <= 0.1 in every source"]
+)
+def test_a_slice_that_they_may_be_in_is_not_promised(goal):
+    with pytest.raises(DataError, match="3 prompts without an outcome may be in it"):
+        with_missing(rows_of([0.2, 0.9], [0, 1]), 3, parse_goals(goal))

@@ -31,11 +31,17 @@ def with_missing(rows: LabelledScores, missing: int, goals: Sequence[Goal] = ())
     taxonomy of one category.
 
     Raises DataError beside labels by hand: a correction for a judge's errors cannot be made of rows
-    it never saw; and beside a goal about all prompts, whatever their label: of the two cases only
-    one would be its error.
+    it never saw; beside a goal about all prompts, whatever their label: of the two cases only one
+    would be its error; and beside a goal about a slice, which a missing row may be in or not.
     """
     if not missing:
         return rows
+    if sliced := [g for g in goals if isinstance(g, PromisedGoal) and (g.where or g.every)]:
+        raise DataError(
+            f"goal {sliced[0].text!r} speaks of a slice, and {missing} prompts without an outcome "
+            "may be in it",
+            "promise for all rows, or ask again until each prompt has an outcome",
+        )
     if capped := [goal for goal in goals if isinstance(goal, PromisedGoal) and not goal.labelled]:
         raise DataError(
             f"goal {capped[0].text!r} is about all prompts, and {missing} of them have no "
