@@ -66,11 +66,7 @@ def test_people_see_request_and_answer_and_neither_token_nor_threshold_nor_verdi
     assert {tuple(row) for row in handed} == {("id", "request", "answer", "label")}
     assert not [row for row in handed if any(token in row["answer"] for token in coconot().tokens)]
     assert len(handed) == sum(s.drawn for s in strata) == pytest.approx(80, abs=4)
-    assert {s.name for s in strata} >= {
-        "sent, declines, near",
-        "sent, answers, far",
-        "not sent, answers, far",
-    }
+    assert {s.name for s in strata} == {draw_labels.ALL}  # many decline: strata would buy nothing
     texts = {b.answer.text for b in read_branches(folder.branches, coconot().tokens)}
     assert {row["answer"] for row in handed} <= texts
 
@@ -175,3 +171,9 @@ def test_texts_that_nobody_labelled_yet_are_left_out_and_a_bare_stratum_is_named
     out.write_text(json.dumps({"id": "text-999", "label": "refusal"}) + "\n")
     with pytest.raises(DataError, match="'text-999' is not in"):
         read_labels(out, CHOICES)
+
+
+def test_few_texts_that_decline_are_a_stratum_of_their_own():
+    assert draw_labels.strata_of([True, *[False] * 9]) == ["declines", *["answers"] * 9]
+    assert set(draw_labels.strata_of([True, False])) == {draw_labels.ALL}
+    assert set(draw_labels.strata_of([False] * 5)) == {draw_labels.ALL}

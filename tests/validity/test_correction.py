@@ -10,6 +10,8 @@ import pytest
 from demur.base.rows import read_rows
 from demur.core.judging.judge import JudgeInput, judge_all
 from demur.judges.phrases import PhraseJudge
+from demur.stages.draw_labels import strata_of
+from demur.stats.sample import power_allocation
 from tests.stats.judging.test_correction import checked, corrected, in_strata, population
 
 DRAWS = 1000
@@ -75,6 +77,26 @@ def test_with_few_labels_the_mean_of_the_estimate_is_the_truth(
     bias, noise = found_D.mean() - hand_N.mean(), found_D.std() / np.sqrt(FEW_LABEL_DRAWS)
     assert abs(bias) <= 3.5 * noise  # 1 in 2,000 by chance
     assert abs(bias) < 0.008
+
+
+@pytest.mark.parametrize(("rate", "sensitivity", "specificity"), JUDGES)
+def test_labels_as_they_are_drawn_cover_the_truth_in_intervals_no_wider_than_random_ones(
+    rate, sensitivity, specificity
+):
+    rng, covered, widths = np.random.default_rng(5), 0, []
+    judge_N, hand_N = population(1500, rate, sensitivity, specificity)
+    names = strata_of([bool(j) for j in judge_N])
+    of_N = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    sizes = np.bincount(of_N).tolist()
+    for _ in range(300):
+        known_N, strata = in_strata(of_N, power_allocation(sizes, sizes, 120), rng)
+        found = corrected(judge_N, hand_N, known_N, strata if len(sizes) > 1 else None)
+        alike = corrected(judge_N, hand_N, checked(len(hand_N), 120, rng))
+        covered += found.low <= hand_N.mean() <= found.high
+        widths.append((found.high - found.low, alike.high - alike.low))
+    assert covered >= 0.93 * 300
+    drawn, random = np.mean(widths, axis=0)
+    assert drawn <= 1.02 * random
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,10 @@
 """draw-labels: an evaluated run -> texts for people to label, drawn where labels reduce the
 intervals most, and a key with their weights.
 
-Strata: whether the calibrated policy sends the text, whether it declines by the judge's verdict,
-and whether the request was near its threshold. The file for people has none of that, nor the
-control token: labellers must not know what they are expected to find.
+Where the judge says of few texts that they decline, these and the others are strata of their own,
+and the few are drawn more often. Elsewhere strata buy nothing (bench/label_draws.py), and all texts
+are drawn alike. The file for people has neither verdict nor control token: labellers must not know
+what they are expected to find.
 """
 
 from __future__ import annotations
@@ -13,23 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from demur.base.errors import ConfigError
-from demur.core.decision import decide_many
-from demur.core.example import Example
 from demur.stats.sample import evenly_spaced, power_allocation
 from demur.store.answers.labels import DrawnRow, write_drawn
-from demur.store.policies.policy_file import read_policy
 from demur.store.results.metrics_file import read_metrics
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
-from demur.store.scores.rewritten import decided_scores
-from demur.store.scores.tables import Branch, read_branches, read_scores
+from demur.store.scores.tables import read_branches
 
-NEAR = 0.25  # the share of requests that count as near their threshold
-# texts that the policy sends tell more of its rates than those that other policies would send
-SENT_WEIGHT = 4.0
+# of the texts: so few that decline, by the judge, are a stratum of their own
+FEW = 0.15
+ALL = "all texts, at random"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,16 +66,13 @@ def run(config: Config, folder: RunFolder) -> tuple[Stratum, ...]:
         if b.id in examples and b.answer.text.strip()
     ]
     # Texts of each stratum by its name; in the order of names, so that a seed means one draw.
-    names = _strata(folder, list(examples.values()), branches)
+    names = strata_of([b.outcome.refuses for b in branches])
     by_name = {
         name: [b for b, n in zip(branches, names, strict=True) if n == name]
         for name in sorted(set(names))
     }
-    weights = [
-        len(texts) * (SENT_WEIGHT if name.startswith("sent") else 1.0)
-        for name, texts in by_name.items()
-    ]
-    drawn = power_allocation([len(texts) for texts in by_name.values()], weights, config.labels)
+    sizes = [len(texts) for texts in by_name.values()]
+    drawn = power_allocation(sizes, sizes, config.labels)
     # (text, stratum, texts in the stratum) of each drawn text; a weight is 1 / P(drawn).
     rng = np.random.default_rng(config.seed)
     chosen = [
@@ -101,20 +94,9 @@ def run(config: Config, folder: RunFolder) -> tuple[Stratum, ...]:
     )
 
 
-def _strata(
-    folder: RunFolder, examples: Sequence[Example], branches: Sequence[Branch]
-) -> list[str]:
-    """The name of each branch's stratum."""
-    policy = read_policy(folder.policy)
-    ids = tuple(e.id for e in examples)
-    table = read_scores(decided_scores(folder, "test", policy.fingerprint))[0].select(ids)
-    decided = decide_many(policy, table.logp_NC)
-    sent = {(i, c) for i, c in zip(ids, decided.choice_N.tolist(), strict=True) if policy.writes(c)}
-    # method="lower" takes a distance that occurs, so that at least one request is near.
-    far_N: npt.NDArray[np.float64] = np.abs(decided.margin_N)
-    near = dict(zip(ids, (far_N <= np.quantile(far_N, NEAR, method="lower")).tolist(), strict=True))
-    return [
-        f"{'sent' if (b.id, b.column) in sent else 'not sent'}, "
-        f"{'declines' if b.outcome.refuses else 'answers'}, {'near' if near[b.id] else 'far'}"
-        for b in branches
-    ]
+def strata_of(declines: Sequence[bool]) -> list[str]:
+    """The stratum of each text, from whether it declines by the judge."""
+    share = sum(declines) / max(len(declines), 1)
+    if not 0.0 < share <= FEW:
+        return [ALL] * len(declines)
+    return ["declines" if d else "answers" for d in declines]

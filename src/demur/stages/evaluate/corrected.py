@@ -89,9 +89,9 @@ class CheckedTexts:
     def _sample(self, means: frozenset[Verdict]) -> CheckedSample:
         """Judge and hand as numbers in [0, 1]: whether the verdict is in `means`."""
         hand = [self.labels.verdicts.get(key) for key in self.keys]
-        # Without a drawn sample the labels count as a random one: no strata.
+        # Without a drawn sample, or with one stratum, the labels are a random one of all.
         strata = None
-        if self.labels.sizes:
+        if len(self.labels.sizes) > 1:
             strata = Strata(
                 of_N=np.array(
                     [self.labels.stratum.get(key, 0) for key in self.keys], dtype=np.int64
