@@ -1,9 +1,9 @@
 """From requests through the data stage to a promise: it is about requests, however often they
 repeat, whoever labelled them, and however alike they are.
 
-Each case prepares so many sets of requests, and draws the scores of their prompts so many times:
-2,000 promises in all. Before rows kept their links and counts, .60 of them were broken by popular
-prompts, .89 by disputed ones, and .26 by families. True rates are known, because scores are normal.
+Each case prepares 20 sets of requests, and draws the scores of their prompts 25 or 100 times.
+Before rows kept their links and counts, .60 of 2,000 promises were broken by popular prompts, .89
+by disputed ones, and .26 by families. True rates are known, because scores are normal.
 """
 
 from dataclasses import replace
@@ -22,7 +22,9 @@ from demur.stats.labelled import label_scores
 from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
 from tests.validity.population import DELTA
 
-SETS, DRAWS = 50, 40
+SETS = 20
+# draws of scores for each set: 500 promises in a case, and 2,000 in `make test-slow`
+EACH = pytest.mark.parametrize("draws", [25, pytest.param(100, marks=pytest.mark.slow)])
 LEVEL = 0.05
 ANSWER, REFUSE = norm(-2.0, 1.5), norm(2.0, 1.5)  # log-odds of refusing of ordinary prompts
 TEMPLATE = Policy(name="mine", taxonomy=single(), rule="heaviest", categories=(CategoryPolicy(),))
@@ -57,9 +59,9 @@ def threshold(rows, logit_N, seed, level=LEVEL):
         return float(np.log(t) - np.log1p(-t)) if t < 1 else np.inf
 
 
-def tally(requests, special, true_rate):
+def tally(requests, special, true_rate, draws):
     """(promises, of these broken). requests: a set of them, by seed. special: log-odds by the text
-    of prompts that are not ordinary.
+    of prompts that are not ordinary. draws: of scores, for each set.
     """
     granted = broken = 0
     for seed in range(SETS):
@@ -67,10 +69,10 @@ def tally(requests, special, true_rate):
         rows, rng = splits["calibrate"], np.random.default_rng(seed)
         refuse_N = np.array([e.label is not None for e in rows])
         own_N = np.array([special.get(e.text, np.nan) for e in rows])
-        for draw in range(DRAWS):
+        for draw in range(draws):
             logit_N = rng.normal(np.where(refuse_N, 2.0, -2.0), 1.5)
             logit_N = np.where(np.isnan(own_N), logit_N, own_N)
-            t = threshold(rows, logit_N, DRAWS * seed + draw)
+            t = threshold(rows, logit_N, draws * seed + draw)
             if t is not None:
                 granted += 1
                 broken += true_rate(t) > LEVEL
@@ -80,8 +82,9 @@ def tally(requests, special, true_rate):
 POPULAR = {"how are you": 0.3, "who are you": 0.6, "good morning": 0.9}
 
 
+@EACH
 @pytest.mark.parametrize("how", ["count", pytest.param("repeats", marks=pytest.mark.slow)])
-def test_three_popular_prompts_are_as_much_of_a_promise_as_they_are_of_traffic(how):
+def test_three_popular_prompts_are_as_much_of_a_promise_as_they_are_of_traffic(how, draws):
     """12 % of requests. Kept once each, or all in one split, they broke it in nearly all draws."""
 
     def requests(seed):
@@ -97,12 +100,13 @@ def test_three_popular_prompts_are_as_much_of_a_promise_as_they_are_of_traffic(h
     def true_rate(t):
         return 0.88 * ANSWER.sf(t) + 0.04 * sum(own >= t for own in POPULAR.values())
 
-    granted, broken = tally(requests, POPULAR, true_rate)
-    assert broken <= binom.ppf(0.999, SETS * DRAWS, DELTA)
-    assert granted > SETS * DRAWS / 2
+    granted, broken = tally(requests, POPULAR, true_rate, draws)
+    assert broken <= binom.ppf(0.999, SETS * draws, DELTA)
+    assert granted > SETS * draws / 2
 
 
-def test_disputed_prompts_count_as_the_share_of_their_labels():
+@EACH
+def test_disputed_prompts_count_as_the_share_of_their_labels(draws):
     """A sixth of the requests to be answered are of prompts that others would refuse, and score
     between the two kinds. Dropped, they broke the promise in nearly all draws.
     """
@@ -119,14 +123,12 @@ def test_disputed_prompts_count_as_the_share_of_their_labels():
         return (800 * ANSWER.sf(t) + 160 * dispute.sf(t)) / 960
 
     drawn = dict(zip(texts, dispute.rvs(len(texts), random_state=1), strict=True))
-    granted, broken = tally(requests, drawn, true_rate)
-    assert broken <= binom.ppf(0.999, SETS * DRAWS, DELTA)
-    assert granted > SETS * DRAWS / 2
+    granted, broken = tally(requests, drawn, true_rate, draws)
+    assert broken <= binom.ppf(0.999, SETS * draws, DELTA)
+    assert granted > SETS * draws / 2
 
 
-@pytest.mark.parametrize(
-    "draws", [SETS * DRAWS // 4, pytest.param(SETS * DRAWS, marks=pytest.mark.slow)]
-)
+@EACH
 def test_sixty_families_of_near_copies_are_sixty_pieces_of_evidence(draws):
     """A member scores as its family does with probability .95, else by itself."""
     families, size = 60, 10
@@ -148,11 +150,11 @@ def test_sixty_families_of_near_copies_are_sixty_pieces_of_evidence(draws):
     # the member of a family that the others are likely to score as; an ordinary row is its own
     at = {e.id: n for n, e in enumerate(rows)}
     first_N = np.array([at.get(f"{e.id.partition('-')[0]}-0", n) for n, e in enumerate(rows)])
-    for draw in range(draws):
+    for draw in range(SETS * draws):
         logit_N = rng.normal(mean_N, 1.5)
         logit_N = np.where(rng.random(len(rows)) < 0.95, logit_N[first_N], logit_N)
         t = threshold(rows, logit_N, draw, level)
         granted += t is not None
         broken += t is not None and ANSWER.sf(t) > level
-    assert broken <= binom.ppf(0.999, draws, DELTA)
-    assert granted > draws / 2
+    assert broken <= binom.ppf(0.999, SETS * draws, DELTA)
+    assert granted > SETS * draws / 2
