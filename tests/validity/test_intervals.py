@@ -8,7 +8,7 @@ from scipy.stats import binom
 
 from demur.core.rates import Rate
 from demur.stats.measure import errors_of
-from demur.stats.paired import compare_paired
+from demur.stats.paired import compare_paired, mcnemar_of_groups, mcnemar_p
 from demur.stats.points import Resampling
 from demur.stats.units import RowUnits, unit_interval
 
@@ -79,16 +79,29 @@ def test_the_rates_of_an_evaluation_know_their_families():
     assert missed_by <= binom.ppf(SLACK, 300, 0.05)
 
 
+def changes(rng, alike):
+    """(change of each item, its group): items of a group gain or lose together with probability
+    `alike`; neither direction is likelier.
+    """
+    group_N = np.repeat(np.arange(60), 5)
+    own_G, own_N = rng.choice([-1, 0, 1], 60), rng.choice([-1, 0, 1], 300)
+    return np.where(rng.random(300) < alike, own_G[group_N], own_N), group_N
+
+
 @pytest.mark.parametrize("alike", [0.0, 0.5, 0.9])
 def test_mcnemar_on_groups_raises_false_alarms_in_at_most_five_of_a_hundred_draws(alike):
-    """Items of a group gain or lose together; neither direction is likelier."""
-    rng, alarms, how = np.random.default_rng(5), 0, Resampling(seed=0, draws=2)
-    group_N = np.repeat(np.arange(60), 5)
-    names = [str(g) for g in group_N]
+    rng, by_groups, by_items = np.random.default_rng(5), 0, 0
     for _ in range(DRAWS):
-        own_U, own_N = rng.choice([-1, 0, 1], 60), rng.choice([-1, 0, 1], 300)
-        change_N = np.where(rng.random(300) < alike, own_U[group_N], own_N)
-        before = np.where(change_N == 0, rng.random(300) < 0.5, change_N < 0)
-        after = np.where(change_N == 0, before, change_N > 0)
-        alarms += compare_paired(before.tolist(), after.tolist(), names, how).p <= 0.05
-    assert alarms <= binom.ppf(SLACK, DRAWS, 0.05)
+        change_N, group_N = changes(rng, alike)
+        by_groups += mcnemar_of_groups(change_N, group_N) <= 0.05
+        by_items += mcnemar_p(int((change_N > 0).sum()), int((change_N < 0).sum())) <= 0.05
+    assert by_groups <= binom.ppf(SLACK, DRAWS, 0.05)
+    if alike == 0.9:  # a test that counts items would show
+        assert by_items > 0.2 * DRAWS
+
+
+def test_a_comparison_of_two_runs_tests_groups():
+    change_N, group_N = changes(np.random.default_rng(6), 0.9)
+    before, after = (change_N < 0).tolist(), (change_N > 0).tolist()
+    found = compare_paired(before, after, [str(g) for g in group_N], Resampling(seed=0, draws=2))
+    assert found.p == mcnemar_of_groups(change_N, group_N)

@@ -89,7 +89,7 @@ def _doc(example: Example) -> dict[str, Any]:
     return {
         "id": example.id,
         "request": example.text,
-        "group": example.group or example.id,
+        "group": example.unit or example.id,
         "source": example.source,
     }
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from demur.base.arrays import numbered
 from demur.base.errors import DataError, Undefined
 from demur.core.judging.judge import judge_rows
 from demur.core.judging.outcome import Outcome, Verdict, View, declines
@@ -28,6 +29,7 @@ from demur.stats.judging.judged import RateEstimate, rogan_gladen
 from demur.stats.judging.raters import RaterAgreement, rater_agreement
 from demur.stats.measure import Statistic
 from demur.stats.points import Resampling
+from demur.stats.units import RowUnits
 from demur.store.answers.answers_file import AnswerRow, read_answers, read_verdicts
 from demur.store.answers.labels import (
     DrawnRow,
@@ -167,8 +169,13 @@ def _checked(
         for value in sorted({rows[n].stratum for n in known if config.by is not None})
     }
     # The raw rate is over all scored answers, labelled or not: it is the one that gets corrected.
-    scored = [declines(o.verdict, config.view) for o in outcomes if o.verdict != "unscored"]
-    raw = Rate(hits=sum(scored), of=len(scored))
+    raw = RowUnits.of(len(rows), numbered([row.group for row in rows])).rate(
+        np.array(
+            [o.verdict != "unscored" and declines(o.verdict, config.view) for o in outcomes],
+            dtype=bool,
+        ),
+        np.array([o.verdict != "unscored" for o in outcomes], dtype=bool),
+    )
     return CheckedJudge(
         judge=name,
         agreement=whole,

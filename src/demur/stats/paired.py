@@ -56,6 +56,14 @@ def mcnemar_p(gained: int, lost: int) -> float:
     return min(1.0, 2.0 * binomial_cdf(min(gained, lost), gained + lost, 0.5))
 
 
+def mcnemar_of_groups(change_N: Ints, group_N: Ints) -> float:
+    """McNemar's p-value on the sign of each group's net change: items of a group change together,
+    and are one piece of evidence. change_N: 1 gained, -1 lost. group_N: equal numbers, from 0.
+    """
+    net_G = np.bincount(group_N, weights=change_N)
+    return mcnemar_p(int((net_G > 0).sum()), int((net_G < 0).sum()))
+
+
 def most_lost(gained: int, lost: int, of: int, delta: float) -> float:
     """Upper bound of P(lost) - P(gained) that fails with probability <= delta, for any N
     independent items.
@@ -176,7 +184,7 @@ def compare_paired(
         gained=gained,
         lost=lost,
         groups=len(size_G),
-        p=mcnemar_p(int((change_G > 0).sum()), int((change_G < 0).sum())),
+        p=mcnemar_of_groups(change_N, group_N),
         interval=_interval(change_G, size_G, how),
         most_lost=_most_lost(change_N, group_N, how),
     )

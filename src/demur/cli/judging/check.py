@@ -161,11 +161,12 @@ def _figure(figure: Statistic, interval: tuple[float, float] | None = None) -> s
 
 
 def _rate(rate: Rate) -> str:
-    """A rate in percent with its exact 95 % interval."""
+    """A rate in percent with its 95 % interval, which counts prompts."""
     if not rate.defined:
         return "not defined (0 rows)"
     low, high = rate.interval()
-    return f"{100 * rate.value:.1f}% ({100 * low:.1f} to {100 * high:.1f})"
+    units = f"; {rate.units} prompts" if rate.units < rate.of else ""
+    return f"{100 * rate.value:.1f}% ({100 * low:.1f} to {100 * high:.1f}{units})"
 
 
 def _corrected(found: RateEstimate | str) -> str:
@@ -239,6 +240,7 @@ def _rate_json(rate: Rate) -> dict[str, object]:
     return {
         "hits": rate.hits,
         "of": rate.of,
+        "units": rate.units,
         "value": rate.value if rate.defined else None,
         "interval": interval,
     }

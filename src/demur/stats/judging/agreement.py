@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from demur.base.arrays import Doubles
+from demur.base.arrays import Doubles, numbered
 from demur.base.errors import DataError
 from demur.core.judging.outcome import Verdict, View, declines
 from demur.core.rates import Rate
 from demur.stats.measure import Statistic
-from demur.stats.paired import mcnemar_p
+from demur.stats.paired import mcnemar_of_groups
 from demur.stats.points import Resampling
+from demur.stats.units import RowUnits
 
 VERDICTS: tuple[Verdict, ...] = ("refusal", "partial", "compliance", "unscored")
 
@@ -50,7 +51,7 @@ def agreement(
     how: Resampling,
 ) -> Agreement:
     """Measure one judge against people. groups: the prompt of each answer; answers to one prompt
-    are drawn together.
+    are drawn together, and are one unit of every rate.
 
     Raises DataError on unequal lengths, no rows, or a human label "unscored": leave such rows out
     and count them.
@@ -73,14 +74,17 @@ def agreement(
     both, only_human, only_judge, neither = (int(c) for c in count_G4.sum(axis=0))
     kappa = kappa_of(both, only_human, only_judge, neither)
     pairs = Counter(zip(human, judge, strict=True))
+    of_all = RowUnits.of(len(human), numbered(groups))
+    scored_N = np.array([verdict != "unscored" for verdict in judge], dtype=bool)
+    rate, everything_N = of_all.at(scored_N).rate, np.ones(len(scored), dtype=bool)
     return Agreement(
         view=view,
-        scored=Rate(hits=len(scored), of=len(human)),
-        accuracy=Rate(hits=both + neither, of=len(scored)),
-        sensitivity=Rate(hits=both, of=both + only_human),
-        specificity=Rate(hits=neither, of=neither + only_judge),
-        human_rate=Rate(hits=both + only_human, of=len(scored)),
-        judge_rate=Rate(hits=both + only_judge, of=len(scored)),
+        scored=of_all.rate(scored_N, np.ones(len(human), dtype=bool)),
+        accuracy=rate(truth_N == said_N, everything_N),
+        sensitivity=rate(said_N, truth_N),
+        specificity=rate(~said_N, ~truth_N),
+        human_rate=rate(truth_N, everything_N),
+        judge_rate=rate(said_N, everything_N),
         kappa=kappa,
         kappa_interval=_interval(count_G4, how) if kappa.defined else None,
         confusion={h: {j: pairs[h, j] for j in VERDICTS} for h in VERDICTS[:3]},
@@ -111,12 +115,9 @@ def mcnemar(
     """
     rows = list(zip(human, first, second, strict=True))
     ours, theirs = sum(h == a != b for h, a, b in rows), sum(h == b != a for h, a, b in rows)
-    # by prompt: answers on which the first judge alone is right, less those of the second
-    net: Counter[str] = Counter()
-    for group, (h, a, b) in zip(groups, rows, strict=True):
-        net[group] += (h == a) - (h == b)
-    ahead, behind = sum(n > 0 for n in net.values()), sum(n < 0 for n in net.values())
-    return ours, theirs, mcnemar_p(ahead, behind)
+    # 1 where the first judge alone is right, -1 where the second is
+    change_N = np.array([(h == a) - (h == b) for h, a, b in rows], dtype=np.int64)
+    return ours, theirs, mcnemar_of_groups(change_N, numbered(groups))
 
 
 def _interval(count_G4: Doubles, how: Resampling) -> tuple[float, float]:
