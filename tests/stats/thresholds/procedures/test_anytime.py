@@ -12,7 +12,8 @@ from demur.core.goals.parse import parse_goals
 from demur.core.rates import most_errors, rows_needed
 from demur.core.score import ScoreTable
 from demur.stats.labelled import LabelledScores
-from demur.stats.thresholds.certify import CertifyOptions, Granted, certify, what_would_do
+from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
+from demur.stats.thresholds.explain import what_would_do
 from demur.stats.thresholds.problem import Arrived
 from demur.stats.thresholds.procedures.anytime import (
     anytime_split,
