@@ -86,3 +86,11 @@ def test_a_row_that_stands_for_many_requests_is_one_unit():
 def test_one_row_of_a_group_is_drawn():
     marked_N = one_per_group(np.array([0, 0, 1, 1, 1, 2]), everyone(6), seed=3)
     assert marked_N.sum() == 3
+
+
+def test_a_row_is_drawn_by_its_part_of_the_requests_of_its_group():
+    group_N, count_N = np.array([0, 0, 1, 1]), np.array([9, 1, 1, 1])
+    drawn = [one_per_group(group_N, everyone(4), seed, count_N) for seed in range(2000)]
+    share = np.mean(drawn, axis=0)
+    assert all(marked_N.sum() == 2 for marked_N in drawn)
+    assert share == pytest.approx([0.9, 0.1, 0.5, 0.5], abs=0.035)

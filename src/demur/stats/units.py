@@ -261,19 +261,28 @@ def count_rows(
         unit_M, drawn_M = np.arange(len(row_M)), np.ones(len(row_M), dtype=bool)
     else:
         unit_M = np.unique(group_N[row_M], return_inverse=True)[1]
-        drawn_M = one_per_group(group_N, among_N, seed)[row_M]
+        drawn_M = one_per_group(group_N, among_N, seed, count_N)[row_M]
     return CountedRows(row_M=row_M, count_M=count_M, unit_M=unit_M, drawn_M=drawn_M)
 
 
-def one_per_group(group_N: Ints | None, among_N: Bools, seed: int) -> Bools:
+def one_per_group(
+    group_N: Ints | None, among_N: Bools, seed: int, count_N: Ints | None = None
+) -> Bools:
     """Mark one random row of each group of rows among these; every row if there are no groups.
 
     Rows made from one another err together. Counted one by one they would count as more evidence
-    than they are, and an exact binomial bound would not hold.
+    than they are, and an exact binomial bound would not hold. count_N: requests of each row, by
+    which it is drawn, so that the drawn row errs with the probability of the group's share.
     """
     if group_N is None:
         return np.ones(len(among_N), dtype=bool)
-    order = np.random.default_rng([seed, _OF_GROUPS]).permutation(np.flatnonzero(among_N))
+    rng, row_M = np.random.default_rng([seed, _OF_GROUPS]), np.flatnonzero(among_N)
+    if count_N is None or (count_N[row_M] == 1).all():
+        order = rng.permutation(row_M)
+    else:
+        # Of exponential times with these rates, the first is each row's with a probability that is
+        # its part of the group's requests.
+        order = row_M[np.argsort(rng.exponential(size=len(row_M)) / count_N[row_M])]
     marked_N = np.zeros(len(among_N), dtype=bool)
     # In random order, the first row of each group is a uniform draw from it.
     marked_N[order[np.unique(group_N[order], return_index=True)[1]]] = True

@@ -241,6 +241,8 @@ def cut_grid(
     """
     learn_N = split.learn_N
     of_L = np.array([max(loss.of(learn_N), 1) for loss in losses], dtype=np.float64)
+    # A row that may err counts as the requests that it stands for, as the denominators do.
+    could_err = [np.where(loss.could_err_N, loss.weight_N, 0.0) for loss in losses]
     threshold_GJ, errors_GLJ, worth_GJ, whole_GL = [], [], [], []
     for g in range(len(grouped.groups)):
         logq_N = grouped.compared_with(g)
@@ -248,21 +250,19 @@ def cut_grid(
         rows = rows[np.argsort(-logq_N[rows], kind="stable")]
         threshold_J = np.array([fixed[g]]) if g in fixed else _few_cuts(logq_N[rows])
         refused_J = np.searchsorted(-logq_N[rows], -_log(threshold_J), side="right")
-        errors = [_prefix(loss.could_err_N[rows])[refused_J] for loss in losses]
+        errors = [_prefix(weight_N[rows])[refused_J] for weight_N in could_err]
         # A refusal adds to a rate of refusals and takes from a rate of answers, whose base is the
         # rate with nothing refused.
         sign_L1 = np.array([[1.0 if loss.when == "refused" else -1.0] for loss in losses])
         threshold_GJ.append(threshold_J)
         errors_GLJ.append(sign_L1 * np.array(errors) / of_L[:, None])
-        whole_GL.append(sign_L1[:, 0] * [loss.could_err_N[rows].sum() for loss in losses] / of_L)
+        whole_GL.append(sign_L1[:, 0] * [weight_N[rows].sum() for weight_N in could_err] / of_L)
         worth_GJ.append(_prefix(worth_N[rows])[refused_J])
     base = [
-        (
-            loss.could_err_N
-            & learn_N
-            & (~grouped.always_N if loss.when == "answered" else grouped.always_N)
-        ).sum()
-        for loss in losses
+        weight_N[
+            learn_N & (~grouped.always_N if loss.when == "answered" else grouped.always_N)
+        ].sum()
+        for weight_N, loss in zip(could_err, losses, strict=True)
     ]
     level_L = np.array([loss.level for loss in losses])
     tested_L = np.array([max(loss.of(split.test_N), 1) for loss in losses])
