@@ -88,9 +88,11 @@ def test_labelled_texts_are_never_overwritten(run, tmp_path):
         draw_labels.Config(out=tmp_path / "b.jsonl", labels=1)
 
 
-def test_labels_drawn_in_strata_correct_rates_of_policies_and_of_forced_texts_by_their_weights(
-    run, tmp_path
+@pytest.mark.parametrize(("few", "strata"), [(0.15, False), (1.0, True)])
+def test_labels_correct_rates_of_policies_and_of_forced_texts_by_their_weights(
+    run, tmp_path, monkeypatch, few, strata
 ):
+    monkeypatch.setattr(draw_labels, "FEW", few)  # many of these texts decline
     folder, engine = run
     truth = truth_of(folder)
     rows = read_examples(folder.split("test"))
@@ -108,7 +110,7 @@ def test_labels_drawn_in_strata_correct_rates_of_policies_and_of_forced_texts_by
         found = evaluate.run(evaluate.Config(labels=out, also=()), engine, JUDGE, folder)
         corrected = found.policies[1].corrected["all"]["refusal_rate"]
         covered += corrected.low <= true_rate <= corrected.high
-        assert "weighted by stratum" in corrected.method
+        assert ("weighted by stratum" in corrected.method) == strata
     assert covered >= 4
     assert (
         found.twins["all"].corrected["stuck_refuse"].method == "the labels were drawn text by text"
@@ -145,7 +147,10 @@ def test_labels_beside_the_key_of_another_draw_are_an_error_not_labels_of_other_
         judge_check.run(judge_check.Config(file=one), {"fixed": JUDGE})
 
 
-def test_texts_that_nobody_labelled_yet_are_left_out_and_a_bare_stratum_is_named(run, tmp_path):
+def test_texts_that_nobody_labelled_yet_are_left_out_and_a_bare_stratum_is_named(
+    run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(draw_labels, "FEW", 1.0)
     folder, _ = run
     out = tmp_path / "a.jsonl"
     draw_labels.run(draw_labels.Config(out=out, labels=80), folder)

@@ -11,10 +11,10 @@ from tests.habits import deaf
 from demur.base.errors import ArtifactError, ConfigError
 from demur.core.decision import decide_many
 from demur.core.judging.outcome import Outcome
-from demur.core.rates import Rate
 from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import calibrate, evaluate, report
+from demur.stats.units import units_of
 from demur.store.policies.policy_file import read_policy
 from demur.store.results.metrics_file import read_metrics, write_metrics
 from demur.store.rows import read_examples
@@ -265,8 +265,12 @@ def test_texts_that_ignore_their_token_are_shown_as_breaking_its_word_the_surest
         table_of(text, "Texts that keep their token's word, per token"),
         read_examples(folder.split("test")),
     )
-    low, high = (100 * end for end in Rate(hits=0, of=len(test_rows)).interval(0.95))
-    assert kept["forced", "respond"]["keeps its word"] == f"0.0% ({low:.1f} to {high:.1f})"
+    none_N, all_N = np.zeros(len(test_rows), dtype=bool), np.ones(len(test_rows), dtype=bool)
+    rate = units_of(test_rows).rate(none_N, all_N)
+    low, high = (100 * end for end in rate.interval(0.95))
+    assert kept["forced", "respond"]["keeps its word"] == (
+        f"0.0% ({low:.1f} to {high:.1f}; {rate.units} units)"
+    )
     assert kept["forced", "respond"]["texts"] == str(len(test_rows))
     made = [b for b in read_branches(folder.branches, engine.fingerprint.tokens) if b.column]
     for column, name in enumerate(coconot().names, start=1):

@@ -27,7 +27,8 @@ def test_drawn_texts_come_back_labelled_and_correct_the_rates(demur, made_run, t
     assert result.code == 0, result.err
     metrics = json.loads(result.out)
     assert metrics["labels"] == len(rows)
-    assert "stratum" in metrics["policies"][1]["corrected"]["all"]["refusal_rate"]["method"]
+    method = metrics["policies"][1]["corrected"]["all"]["refusal_rate"]["method"]
+    assert "hand labels" in method
     shown = demur("evaluate", run, "--labels", out)
     words = " ".join(shown.out.split())
     assert f"{len(rows)} labelled by hand" in words

@@ -28,8 +28,6 @@ from demur.stats.units import one_per_group
 
 # of a judge, by hand labels, from which on thresholds are chosen by its labels, too
 LEAST_YOUDEN = 0.5
-TRUSTED_YOUDEN = 0.7  # from which on all of delta may go to what was learnt by its labels
-FEW_LABELS = 20  # by hand, on which no judge is believed
 
 
 def share_beside_hands(rows: LabelledScores, share: float) -> float:
@@ -90,32 +88,6 @@ def believed(objective: Objective, judged: LabelledScores) -> Objective:
     count_N = np.ones(len(known_N), dtype=np.int64) if judged.count_N is None else judged.count_N
     worth_N = np.where(known_N, objective.worth_N, 0.0)
     return replace(objective, worth_N=worth_N, count_N=count_N * known_N)
-
-
-def credible(losses: Sequence[Loss], judged: LabelledScores) -> bool:
-    """Whether the judge tells rows apart well, by labels alone of rows that are not tested.
-
-    losses: on the rows labelled by hand that are tested. The other rows labelled by hand show how
-    often the judge says "refuse" of one kind of rows, or of both. What it says of the other kind
-    follows from how often it says so of all rows that no hand labelled, and from the share of the
-    kinds by hand.
-    """
-    known_N, hand_N = judged.by_hand_N, judged.hand_N
-    if hand_N is None or known_N.all():
-        return False
-    said_N = judged.label_N > 0
-    free_N = known_N & ~np.any([loss.among_N for loss in losses], axis=0)
-    refuse_N, answer_N = free_N & (hand_N > 0), free_N & (hand_N == 0)
-    if free_N.sum() < FEW_LABELS:
-        return False
-    share = float((hand_N[known_N] > 0).mean())
-    said = float(said_N[~known_N].mean())
-    found, taken = (float(said_N[n].mean()) if n.any() else None for n in (refuse_N, answer_N))
-    if found is None and taken is not None:
-        found = (said - taken * (1.0 - share)) / share if share else 0.0
-    elif taken is None and found is not None:
-        taken = (said - found * share) / (1.0 - share) if share < 1.0 else 1.0
-    return found is not None and taken is not None and found - taken >= TRUSTED_YOUDEN
 
 
 def may_beat_exact_tests(

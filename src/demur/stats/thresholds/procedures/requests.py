@@ -30,7 +30,6 @@ from demur.stats.thresholds.objective import objective_of
 from demur.stats.thresholds.problem import Arrived, GroupedScores, Loss
 from demur.stats.thresholds.procedures.hand_labels import (
     believed,
-    credible,
     hand_units,
     losses_tested,
     may_beat_exact_tests,
@@ -179,7 +178,7 @@ def _fitting_methods(
 
     So both are tried, and where only false refusals are promised a path that catches evenly, too.
     Where rows are so few that a share of delta allows far fewer errors, one of them gets all of
-    delta: rows that are not tested say which, by their scores or by what a judge said of them.
+    delta: the scores of rows that are not tested say which.
     """
     if not all(loss.goal.monotone for loss in losses):
         return [ORDERED]
@@ -189,16 +188,13 @@ def _fitting_methods(
         return ["path"]
     # A path that catches evenly is learnt on rows to be refused: no goal may test these.
     even = ["even"] if all(loss.goal.of_answerable for loss in losses) else []
-    trusted = case.judged is not None and credible(losses, case.judged)
     few = _fewest_errors(case, losses) < ENOUGH_ERRORS
     # Rows that a judge labelled teach a path, and all rows labelled by hand are left to test it.
     offers = [["shared", *even, "path"]] if case.judged is not None or not few else []
-    offers.append(["shared", "path"] if trusted else ["shared", *even])
+    offers.append(["shared", *even])
     for methods in offers:
         if all(_worth_dividing(loss, delta, len(methods)) for loss in losses):
             return methods
-    if trusted:
-        return ["path"]
     free_N = split_rows(grouped, 0.0, case.seed, losses).learn_N & case.rows.by_hand_N
     return even if even and uneven(grouped, free_N) else ["shared"]
 
