@@ -7,6 +7,13 @@ from tests.validity.population import BOTH_SIDES, keeps_its_word, tally
 DRAWS = 2000
 
 
-@pytest.mark.parametrize("name", BOTH_SIDES)
+# the longest is for `make test-slow`
+CASES = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "vectors, bfloat16" else name
+    for name in BOTH_SIDES
+]
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_promises_are_broken_in_at_most_delta_of_the_draws(name):
     keeps_its_word(BOTH_SIDES[name], tally(BOTH_SIDES[name], DRAWS))

@@ -37,7 +37,14 @@ def rates(thresholds, people):
     }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "precision",
+        pytest.param("of one category", marks=pytest.mark.slow),
+        pytest.param("beside missed refusals", marks=pytest.mark.slow),
+    ],
+)
 def test_precisions_are_broken_in_at_most_delta_of_the_draws(name):
     goals, counts = CASES[name]
     # the most refusals that are certified: an optimum that misses are all that counts for
