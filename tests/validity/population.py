@@ -82,7 +82,7 @@ class Population:
     logp_NC: np.ndarray
     label_N: np.ndarray
     template: Policy
-    sorted_of: dict = field(default_factory=dict)
+    sorted_of: dict = field(default_factory=dict, init=False)  # no copy shares it
 
     def __post_init__(self):
         self.classes = range(self.logp_NC.shape[1])

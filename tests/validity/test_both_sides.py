@@ -7,10 +7,10 @@ from tests.validity.population import BOTH_SIDES, keeps_its_word, tally
 DRAWS = 2000
 
 
-# the longest is for `make test-slow`
+# the longest, for `make test-slow`
+LONG = ("vectors, bfloat16", "vectors, misled", "hard only", "path, small category")
 CASES = [
-    pytest.param(name, marks=pytest.mark.slow) if name == "vectors, bfloat16" else name
-    for name in BOTH_SIDES
+    pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in BOTH_SIDES
 ]
 
 

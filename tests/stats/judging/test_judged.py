@@ -180,16 +180,3 @@ def test_bad_input_is_refused():
         replace(ROWS, hand_N=np.full(3000, UNCHECKED))
     with pytest.raises(DataError, match="has label 7"):
         replace(ROWS, hand_N=np.full(3000, 7))
-
-
-@pytest.mark.parametrize("goals", ["false_refusal <= 0.05", "missed_refusal[safety] <= 0.1"])
-def test_all_of_delta_goes_to_a_path_only_if_untested_rows_speak_for_the_judge(goals):
-    """40 rows of a kind allow so few errors that delta is not divided."""
-    hand_N, rng = checked(ROWS, 150), np.random.default_rng(3)
-    guessed_N = rng.permutation(ROWS.label_N)
-    inverted_N = np.where(ROWS.label_N == 0, 1, 0)
-    for judge_N, path in ((ROWS.label_N, True), (guessed_N, False), (inverted_N, False)):
-        rows = replace(ROWS, label_N=judge_N, hand_N=hand_N)
-        found = certify(parse_goals(goals), policy(2), rows, CertifyOptions(explained=False))
-        assert isinstance(found, Granted)
-        assert ("learned path" in found.certified.method) is path, found.certified.method
