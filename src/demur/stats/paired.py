@@ -72,10 +72,13 @@ def most_lost(gained: int, lost: int, of: int, delta: float) -> float:
     bound, and the result is the largest difference under which an outcome as good as this one has
     probability delta, whatever share of the items changes. Raises Undefined if of == 0.
     """
-    low, high = Rate(hits=lost - gained, of=of).value, 1.0
-    if lost == of:
-        return high
+    # Raises Undefined without items.
+    if Rate(hits=lost, of=of).value == 1.0:
+        return 1.0
     most_C = _as_good(gained, lost, of, delta)
+    # From the same ends for every outcome: outcomes whose bounds are alike get the same one, and
+    # one item more never moves it the wrong way within the search's own precision.
+    low, high = -1.0, 1.0
     while high - low > _CLOSE / of:
         middle = (low + high) / 2
         likely = _probability(most_C, middle, of) >= delta
@@ -87,18 +90,15 @@ def _as_good(gained: int, lost: int, of: int, delta: float) -> Doubles:
     """Per number C = 0..N of changed items: the most lost ones with which an outcome ranks no worse
     than this one; negative where none does.
 
-    Rank: D + z sqrt(C + k - D^2 / N), D = lost - gained: N times a normal bound with pseudo-counts
-    k, so many that one more gained item never raises it.
+    Rank: D + z sqrt(C + k), D = lost - gained: N times a normal bound with pseudo-counts k, so many
+    that one more gained item never raises it. (With the variance C - D^2 / N it might, where nearly
+    all items are lost.)
     """
     z = float(norm.isf(min(delta, 0.5)))
     extra = max(1.0, z * z / 4)
-    net = lost - gained
-    rank = net + z * math.sqrt(lost + gained + extra - net * net / of)
-    # "rank of (D, C) <= rank" is a quadratic inequality in D <= rank; its lower root is the answer.
+    rank = lost - gained + z * math.sqrt(lost + gained + extra)
     changed_C = np.arange(of + 1, dtype=np.float64)
-    scale = 1.0 + z * z / of
-    root_C = np.maximum(rank**2 - scale * (rank**2 - z * z * (changed_C + extra)), 0.0)
-    net_C = (rank - np.sqrt(root_C)) / scale
+    net_C = rank - z * np.sqrt(changed_C + extra)
     return np.floor((net_C + changed_C) / 2 + 1e-9)
 
 
