@@ -21,9 +21,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from demur.base.arrays import Bools, Doubles, Ints
+from demur.base.arrays import Bools, Doubles
 from demur.base.errors import DataError
 from demur.core.rates import TrafficMix
+from demur.stats.judging.betting import log_wealth
 from demur.stats.units import BISECTIONS, CountedRows, bet_sizes
 
 
@@ -89,8 +90,11 @@ class WeightedRows(CountedRows):
         excess_M = self.weight_M * (error_N[self.row_M] - level)
         sums_U = np.bincount(self.unit_M, weights=excess_M * self.count_M)
         excess_U = sums_U / np.bincount(self.unit_M, weights=self.count_M)
-        by_units = _log_wealth(excess_U, np.ones(len(excess_U)), bet_B)
-        return by_units if self.plain else min(by_units, _log_wealth(excess_M, self.count_M, bet_B))
+        # Bets against "the mean excess is at least 0".
+        by_units = log_wealth(0.0, bet_B, excess_U, np.ones(len(excess_U)))
+        if self.plain:
+            return by_units
+        return min(by_units, log_wealth(0.0, bet_B, excess_M, self.count_M))
 
     def _bets(self, level: float, delta: float) -> Doubles:
         """Sizes of bets from weights and units alone; the largest keeps every factor positive."""
@@ -138,9 +142,3 @@ def weighted(rows: CountedRows, mix: TrafficMix) -> WeightedRows:
         weight_M=weight_S[slice_M],
         mix=mix,
     )
-
-
-def _log_wealth(excess_V: Doubles, times_V: Doubles | Ints, bet_B: Doubles) -> float:
-    with np.errstate(divide="ignore"):  # a stake of everything, lost: the log is -inf
-        factor_BV = np.log(np.maximum(1.0 - bet_B[:, None] * excess_V, 0.0))
-    return float(np.logaddexp.reduce((factor_BV * times_V).sum(axis=1)) - math.log(len(bet_B)))

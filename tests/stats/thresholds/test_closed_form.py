@@ -10,11 +10,12 @@ from demur.core.rates import Rate, binomial_cdf, lower_bound, most_errors, upper
 from demur.core.threshold import NEVER
 from demur.stats.thresholds.closed_form import (
     certify_false_refusal,
-    highest_keeping,
-    lowest_keeping,
+    highest_passing,
+    lowest_passing,
     mean_false_refusal_threshold,
 )
 from demur.stats.thresholds.results import Certified, Infeasible, Uncertified
+from demur.stats.units import count_rows
 
 FOLDER = Path(__file__).parents[2] / "golden"
 GOLDEN = json.loads((FOLDER / "thresholds.json").read_text())["one_score"]
@@ -22,6 +23,14 @@ MORE = json.loads((FOLDER / "promises.json").read_text())
 SCORE_N, REFUSE_N = np.array(GOLDEN["score_per_mille"]), np.array(GOLDEN["to_refuse"], dtype=bool)
 COMPLY, REFUSE = (np.log(SCORE_N[part] / 1000).astype(np.float32) for part in (~REFUSE_N, REFUSE_N))
 HALF = 5e-4  # thresholds lie within half a step of the scores' grid
+
+
+def keeping(passing, score_N, level, delta):
+    """The limit that exact tests of these rows give; None where no test can pass."""
+    test = count_rows(np.ones(len(score_N), dtype=bool), None, None, seed=0).test(level, delta)
+    return None if test is None else passing(score_N.astype(np.float64), test)
+
+
 SCORES = st.lists(
     st.sampled_from([-3.0, -1.0, -0.5, -0.25, -0.1, -1e-3, 0.0]), min_size=1, max_size=60
 )
@@ -103,8 +112,8 @@ def test_saturated_scores_are_infeasible_and_never_the_threshold_never():
 @pytest.mark.parametrize("expected", MORE["one_score"]["fixed_sequence"])
 def test_fixed_sequence_testing_over_every_score_ends_at_the_closed_form(expected):
     of_false = expected["goal"] == "false_refusal"
-    score_N, keeping = (COMPLY, lowest_keeping) if of_false else (REFUSE, highest_keeping)
-    threshold = keeping(score_N, len(score_N), expected["level"], expected["delta"])
+    score_N, passing = (COMPLY, lowest_passing) if of_false else (REFUSE, highest_passing)
+    threshold = keeping(passing, score_N, expected["level"], expected["delta"])
     refused = int((score_N >= np.log(threshold)).sum())
     assert (refused if of_false else len(score_N) - refused) == expected["k"]
     golden = expected.get("lowest_certified_threshold", expected.get("highest_certified_threshold"))
@@ -116,7 +125,7 @@ def test_fixed_sequence_testing_over_every_score_ends_at_the_closed_form(expecte
     "expected", [e for e in MORE["one_score"]["order_statistic"] if e["goal"] != "false_refusal"]
 )
 def test_missed_refusals_equal_the_golden_order_statistics(expected):
-    threshold = highest_keeping(REFUSE, len(REFUSE), expected["level"], expected["delta"])
+    threshold = keeping(highest_passing, REFUSE, expected["level"], expected["delta"])
     assert most_errors(len(REFUSE), expected["level"], expected["delta"]) == expected["k"]
     assert binomial_cdf(expected["k"], len(REFUSE), expected["level"]) == pytest.approx(
         expected["p_value"], rel=1e-9
@@ -167,7 +176,7 @@ def test_missed_refusals_mirror_false_ones(values, level, delta):
         if binomial_cdf(int((refuse_N < np.float32(value)).sum()), len(values), level) > delta:
             break
         highest = value
-    threshold = highest_keeping(refuse_N, len(values), level, delta)
+    threshold = keeping(highest_passing, refuse_N, level, delta)
     if threshold is not None and threshold < NEVER:
         assert {v for v in values if v >= np.log(threshold)} == {v for v in values if v >= highest}
     else:
@@ -176,4 +185,4 @@ def test_missed_refusals_mirror_false_ones(values, level, delta):
 
 def test_no_threshold_keeps_missed_refusals_where_too_many_rows_are_refused_by_none():
     refuse_N = np.array([-np.inf] * 50 + [-1.0] * 50, dtype=np.float32)
-    assert highest_keeping(refuse_N, 100, 0.3, 0.1) is None
+    assert keeping(highest_passing, refuse_N, 0.3, 0.1) is None

@@ -22,7 +22,7 @@ import numpy as np
 
 from demur.base.arrays import Doubles, Floats
 from demur.core.goals.promised import FalseRefusal, PromisedGoal
-from demur.core.rates import decimal_fraction, most_errors, rows_needed
+from demur.core.rates import decimal_fraction, rows_needed
 from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.thresholds.cuts import cut_above, cut_below
 from demur.stats.thresholds.results import (
@@ -36,41 +36,6 @@ from demur.stats.thresholds.results import (
 from demur.stats.units import RateTest, count_rows
 
 METHOD = "Learn then Test, fixed sequence, exact binomial closed form (arXiv 2110.01052)"
-
-
-def lowest_keeping(compared_M: Floats, of: int, level: float, delta: float) -> float | None:
-    """The most lenient threshold that keeps "refused" <= level, when only these M of `of` rows can
-    be so refused.
-
-    NEVER where ties at q = 1, or rows that every threshold refuses (+inf), leave no other: it
-    promises nothing then. None where `of` rows cannot promise it even without an error.
-    """
-    k = most_errors(of, level, delta)
-    if k is None:
-        return None
-    if len(compared_M) <= k:
-        return ALWAYS
-    # The (k + 1)-th highest score: a threshold just above it refuses k rows at most.
-    at = len(compared_M) - 1 - k
-    return float(cut_above(np.partition(compared_M, at)[at]))
-
-
-def highest_keeping(compared_M: Floats, of: int, level: float, delta: float) -> float | None:
-    """The strictest threshold that keeps "answered" <= level, when only these M of `of` rows can be
-    so answered.
-
-    None where `of` rows cannot promise it even without an error, or where more than so many are
-    refused by no threshold (-inf).
-    """
-    k = most_errors(of, level, delta)
-    if k is None:
-        return None
-    # Doubtful rows (+inf) are refused by every threshold, even by NEVER: they cannot be missed.
-    if int((compared_M < np.inf).sum()) <= k:
-        return NEVER
-    # The (k + 1)-th lowest score: a threshold just below it answers k rows at most.
-    value = np.partition(compared_M, k)[k]
-    return None if value == -np.inf else float(cut_below(value))
 
 
 def lowest_passing(compared_N: Doubles, test: RateTest) -> float:
@@ -129,9 +94,11 @@ def certify_false_refusal(compared_N: Floats, level: float, delta: float) -> Cer
     """
     goal = FalseRefusal(text=f"{FalseRefusal.name} <= {level:g}", level=level)
     rows = len(compared_N)
-    threshold = lowest_keeping(compared_N, rows, level, delta)
-    if threshold is None:
+    counted = count_rows(np.ones(rows, dtype=bool), None, None, seed=0)
+    test = counted.test(level, delta)
+    if test is None:
         return too_few(goal, rows, rows_needed(level, delta))
+    threshold = lowest_passing(compared_N.astype(np.float64), test)
     if threshold == NEVER:
         lowest = float((compared_N == np.inf).mean())
         reason = (
@@ -143,8 +110,7 @@ def certify_false_refusal(compared_N: Floats, level: float, delta: float) -> Cer
         )
     with np.errstate(divide="ignore"):
         refused_N = compared_N.astype(np.float64) >= np.log(threshold)
-    everyone_N = np.ones(rows, dtype=bool)
-    seen = evidence(goal, count_rows(everyone_N, None, None, seed=0), refused_N, delta)
+    seen = evidence(goal, counted, refused_N, delta)
     return Certified(thresholds=(threshold,), evidence=(seen,), method=METHOD)
 
 

@@ -26,7 +26,7 @@ from demur.core.rates import Rate, Slice, TrafficMix
 from demur.core.score import ENGINE_TOLERANCE
 from demur.stats.labelled import LabelledScores, Traits
 from demur.stats.units import CountedRows, count_rows
-from demur.stats.weighted import WeightedRows, weighted
+from demur.stats.weighted import weighted
 
 NO_GROUP = -1  # no threshold refuses this row
 # of a promise's method, for people
@@ -148,10 +148,10 @@ class Loss:
     @property
     def weight_N(self) -> Doubles:
         """The requests that each row stands for, in the mix that is promised for; shape (N,)."""
-        weight_N = np.ones(len(self.among_N))
-        rows = self._counted(self.among_N)
-        weight_N[rows.row_M] = rows.count_M
-        if isinstance(rows, WeightedRows):
+        ones_N = np.ones(len(self.among_N))
+        weight_N = ones_N if self.count_N is None else self.count_N.astype(np.float64)
+        if self.traffic is not None:
+            rows = weighted(self._counted_rows(self.among_N), self.traffic)
             weight_N[rows.row_M] *= rows.weight_M
         return weight_N
 
@@ -172,8 +172,11 @@ class Loss:
         return self._counted(part_N)
 
     def _counted(self, part_N: Bools) -> CountedRows:
-        rows = count_rows(self.among_N & part_N, self.unit_N, self.count_N, self.seed)
+        rows = self._counted_rows(part_N)
         return rows if self.traffic is None else weighted(rows, self.traffic)
+
+    def _counted_rows(self, part_N: Bools) -> CountedRows:
+        return count_rows(self.among_N & part_N, self.unit_N, self.count_N, self.seed)
 
     def within(self, part_N: Bools) -> Loss:
         """The same goal, counted on the rows of part_N only."""

@@ -92,8 +92,6 @@ def most_errors_anytime(n: int, level: float, delta: float) -> int | None:
 def log_evidence_below(hits: Ints, of: Ints, level: float) -> Doubles:
     """Natural log of E: the mean likelihood ratio of rates below the level against the level
     itself. hits, of: counts of the same shape. level: in (0, 1).
-
-    The mirror image of demur.stats.drift.audit.log_evidence.
     """
     # Integral over r in (0, level) of r^hits (1 - r)^misses under the prior = lower incomplete beta
     # function; betainc is regularised, so betaln is put back.
