@@ -9,7 +9,7 @@ from tests.validity.population import population
 from demur.base.errors import ArtifactError, ConfigError, GoalInfeasible
 from demur.core.goals.attempts import parse_spend
 from demur.core.goals.parse import parse_goals
-from demur.stages.attempts import CertifyRequest, attempts_on, certify_counted, rows_digest
+from demur.stages.attempts import CertifyRequest, attempts_on, certify_counted, scored_rows_digest
 from demur.stats.thresholds.certify import CertifyOptions
 from demur.stats.thresholds.solve import solve
 from demur.store.policies.ledger_file import marks_of_texts, read_ledger
@@ -35,7 +35,7 @@ def certify(ledger, goals="false_refusal <= 0.2", *, rows=None, name="p", texts=
         before=replace(population(rows=5000).template, name=name),
         options=CertifyOptions(**{"confidence": 0.95, "method": "shared", **given}),
         marks=marks_of_texts(texts or map(str, range(len(rows.label_N)))),
-        data=data or rows_digest(rows),
+        data=data or scored_rows_digest(rows),
         spend=None if spend is None else parse_spend(spend),
     )
     return certify_counted(

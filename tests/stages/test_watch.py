@@ -16,7 +16,7 @@ from demur.stages.watch import Config, promise_status, run, state_path
 from demur.store.policies.policy_file import read_policy
 from demur.store.results.monitor_file import read_monitor, write_monitor
 from demur.store.rows import read_examples
-from demur.store.scores.tables import read_scores, write_scores
+from demur.store.scores.tables import Requests, read_scores, write_scores
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,10 @@ def sorted_by_category(path, to, in_time=False):
     table, fingerprint = read_scores(path)
     order_N = np.lexsort((table.logp_NC.max(axis=1), table.logp_NC.argmax(axis=1)))
     write_scores(
-        to, table.select(tuple(table.ids[n] for n in order_N)), fingerprint, in_time=in_time
+        to,
+        table.select(tuple(table.ids[n] for n in order_N)),
+        fingerprint,
+        requests=Requests(in_time=in_time),
     )
     return to
 
@@ -161,9 +164,19 @@ def test_a_folder_of_score_files_is_read_in_the_order_of_their_names_each_once(
 ):
     table, fingerprint = read_scores(live)
     half, parts = len(table.ids) // 2, tmp_path / "parts"
-    write_scores(parts / "1.parquet", table.select(table.ids[:half]), fingerprint, in_time=True)
+    write_scores(
+        parts / "1.parquet",
+        table.select(table.ids[:half]),
+        fingerprint,
+        requests=Requests(in_time=True),
+    )
     first = run(Config(scores=parts, state=state), folder)
-    write_scores(parts / "2.parquet", table.select(table.ids[half:]), fingerprint, in_time=True)
+    write_scores(
+        parts / "2.parquet",
+        table.select(table.ids[half:]),
+        fingerprint,
+        requests=Requests(in_time=True),
+    )
     labels = labels_of(folder, live, tmp_path / "labels.jsonl")
     both = run(Config(scores=parts, feedback=labels, state=state), folder)
     assert (first.new_rows, both.new_rows, both.labels.new) == (

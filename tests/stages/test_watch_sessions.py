@@ -56,8 +56,10 @@ def cut(live, to, rows, *, sessions=None, counts=None, shift=0.0):
     logp_NC = np.minimum(logits_NC - np.logaddexp.reduce(logits_NC, axis=1)[:, None], 0)
     ids = tuple(map(str, range(rows)))
     named = ScoreTable(ids=ids, logp_NC=logp_NC.astype(np.float32))
-    requests = Requests(sessions=sessions and tuple(sessions), counts=counts)
-    write_scores(to, named, fingerprint, in_time=counts is None, requests=requests)
+    requests = Requests(
+        sessions=sessions and tuple(sessions), counts=counts, in_time=counts is None
+    )
+    write_scores(to, named, fingerprint, requests=requests)
     return to
 
 

@@ -51,7 +51,7 @@ from demur.store.results.study_file import read_study
 from demur.store.rows import read_examples
 from demur.store.run import STAGES, RunFolder
 from demur.store.scores.rewritten import correctness_file, read_rewritten
-from demur.store.scores.tables import is_in_time, read_branches, read_scores
+from demur.store.scores.tables import read_branches, read_requests, read_scores
 
 FIXTURES = Path(__file__).parent / "fixtures"
 REVISIONS = sorted(p.name.removesuffix(".tar.xz") for p in FIXTURES.glob("*.tar.xz"))
@@ -196,7 +196,7 @@ def test_what_was_watched_goes_on(written, tmp_path):
         assert [a.units for a in found.audits] == [a.rate.of for a in row.audits]
         assert [m.highest_log_e for m in found.series] == [s.highest_log_e for s in row.series]
         assert all(np.isfinite(m.log_e) for m in (*found.series, *found.audits))
-    assert not is_in_time(written / "watch" / "live-scores.parquet")
+    assert not read_requests(written / "watch" / "live-scores.parquet").in_time
     assert watch.Config(scores=written / "watch" / "live-scores.parquet")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench.label_draws import SETTINGS as JUDGES
 
 from demur.base.rows import read_rows
 from demur.core.judging.judge import JudgeInput, judge_all
@@ -18,17 +19,6 @@ DRAWS = 1000
 FEW_LABEL_DRAWS = 2000
 LABELLED = Path(__file__).parents[2].parent / "shared" / "data" / "response_labels.jsonl"
 DROPPED = ("incoherent", "dontknow")  # tones that chatgpt-refusals leaves out
-
-JUDGES = [
-    (0.38, 0.98, 0.54),
-    (0.25, 0.73, 0.95),
-    (0.5, 0.5, 0.5),
-    (0.06, 0.8, 0.97),
-    (0.12, 0.8, 0.97),
-    (0.9, 0.9, 0.2),
-    (0.02, 0.5, 0.99),
-    (0.3, 0.995, 0.995),
-]
 
 
 @pytest.mark.parametrize(("rate", "sensitivity", "specificity"), JUDGES)

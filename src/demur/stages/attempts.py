@@ -94,7 +94,7 @@ def attempts_on(ledger: Path, marks: Marks) -> Attempts | None:
     return together(found, found[-1]) if found else None
 
 
-def rows_digest(rows: LabelledScores) -> str:
+def scored_rows_digest(rows: LabelledScores) -> str:
     """The digest of scored, labelled rows, with all that a certification may read of them."""
     state = hashlib.sha256()
     for part in _parts(rows):

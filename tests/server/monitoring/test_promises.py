@@ -29,7 +29,7 @@ from demur.store.policies.policy_file import (
 from demur.store.policies.signature import new_private_key
 from demur.store.results.monitor_file import read_live
 from demur.store.run import RunFolder
-from demur.store.scores.tables import is_in_time, read_requests, read_scores
+from demur.store.scores.tables import read_requests, read_scores
 from tests.builders import promise
 from tests.fake_run import engine_for, examples, like_traffic, prepare
 from tests.server.live_server import KEY, OPERATOR_KEY, OTHER_KEY, request, serving, tenants_file
@@ -443,7 +443,7 @@ def test_live_scores_are_written_with_request_ids_and_labels_of_served_requests_
         server.chat(headers={"x-demur-synthetic": "true"})
     (path,) = (tmp_path / "live").glob("*.parquet")
     assert list(read_scores(path)[0].ids) == ids
-    assert is_in_time(path)
+    assert read_requests(path).in_time
     assert b"river" not in path.read_bytes()
     labels = tmp_path / "labels.jsonl"
     labels.write_text(json.dumps({"id": ids[1], "label": "respond"}))

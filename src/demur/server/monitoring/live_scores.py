@@ -91,9 +91,10 @@ class LiveScores:
         table = ScoreTable(
             ids=tuple(i for i, _, _ in rows), logp_NC=np.stack([logp_C for _, logp_C, _ in rows])
         )
-        requests = Requests(sessions=tuple(session for _, _, session in rows))
+        sessions = tuple(session for _, _, session in rows)
         try:
-            write_scores(path, table, self._fingerprint, in_time=True, requests=requests)
+            requests = Requests(sessions=sessions, in_time=True)
+            write_scores(path, table, self._fingerprint, requests=requests)
             for old in sorted(self._folder.glob("live-*.parquet"))[:-MOST_FILES]:
                 old.unlink(missing_ok=True)
         except (DemurError, OSError) as e:

@@ -21,7 +21,7 @@ from demur.core.policy import GENERATE, CategoryPolicy, Policy
 from demur.core.settings import CalibrateSettings, Method
 from demur.core.taxonomy import Taxonomy
 from demur.core.threshold import NEVER
-from demur.stages.attempts import CertifyRequest, certify_counted, rows_digest
+from demur.stages.attempts import CertifyRequest, certify_counted, scored_rows_digest
 from demur.stages.calibrate.calibrator import FittedCalibrator
 from demur.stages.calibrate.inputs import Inputs
 from demur.stats.labelled import (
@@ -138,7 +138,7 @@ def choose(
     if config.traffic is not None:
         return _on_traffic(config.traffic, request, rows, digest)
     return certify_counted(
-        replace(request, data=request.data or rows_digest(rows)),
+        replace(request, data=request.data or scored_rows_digest(rows)),
         lambda options: solve(goals, before, rows, options, data_digest=digest),
     )
 

@@ -22,7 +22,7 @@ from demur.core.goals.kinds import Natural
 from demur.core.goals.parse import parse_goals
 from demur.core.policy import Policy
 from demur.core.threshold import NEVER
-from demur.stages.attempts import CertifyRequest, certify_counted, rows_digest
+from demur.stages.attempts import CertifyRequest, certify_counted, scored_rows_digest
 from demur.stages.evaluate.comparison import ComparedPolicy, Comparison
 from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.sample import evenly_spaced, split_by_group
@@ -163,7 +163,7 @@ def _solved(request: CertifyRequest, calibrate: LabelledScores, digest: str) -> 
     """
     goals, before = request.goals, request.before
     return certify_counted(
-        replace(request, data=rows_digest(calibrate)),
+        replace(request, data=scored_rows_digest(calibrate)),
         lambda options: solve(goals, before, calibrate, options, data_digest=digest),
     )
 

@@ -14,7 +14,7 @@ from demur.base.files import digest_file
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.stages.watch.state import session_key
-from demur.store.scores.tables import is_in_time, read_requests, read_scores
+from demur.store.scores.tables import read_requests, read_scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +47,8 @@ def read_batch(path: Path, policy: Policy, seed: int, *, in_order: bool) -> Batc
     """
     table, model = read_scores(path)
     policy.require_model(model)
-    digest, in_time = digest_file(path), in_order or is_in_time(path)
-    requests, rows = read_requests(path), len(table.ids)
+    requests, digest, rows = read_requests(path), digest_file(path), len(table.ids)
+    in_time = in_order or requests.in_time
     sessions, counts = requests.sessions or (None,) * rows, requests.counts or (1,) * rows
     order_N = np.arange(rows)
     # Seeded by the file's own digest: the same order whenever and beside whichever files.

@@ -60,11 +60,15 @@ class Branch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Requests:
-    """The requests behind the rows of a score file; None: each row is one request by itself."""
+    """The requests behind the rows of a score file; by default each row is one, by itself."""
 
     # the session or group that each request came in, None where it came alone
     sessions: tuple[str | None, ...] | None = None
     counts: tuple[int, ...] | None = None  # requests that each row stands for
+    in_time: bool = False  # the rows are in the order in which requests came
+
+
+_ALONE = Requests()
 
 
 def write_scores(
@@ -72,22 +76,19 @@ def write_scores(
     table: ScoreTable,
     fingerprint: Fingerprint,
     *,
-    in_time: bool = False,
-    requests: Requests | None = None,
+    requests: Requests = _ALONE,
 ) -> None:
     """Write scores atomically: id, a column per control token (its literal), leftover; fingerprint
     as metadata.
 
-    in_time: the rows are in the order in which requests came, which the metadata then says.
     requests: those behind the rows; what says nothing of any row gets no column.
     """
     columns: dict[str, object] = {"id": list(table.ids)}
     columns |= {token: table.logp_NC[:, c] for c, token in enumerate(fingerprint.tokens)}
-    of_rows = requests or Requests()
-    if any(name is not None for name in of_rows.sessions or ()):
-        columns["session"] = pa.array(of_rows.sessions, type=pa.string())
-    if any(count != 1 for count in of_rows.counts or ()):
-        columns["count"] = pa.array(of_rows.counts, type=pa.int64())
+    if any(name is not None for name in requests.sessions or ()):
+        columns["session"] = pa.array(requests.sessions, type=pa.string())
+    if any(count != 1 for count in requests.counts or ()):
+        columns["count"] = pa.array(requests.counts, type=pa.int64())
     columns["leftover"] = table.leftover_N  # for people and other programs; not read back
     meta = {
         "format": SCORES_FORMAT,
@@ -95,7 +96,7 @@ def write_scores(
             fingerprint_json(fingerprint), ensure_ascii=False, separators=(",", ":")
         ).encode(),
     }
-    if in_time:
+    if requests.in_time:
         meta["order"] = IN_TIME
     _write(path, pa.table(columns).replace_schema_metadata(meta))
 
@@ -126,13 +127,11 @@ def read_requests(path: Path) -> Requests:
         name: tuple(table[name].to_pylist()) if name in table.column_names else None
         for name in ("session", "count")
     }
-    return Requests(sessions=found["session"], counts=found["count"])
-
-
-def is_in_time(path: Path) -> bool:
-    """Whether the metadata of a score file says that its rows are in the order of requests."""
-    metadata: dict[bytes, bytes] = _read(path, SCORES_FORMAT).schema.metadata
-    return metadata.get(b"order") == IN_TIME
+    return Requests(
+        sessions=found["session"],
+        counts=found["count"],
+        in_time=table.schema.metadata.get(b"order") == IN_TIME,
+    )
 
 
 def write_branches(
