@@ -15,6 +15,7 @@ from demur.base.html import table_html
 from demur.core.calibrator import IDENTITY, Calibrator, check_fits
 from demur.core.fingerprint import Fingerprint
 from demur.core.goals.goal import Promise
+from demur.core.midway.monitor import Monitor
 from demur.core.rates import Rate
 from demur.core.taxonomy import Taxonomy
 from demur.core.threshold import ALWAYS, NEVER
@@ -109,7 +110,8 @@ class Sensitivity:
 class Policy:
     """Taxonomy + calibrator + rule + thresholds + what to do on refusal + the promises.
 
-    Raises PolicyError when the parts contradict each other.
+    It decides at the first answer position, and may carry a monitor for the later ones. Raises
+    PolicyError when the parts contradict each other.
     """
 
     name: str
@@ -121,6 +123,7 @@ class Policy:
     promises: tuple[Promise, ...] = ()
     sensitivities: tuple[Sensitivity, ...] = ()
     doubt: DoubtRule = DoubtRule()
+    monitor: Monitor | None = None  # None: nothing stops an answer that was begun
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -134,6 +137,7 @@ class Policy:
         for name, category in zip(self.taxonomy.names, self.categories, strict=True):
             _check_category(name, category)
         check_fits(self.calibrator, self.taxonomy.tokens)
+        _check_monitor(self)
         forced = [
             n
             for n, c in zip(self.taxonomy.names, self.categories, strict=True)
@@ -223,6 +227,14 @@ class Policy:
                 f"policy {self.name!r} was made for another model: {', '.join(differing)} differ",
                 "calibrate again on this model's scores, or use the model that the policy was "
                 "made for",
+            )
+
+    def require_no_monitor(self, who: str) -> None:
+        """Raise PolicyError if the policy has a monitor: `who`, an engine, would not act on it."""
+        if self.monitor is not None:
+            raise PolicyError(
+                f"policy {self.name!r} has a monitor, and {who} stops no answer that was begun",
+                "serve it with an engine that does (docs/midway.md), or use a policy without one",
             )
 
     def with_thresholds(self, thresholds: dict[str, float]) -> Policy:
@@ -330,6 +342,26 @@ def _check_sensitivities(policy: Policy) -> None:
                 policy.check_override(category, threshold)
             except AccessError as e:
                 raise PolicyError(f"{what}: {e.message}", e.hint) from None
+
+
+def _check_monitor(policy: Policy) -> None:
+    if policy.monitor is None:
+        return
+    if len(policy.monitor.thresholds) != len(policy.taxonomy.categories):
+        raise PolicyError(
+            f"monitor: {len(policy.monitor.thresholds)} thresholds for "
+            f"{len(policy.taxonomy.categories)} categories",
+            "give one per category of the taxonomy, in its order",
+        )
+    # A suppressed token is never emitted, in mid-answer no more than at the first position.
+    for name, category, threshold in zip(
+        policy.taxonomy.names, policy.categories, policy.monitor.thresholds, strict=True
+    ):
+        if category.override == "suppress" and threshold != NEVER:
+            raise PolicyError(
+                f"monitor: category {name!r} is suppressed and stops answers from {threshold:g} on",
+                'set its monitor threshold to "never"',
+            )
 
 
 def _check_translations(name: str, category: CategoryPolicy) -> None:

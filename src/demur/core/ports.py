@@ -16,6 +16,7 @@ from demur.base.arrays import Floats
 from demur.core.example import Example, Message
 from demur.core.fingerprint import Fingerprint
 from demur.core.judging.outcome import Outcome
+from demur.core.midway.monitor import AnswerSampling
 from demur.core.taxonomy import Taxonomy
 
 Prompt = tuple[Message, ...]
@@ -120,6 +121,40 @@ class Answer:
     def shown(self) -> str:
         """The text for people, with " ..." where it was cut off."""
         return self.text if self.finished else f"{self.text} ..."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class WatchedAnswer:
+    """An answer with the position score of each of its tokens."""
+
+    answer: Answer
+    # (tokens, C) natural log, as a score's: of the position that each token was written at
+    logp_TC: Floats
+
+
+class AnswerWatcher(Protocol):
+    """Writes answers after [respond] and keeps the score of every position: see
+    demur.core.midway.monitor.
+    """
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The model behind the answers."""
+        ...
+
+    def watched(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: AnswerSampling,
+        prefixes: Sequence[str] = (),
+        progress: Progress = no_progress,
+    ) -> list[WatchedAnswer]:
+        """One answer per prompt, forced to begin with [respond], without a policy's stop.
+
+        prefixes: beginnings of the answers, one per prompt, written by somebody else; () for none.
+        They are no part of the answer, and have no position scores. Raises PromptTooLong.
+        """
+        ...
 
 
 class Generator(Protocol):

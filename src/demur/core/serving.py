@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from demur.base.arrays import Floats
 from demur.core.decision import Decision
 from demur.core.fingerprint import Fingerprint
+from demur.core.midway.monitor import Stop
 from demur.core.policy import Policy
 from demur.core.ports import Answer, Progress, Prompt, Scorer, no_progress
 from demur.core.taxonomy import Taxonomy
@@ -64,6 +65,9 @@ class AnswerPart:
     finish: Finish | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()  # OpenAI's shape, whole, in the last part only
     prompt_tokens: int | None = None  # of the prompt, where that is known only now; else see Reply
+    # The policy's monitor stopped the answer behind the text of the parts before this one. This
+    # part and those after it carry the model's own refusal, in `refusal`; the last one finishes.
+    stop: Stop | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

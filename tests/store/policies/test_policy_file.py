@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from demur.base.errors import PolicyError
 from demur.core.fingerprint import Fingerprint
 from demur.core.goals.goal import Promise
 from demur.core.goals.parse import stated_goal
+from demur.core.midway.monitor import AnswerSampling, Monitor
 from demur.core.policy import (
     RULES,
     CategoryPolicy,
@@ -250,6 +252,39 @@ def test_a_policy_without_the_key_has_the_default_rule_for_doubt_and_keeps_its_d
     plain = policy_to_json(natural(coconot()))
     assert "doubt" not in plain
     assert policy_from_json(plain, "x").doubt == DoubtRule()
+
+
+def _monitored(**fields: Any) -> Policy:
+    monitor = Monitor(
+        thresholds=(math.inf, math.inf, math.inf, 0.2, math.inf),
+        answers=AnswerSampling(most_tokens=64, temperature=0.0),
+        **fields,
+    )
+    return replace(natural(coconot()), monitor=monitor)
+
+
+@pytest.mark.parametrize("fields", [{}, {"statistic": "cusum", "reference": 0.05, "held_back": 0}])
+def test_a_monitor_is_written_and_read_in_a_format_of_its_own(fields: dict[str, Any]) -> None:
+    policy = _monitored(**fields)
+    value = policy_to_json(policy)
+    assert value["format"] == "demur.policy/2"
+    assert value["monitor"]["thresholds"]["safety"] == 0.2
+    assert value["monitor"]["thresholds"]["humanizing"] == "never"
+    assert policy_from_json(value, "x") == policy
+
+
+def test_a_policy_without_a_monitor_keeps_its_format_and_its_digest() -> None:
+    plain = policy_to_json(natural(coconot()))
+    assert plain["format"] == "demur.policy/1"
+    assert "monitor" not in plain
+    assert policy_from_json(plain | {"monitor": None}, "x") == natural(coconot())
+
+
+def test_a_monitor_of_other_categories_is_refused() -> None:
+    value = policy_to_json(_monitored())
+    del value["monitor"]["thresholds"]["safety"]
+    with pytest.raises(PolicyError, match="x: monitor: thresholds of categories"):
+        policy_from_json(value, "x")
 
 
 def test_a_rule_for_doubt_is_written_and_read() -> None:

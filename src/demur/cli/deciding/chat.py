@@ -149,6 +149,7 @@ def _answer_prompt(
     if scorer is engine and isinstance(engine.loaded, Answerer):
         return engine.loaded.answer([prompt], policy)[0]
     policy.require_model(scorer.fingerprint)
+    policy.require_no_monitor("a scorer that writes nothing")
     logp_C = scorer.logp([prompt])[0]
     decision = decide_or_doubt(policy, logp_C)
     # else a second call writes the text after the token that was decided on

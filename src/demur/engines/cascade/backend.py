@@ -47,6 +47,7 @@ class CascadeBackend:
         backend behind ignores the front's decision, and the errors of the backend behind.
         """
         ask.policy.require_model(self._fingerprint)
+        ask.policy.require_no_monitor("a cascade")
         # None: handed over
         given = (
             None if ask.tools or ask.json_schema is not None else self._front.given(ask.messages)

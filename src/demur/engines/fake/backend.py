@@ -65,6 +65,7 @@ class FakeBackend:
         Raises PolicyError on a policy of another model, and the error that `failure` names.
         """
         ask.policy.require_model(self.fingerprint)
+        ask.policy.require_no_monitor("the fake backend")
         await self.ready()
         if self.failure == "busy":
             raise BackendBusy("the fake backend is full", "it was told to fail")

@@ -170,6 +170,7 @@ class HfEngine:
         where the policy's rule is "error", PromptTooLong as in `branches`.
         """
         policy.require_model(self.fingerprint)
+        policy.require_no_monitor("HfEngine.answer")
         encoded = self._encode(prompts, room=1)
         answered: dict[int, tuple[Floats, Decision, Answer]] = {}
         for batch in self._batches(

@@ -93,6 +93,7 @@ class HfBackend:
         tool choice that cannot be honoured.
         """
         ask.policy.require_model(self._fingerprint)
+        ask.policy.require_no_monitor("the in-process backend")
         mode = mode_of(ask)
         if mode != "none":
             # Functions that leave no room for an answer are an error, whatever will be decided.

@@ -127,6 +127,7 @@ class OpenAiBackend:
         BackendDown, -Timeout or -Busy.
         """
         ask.policy.require_model(self.declared)
+        ask.policy.require_no_monitor("a chat endpoint")
         mode = mode_of(ask)
         if self._answers_as is None:
             async with self._checking:

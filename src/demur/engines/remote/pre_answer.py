@@ -134,6 +134,7 @@ class PreAnswerBackend:
         BackendDown, -Timeout or -Busy.
         """
         ask.policy.require_model(self._fingerprint)
+        ask.policy.require_no_monitor("a pre-answer gate")
         logp_C = await self._score(ask.messages)
         decision = decide_or_doubt(ask.policy, logp_C)
         parts: AsyncIterator[AnswerPart] = no_parts()

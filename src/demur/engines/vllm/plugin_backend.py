@@ -52,6 +52,7 @@ class PluginBackend(TwoCallBackend):
         if ask.json_schema is not None or ask.tools:
             return await TwoCallBackend.open(self, ask)
         ask.policy.require_model(self.declared)
+        ask.policy.require_no_monitor("the plug-in")
         served = await self._served_model()
         ids = await self._encode(ask.messages)
         body = self._body(ask, ids, served)

@@ -195,6 +195,7 @@ def _fingerprint_of(policies: PolicySet) -> Fingerprint:
 @lru_cache(maxsize=1024)
 def _encode_policy(live: Live, thresholds: tuple[tuple[str, float], ...]) -> str:
     """A policy under a request's thresholds, as JSON. Raises AccessError on a forbidden one."""
+    live.policy.require_no_monitor("the plug-in")
     policy = apply_overrides(live.policy, PolicyChoice(thresholds=dict(thresholds))).policy
     # Every request carries this text: curves, translations, promises and sensitivities, which
     # decide nothing, are left out.

@@ -140,6 +140,7 @@ class TwoCallBackend:
         BackendTimeout or BackendBusy.
         """
         ask.policy.require_model(self.declared)
+        ask.policy.require_no_monitor("the two-call backend")
         mode = mode_of(ask)
         served = await self._served_model()
         ids = await self._encode(ask.messages)

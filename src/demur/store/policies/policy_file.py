@@ -24,6 +24,7 @@ from demur.base.files import digest_json, write_json
 from demur.core.goals.attempts import Attempts
 from demur.core.goals.goal import Promise
 from demur.core.goals.parse import stated_goal
+from demur.core.midway.monitor import AnswerSampling, Monitor, Statistic
 from demur.core.policy import (
     CategoryPolicy,
     CurvePoint,
@@ -114,10 +115,37 @@ class PromiseRow(Strict):
         return Promise(goal=goal, **fields)
 
 
+class MonitorRow(Strict):
+    """A core Monitor; its thresholds stand by category and may be "never"."""
+
+    statistic: Statistic
+    reference: FiniteFloat | None = None  # of "cusum" only
+    thresholds: dict[str, Threshold]
+    held_back: int
+    answers: Annotated[AnswerSampling, every_key(AnswerSampling)]
+
+    def to_core(self, taxonomy: Taxonomy) -> Monitor:
+        """The core record. Raises PolicyError on other categories than the taxonomy's."""
+        if set(self.thresholds) != set(taxonomy.names):
+            raise PolicyError(
+                f"monitor: thresholds of categories {sorted(self.thresholds)}, not of the "
+                f"taxonomy's {sorted(taxonomy.names)}",
+                'give each category a threshold; "never" stops nothing',
+            )
+        reference = {} if self.reference is None else {"reference": self.reference}
+        return Monitor(
+            thresholds=tuple(self.thresholds[name] for name in taxonomy.names),
+            answers=self.answers,
+            statistic=self.statistic,
+            held_back=self.held_back,
+            **reference,
+        )
+
+
 class PolicyFile(Strict):
     """policy.json."""
 
-    format: Literal["demur.policy/1"]
+    format: Literal["demur.policy/1", "demur.policy/2"]
     name: str
     taxonomy: Taxonomy
     rule: Rule
@@ -128,6 +156,7 @@ class PolicyFile(Strict):
     sensitivities: dict[str, dict[str, Threshold]] = Field(default_factory=dict)
     # None: the default rule, and that of files written before there was one
     doubt: Annotated[DoubtRule, every_key(DoubtRule)] | None = None
+    monitor: MonitorRow | None = None  # None: as files written before there was one
     fingerprint: StoredFingerprint | None
     signature: Signature | None = None  # of all the rest; no part of the policy's digest
 
@@ -153,6 +182,7 @@ class PolicyFile(Strict):
                 for name, thresholds in self.sensitivities.items()
             ),
             doubt=self.doubt or DoubtRule(),
+            monitor=None if self.monitor is None else self.monitor.to_core(self.taxonomy),
         )
 
 
@@ -220,7 +250,7 @@ def bind_promises(policy: Policy) -> Policy:
 def policy_to_json(policy: Policy) -> dict[str, Any]:
     """The JSON value of a policy."""
     file = PolicyFile(
-        format="demur.policy/1",
+        format=_format(policy),
         name=policy.name,
         taxonomy=policy.taxonomy,
         rule=policy.rule,
@@ -229,6 +259,7 @@ def policy_to_json(policy: Policy) -> dict[str, Any]:
         promises=tuple(map(_promise_row, policy.promises)),
         sensitivities={s.name: dict(s.thresholds) for s in policy.sensitivities},
         doubt=None if policy.doubt == DoubtRule() else policy.doubt,
+        monitor=None if policy.monitor is None else _monitor_row(policy.monitor, policy.taxonomy),
         fingerprint=policy.fingerprint,
     )
     value = file.model_dump(mode="json")
@@ -237,6 +268,7 @@ def policy_to_json(policy: Policy) -> dict[str, Any]:
     late_keys = [
         (value, "sensitivities"),
         (value, "doubt"),
+        (value, "monitor"),
         (value, "signature"),
         *((row, "translations") for row in value["categories"]),
         *((row, "mix") for row in value["promises"]),
@@ -251,6 +283,23 @@ def policy_to_json(policy: Policy) -> dict[str, Any]:
 def policy_digest(policy: Policy) -> str:
     """The sha256 of a policy's JSON value, which answers and logs carry."""
     return digest_json(policy_to_json(policy))
+
+
+def _format(policy: Policy) -> Literal["demur.policy/1", "demur.policy/2"]:
+    """The oldest format that says all of a policy: servers of before read what they can act on,
+    and refuse the rest.
+    """
+    return "demur.policy/1" if policy.monitor is None else "demur.policy/2"
+
+
+def _monitor_row(monitor: Monitor, taxonomy: Taxonomy) -> MonitorRow:
+    return MonitorRow(
+        statistic=monitor.statistic,
+        reference=monitor.reference if monitor.statistic == "cusum" else None,
+        thresholds=dict(zip(taxonomy.names, monitor.thresholds, strict=True)),
+        held_back=monitor.held_back,
+        answers=monitor.answers,
+    )
 
 
 def _category_row(name: str, category: CategoryPolicy) -> CategoryPolicyRow:

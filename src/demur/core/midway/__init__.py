@@ -1,0 +1,1 @@
+"""Decisions after the first answer position."""
