@@ -1,3 +1,5 @@
+from functools import cache
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -6,6 +8,7 @@ from scipy.stats import binom, binomtest, false_discovery_control
 
 from demur.base.errors import DataError, Undefined
 from demur.core.rates import lower_bound, upper_bound
+from demur.stats import paired
 from demur.stats.paired import compare_paired, holm, mcnemar_p, most_lost
 from demur.stats.points import Resampling
 
@@ -62,7 +65,9 @@ def test_holm_lies_between_benjamini_hochberg_and_bonferroni_and_keeps_the_order
 
 def test_no_change_is_no_proof_of_no_loss():
     found = compare_paired(*items(9, 0, 0, 1), HOW)
-    assert (found.p, found.interval) == (1.0, None)
+    assert found.p == 1.0
+    assert found.interval[0] < -0.25
+    assert found.interval[1] > 0.25
     assert found.most_lost > 0.25  # ten items say little, however alike
     assert compare_paired(*items(900, 0, 0, 100), HOW).most_lost < 0.004
 
@@ -102,32 +107,17 @@ def test_zero_changes_spend_the_whole_delta():
     assert most_lost(0, 0, 100, 0.05) == pytest.approx(upper_bound(0, 100, 0.05), abs=2e-4)
 
 
-def test_groups_that_change_together_are_bounded_by_their_groups():
+def test_groups_that_change_together_are_bounded_by_their_groups(monkeypatch):
+    monkeypatch.setattr(paired, "most_lost", cache(paired.most_lost))
     rng, missed = np.random.default_rng(3), 0
-    for seed in range(300):
+    for seed in range(100):
         shift_G = rng.choice([-1, 0, 1], p=[0.25, 0.6, 0.15], size=60)
         before, after = np.repeat(shift_G == -1, 5), np.repeat(shift_G == 1, 5)
         groups = [str(g) for g in np.repeat(np.arange(60), 5)]
         how = Resampling(seed=seed, draws=10)
         found = compare_paired(before.tolist(), after.tolist(), groups, how)
         missed += found.most_lost < 0.1
-    assert missed <= binom.ppf(0.999, 300, 0.05)
-
-
-def test_the_bootstrap_interval_covers_a_change_in_groups():
-    rng, hits, truth = np.random.default_rng(3), 0, 0.0
-    for seed in range(200):
-        # a group's items change together
-        shift_G = rng.choice([-1, 0, 1], p=[0.2, 0.6, 0.2], size=80)
-        before = np.repeat(shift_G == -1, 4)
-        after = np.repeat(shift_G == 1, 4)
-        groups = [str(g) for g in np.repeat(np.arange(80), 4)]
-        found = compare_paired(
-            before.tolist(), after.tolist(), groups, Resampling(seed=seed, draws=400)
-        )
-        low, high = found.interval
-        hits += low <= truth <= high
-    assert hits >= 180
+    assert missed <= binom.ppf(0.999, 100, 0.05)
 
 
 def test_runs_that_do_not_pair_up_are_refused():

@@ -2,11 +2,14 @@
 where rows are no independent draws.
 """
 
+from functools import cache
+
 import numpy as np
 import pytest
 from scipy.stats import binom
 
 from demur.core.rates import Rate
+from demur.stats import paired
 from demur.stats.measure import errors_of
 from demur.stats.paired import compare_paired, mcnemar_of_groups, mcnemar_p
 from demur.stats.points import Resampling
@@ -105,3 +108,20 @@ def test_a_comparison_of_two_runs_tests_groups():
     before, after = (change_N < 0).tolist(), (change_N > 0).tolist()
     found = compare_paired(before, after, [str(g) for g in group_N], Resampling(seed=0, draws=2))
     assert found.p == mcnemar_of_groups(change_N, group_N)
+
+
+@pytest.mark.parametrize(("gains", "loses"), [(0.0, 0.03), slow(0.02, 0.02)])
+def test_the_interval_of_a_change_covers_it_where_groups_change_together(gains, loses, monkeypatch):
+    # Few outcomes occur: each bound is worked out once.
+    monkeypatch.setattr(paired, "most_lost", cache(paired.most_lost))
+    rng, missed_by, group_N = np.random.default_rng(8), 0, np.repeat(np.arange(60), 5)
+    groups = [str(g) for g in group_N]
+    for n in range(DRAWS):
+        own_G, own_N = (
+            rng.choice([-1, 0, 1], size, p=[loses, 1 - gains - loses, gains]) for size in (60, 300)
+        )
+        change_N = np.where(rng.random(300) < 0.9, own_G[group_N], own_N)
+        before, after = (change_N < 0).tolist(), (change_N > 0).tolist()
+        low, high = compare_paired(before, after, groups, Resampling(seed=n)).interval
+        missed_by += not low <= gains - loses <= high
+    assert missed_by <= binom.ppf(SLACK, DRAWS, 0.05)

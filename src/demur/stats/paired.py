@@ -1,7 +1,7 @@
 """Paired comparison of items answered before and after a change: how much ability was gained, lost,
 and may have been lost at most.
 
-Shapes: N items, G groups (items made from one another), D draws. "No loss of ability" is no large
+Shapes: N items, G groups (items made from one another). "No loss of ability" is no large
 p-value: it is `most_lost`, an upper bound of the loss, beside the margin that the reader tolerates.
 """
 
@@ -37,8 +37,9 @@ class Paired:
     groups: int  # sets of items that are drawn together
     # McNemar, exact, two-sided, on the sign of each group's net change: nothing changed
     p: float
-    # bootstrap over groups, of after - before; None where all changed alike
-    interval: tuple[float, float] | None
+    # two-sided, of after - before; like the bound below, whether items are drawn one by one or in
+    # their groups
+    interval: tuple[float, float]
     # one-sided upper bound of before - after, which holds whether items are drawn one by one or in
     # their groups
     most_lost: float
@@ -175,26 +176,30 @@ def compare_paired(
     before_N, after_N = np.array(before, dtype=bool), np.array(after, dtype=bool)
     gained, lost = int((after_N & ~before_N).sum()), int((before_N & ~after_N).sum())
     _, group_N = np.unique(list(groups), return_inverse=True)
-    size_G = np.bincount(group_N).astype(np.float64)
     change_N = after_N.astype(np.int64) - before_N
-    change_G = np.bincount(group_N, weights=change_N).astype(np.float64)
+    # Two exact one-sided bounds, each of which fails with half of the probability.
+    half, seed = (1.0 - how.confidence) / 2.0, how.seed
+    interval = (
+        -_most_lost(change_N, group_N, half, seed),
+        _most_lost(-change_N, group_N, half, seed),
+    )
     return Paired(
         before=Rate(hits=int(before_N.sum()), of=len(before)),
         after=Rate(hits=int(after_N.sum()), of=len(before)),
         gained=gained,
         lost=lost,
-        groups=len(size_G),
+        groups=int(group_N.max()) + 1,
         p=mcnemar_of_groups(change_N, group_N),
-        interval=_interval(change_G, size_G, how),
-        most_lost=_most_lost(change_N, group_N, how),
+        interval=interval,
+        most_lost=_most_lost(change_N, group_N, 1.0 - how.confidence, how.seed),
     )
 
 
-def _most_lost(change_N: Ints, group_N: Ints, how: Resampling) -> float:
+def _most_lost(change_N: Ints, group_N: Ints, delta: float, seed: int) -> float:
     """Upper bound of the mean loss that holds whether items are independent or only their groups
     are: the larger of both bounds, so that neither pays for the other.
     """
-    delta, size_G = 1.0 - how.confidence, np.bincount(group_N)
+    size_G = np.bincount(group_N)
 
     def exact(own_M: Ints, delta: float) -> float:
         return most_lost(int((own_M > 0).sum()), int((own_M < 0).sum()), len(own_M), delta)
@@ -204,23 +209,8 @@ def _most_lost(change_N: Ints, group_N: Ints, how: Resampling) -> float:
         return by_item
     # By group: one item of each, drawn at random, and the mean change of each. Either may be the
     # sharper; with half of delta each, the better one holds.
-    order_N = np.random.default_rng([how.seed, _OF_ITEMS]).permutation(len(change_N))
+    order_N = np.random.default_rng([seed, _OF_ITEMS]).permutation(len(change_N))
     drawn_G = order_N[np.unique(group_N[order_N], return_index=True)[1]]
     mean_G = np.bincount(group_N, weights=change_N).astype(np.float64) / size_G
     by_group = min(exact(change_N[drawn_G], delta / 2), most_lost_by_group(mean_G, delta / 2))
     return max(by_item, by_group)
-
-
-def _interval(change_G: Doubles, size_G: Doubles, how: Resampling) -> tuple[float, float] | None:
-    """Percentile bootstrap of the mean change; None where it could only be a point, which claims
-    too much.
-    """
-    if np.ptp(change_G / size_G) == 0:
-        return None
-    rng, size = np.random.default_rng(how.seed), len(size_G)
-    # whole groups with replacement: multinomial counts, one matrix product for all D draws
-    times_DG = rng.multinomial(size, np.full(size, 1 / size), size=how.draws)
-    mean_D = (times_DG @ change_G) / (times_DG @ size_G)
-    tail = (1.0 - how.confidence) / 2.0
-    low, high = np.quantile(mean_D, [tail, 1.0 - tail])
-    return float(low), float(high)

@@ -106,9 +106,6 @@ def _show(found: tuple[TaskComparison, ...]) -> None:
     # paired: the same items before and after; p (Holm) is adjusted for the number of tasks
     for c in found:
         p = c.paired
-        interval = (
-            "-" if p.interval is None else f"{_points(p.interval[0])} to {_points(p.interval[1])}"
-        )
         rows.append(
             (
                 c.task,
@@ -118,7 +115,7 @@ def _show(found: tuple[TaskComparison, ...]) -> None:
                 str(p.gained),
                 str(p.lost),
                 _points(p.difference),
-                interval,
+                f"{_points(p.interval[0])} to {_points(p.interval[1])}",
                 f"{p.p:.3g}",
                 f"{c.p_holm:.3g}",
                 f"{100 * c.bound:.1f}",
