@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import binom
 
+from demur.base.errors import DataError
 from demur.core.rates import TrafficMix
 from demur.stats.units import count_rows
-from demur.stats.weighted import weighted
+from demur.stats.weighted import mix_among, weighted
 
 DRAWS, DELTA = 2000, 0.1
 
@@ -28,11 +31,41 @@ def test_weights_are_the_shares_over_the_parts_of_the_rows():
     assert rows.mean(error_N) == pytest.approx(0.5)
 
 
-def test_shares_of_slices_without_rows_are_scaled_away():
-    slice_N = np.zeros(50, dtype=np.int64)
-    counted = count_rows(np.ones(50, dtype=bool), None, None, seed=0)
-    rows = weighted(counted, mix_of(slice_N, [0.2, 0.8]))
-    assert rows.weight_M == pytest.approx(np.ones(50))
+def test_shares_of_kinds_that_a_goal_cannot_speak_of_are_scaled_away():
+    mix = replace(mix_of(np.array([0, 0, 1, 2]), [0.2, 0.2, 0.6]), facet="kind")
+    among = mix_among(mix, np.array([True, True, True, False]), "false_refusal <= 0.1")
+    assert among.share_S == pytest.approx([0.5, 0.5, 0.0])
+    only = replace(mix, share_S=np.array([0.5, 0.5, 0.0]))
+    with pytest.raises(DataError, match="no share for the 1 rows"):
+        mix_among(only, np.array([False, False, False, True]), "missed_refusal <= 0.1")
+
+
+def test_a_slice_with_a_share_needs_rows_that_the_goal_speaks_of():
+    mix = mix_of(np.array([0, 0, 1]), [0.5, 0.5])
+    with pytest.raises(DataError, match="of source 's1': nothing is known"):
+        mix_among(mix, np.array([True, True, False]), "missed_refusal <= 0.1")
+
+
+def test_a_slice_that_no_tested_row_shows_leaves_nothing_to_promise():
+    counted = count_rows(np.arange(500) < 400, None, None, seed=0)
+    rows = weighted(counted, mix_of(np.repeat([0, 1], [400, 100]), [0.7, 0.3]))
+    nothing_N = np.zeros(500, dtype=bool)
+    assert rows.test(0.2, DELTA) is None
+    assert rows.p_value(nothing_N, 0.2, DELTA) == rows.upper(nothing_N, DELTA) == 1.0
+
+
+@pytest.mark.parametrize("units", [(20, 200), (40, 100), (30, 300)])
+def test_slices_of_large_units_keep_their_share(units):
+    # a slice of units of ten rows that err all alike, beside one of rows alone that never err
+    group_N = np.concatenate([np.repeat(np.arange(units[0]), 10), units[0] + np.arange(units[1])])
+    slice_N = (group_N >= units[0]).astype(np.int64)
+    counted = count_rows(np.ones(len(group_N), dtype=bool), group_N, None, seed=0)
+    test = weighted(counted, mix_of(slice_N, [0.5, 0.5])).test(0.1, DELTA)
+    rng, passed = np.random.default_rng(3), 0
+    for _ in range(DRAWS):
+        unit_U = np.append(rng.random(units[0]) < 0.21, np.zeros(units[1], dtype=bool))
+        passed += test.passes(unit_U[group_N])  # the rate of the mix is .105
+    assert passed <= binom.ppf(0.999, DRAWS, DELTA)
 
 
 @pytest.mark.parametrize(

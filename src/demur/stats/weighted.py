@@ -9,23 +9,33 @@
    arithmetic and geometric means a product of factors with different means is largest where all
    are alike. Wealth of 1 / delta refutes with probability delta at most.
 
-It is Learn then Test (arXiv 2110.01052) with importance weights that are known, not estimated, and
-so costs nothing but their spread. Evidence is counted by units and by requests, as in
-demur.stats.units, and both must pass. Shapes: M rows of a denominator, U units, S slices.
+It is Learn then Test (arXiv 2110.01052) with importance weights that are known, not estimated,
+and so costs nothing but their spread. Evidence is counted in two ways, as in demur.stats.units, and
+both must pass:
+
+- By requests: each request weighs its slice's share over the slice's part of the requests.
+- By units: the rate of a slice is the mean over its units of each unit's share of errors there. A
+  unit weighs a slice's share over the slice's part of the units, in every slice that it has rows
+  in. With the weights of requests a slice of large units would weigh too little.
+
+Shapes: M rows of a denominator, U units, S slices, P pairs of a unit and a slice that it is
+in.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from demur.base.arrays import Bools, Doubles
+from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import DataError
 from demur.core.rates import TrafficMix
-from demur.stats.judging.betting import log_wealth
+from demur.stats.judging.betting import constant_bets, log_wealth
 from demur.stats.units import BISECTIONS, CountedRows, bet_sizes
+
+SETTLED = ("kind", "category")  # facets whose slices a row's label has in it, or keeps it from
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -33,41 +43,43 @@ class WeightedRows(CountedRows):
     """The M rows of a denominator, each with the weight that its slice has in a stated mix."""
 
     weight_M: Doubles  # mean 1 over requests
+    pair_M: Ints  # the pair of each row
+    unit_P: Ints
+    weight_P: Doubles  # of a unit in a slice; the sum over all pairs is U
     mix: TrafficMix
+    untested: bool  # whether a slice that has a share has no row among these
 
     def test(self, level: float, delta: float) -> WeightedTest | None:
         """The test of "the rate under the mix is at most level" at delta; None if it fails even
         without an error.
         """
-        if not len(self.row_M):
+        if not len(self.row_M) or self.untested:
             return None
         found = WeightedTest(
             rows=self,
             level=level,
             least_log=math.log(1.0 / delta),
-            bet_B=self._bets(level, delta),
+            bets=self._bets(level, delta),
             most=int(level * self.requests),
         )
-        return found if found.passes(np.zeros(int(self.row_M.max()) + 1, dtype=bool)) else None
+        return found if found.passes(self._no_error) else None
 
     def needed(self, level: float, delta: float) -> int:
         """The fewest units, mixed as these, that pass the test when no error is seen."""
-        log_wealth = self.log_wealth(
-            np.zeros(int(self.row_M.max()) + 1, dtype=bool), level, self._bets(level, delta)
-        )
+        log_wealth = self.log_wealth(self._no_error, level, self._bets(level, delta))
         return math.ceil(self.units * math.log(1.0 / delta) / max(log_wealth, 1e-9))
 
     def p_value(self, error_N: Bools, level: float, delta: float) -> float:
         """The p-value of "the rate under the mix is above level"; 1 without rows."""
-        if not len(self.row_M):
+        if not len(self.row_M) or self.untested:
             return 1.0
         return math.exp(-max(self.log_wealth(error_N, level, self._bets(level, delta)), 0.0))
 
     def upper(self, error_N: Bools, delta: float) -> float:
         """One-sided upper confidence bound of the rate under the mix; 1 without rows."""
-        if not len(self.row_M):
+        if not len(self.row_M) or self.untested:
             return 1.0
-        low, high = self.mean(error_N), 1.0
+        low, high = 0.0, 1.0
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
             refuted = self.p_value(error_N, middle, delta) <= delta
@@ -83,24 +95,50 @@ class WeightedRows(CountedRows):
         """The rate under the mix, for people."""
         return f"about {self.mean(error_N):.2%} for traffic of {self.mix.words}"
 
-    def log_wealth(self, error_N: Bools, level: float, bet_B: Doubles) -> float:
+    def log_wealth(self, error_N: Bools, level: float, bets: UnitBets) -> float:
         """Natural log of the mean wealth of the bets: the lesser of that by units and by
         requests.
         """
-        excess_M = self.weight_M * (error_N[self.row_M] - level)
-        sums_U = np.bincount(self.unit_M, weights=excess_M * self.count_M)
-        excess_U = sums_U / np.bincount(self.unit_M, weights=self.count_M)
         # Bets against "the mean excess is at least 0".
-        by_units = log_wealth(0.0, bet_B, excess_U, np.ones(len(excess_U)))
+        excess_U = self._excess_of_units(error_N, level)
+        by_units = log_wealth(0.0, bets.unit_B, excess_U, np.ones(len(excess_U)))
         if self.plain:
             return by_units
-        return min(by_units, log_wealth(0.0, bet_B, excess_M, self.count_M))
+        excess_M = self.weight_M * (error_N[self.row_M] - level)
+        return min(by_units, log_wealth(0.0, bets.request_B, excess_M, self.count_M))
 
-    def _bets(self, level: float, delta: float) -> Doubles:
+    @property
+    def _no_error(self) -> Bools:
+        return np.zeros(int(self.row_M.max()) + 1, dtype=bool)
+
+    def _excess_of_units(self, error_N: Bools, level: float) -> Doubles:
+        """The weighted excess of each unit, over the slices that it has rows in."""
+        errors_P = np.bincount(self.pair_M, weights=self.count_M * error_N[self.row_M])
+        share_P = errors_P / np.bincount(self.pair_M, weights=self.count_M)
+        excess_P = self.weight_P * (share_P - level)
+        return np.asarray(np.bincount(self.unit_P, weights=excess_P), dtype=np.float64)
+
+    def _bets(self, level: float, delta: float) -> UnitBets:
         """Sizes of bets from weights and units alone; the largest keeps every factor positive."""
-        square = float((self.count_M * self.weight_M**2).sum() / self.requests)
-        most = 1.0 / ((1.0 - level) * float(self.weight_M.max()))
-        return bet_sizes(self, level * (1.0 - level) * square, delta, most)
+        weight_U = np.bincount(self.unit_P, weights=self.weight_P)
+        of_units = float((weight_U**2).mean())
+        of_requests = float((self.count_M * self.weight_M**2).sum() / self.requests)
+        alike, aim = level * (1.0 - level), math.log(1.0 / delta)
+        most_U, most_M = (
+            1.0 / ((1.0 - level) * float(weight.max())) for weight in (weight_U, self.weight_M)
+        )
+        return UnitBets(
+            unit_B=bet_sizes(self, alike * of_units, delta, most_U),
+            request_B=constant_bets(alike * of_requests, self.requests, 1.0, aim, most_M),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class UnitBets:
+    """Sizes of constant bets, by units and by requests."""
+
+    unit_B: Doubles
+    request_B: Doubles
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -110,35 +148,58 @@ class WeightedTest:
     rows: WeightedRows
     level: float
     least_log: float  # natural log of the wealth that refutes
-    bet_B: Doubles
+    bets: UnitBets
     most: int  # errors that would be right at the level, to learn an order by
 
     def passes(self, error_N: Bools) -> bool:
         """Whether these errors certify the level."""
-        return self.rows.log_wealth(error_N, self.level, self.bet_B) >= self.least_log
+        return self.rows.log_wealth(error_N, self.level, self.bets) >= self.least_log
+
+
+def mix_among(mix: TrafficMix, among_N: Bools, goal: str) -> TrafficMix:
+    """The mix among the rows that a goal speaks of: shares of kinds and categories that have none
+    of them are left out, and the others scaled to sum to 1.
+
+    Raises DataError where none is left, and on another slice with a share and without a row: its
+    rate is not known. goal: as its text says it.
+    """
+    slices = len(mix.share_S)
+    rows_S = np.bincount(mix.slice_N[among_N], minlength=slices)
+    missing_S = (rows_S == 0) & (mix.share_S > 0.0)
+    if missing_S.any() and mix.facet not in SETTLED:
+        name = mix.names[int(np.argmax(missing_S))]
+        raise DataError(
+            f"goal {goal!r}: the mix has {mix.words}, and none of the {int(rows_S.sum())} rows "
+            f"that it speaks of is of {mix.facet} {name!r}: nothing is known of its rate there",
+            "add such rows, give the slice no share, or drop the goal",
+        )
+    share_S = np.where(rows_S > 0, mix.share_S, 0.0)
+    if not share_S.sum() > 0.0:
+        raise DataError(
+            f"goal {goal!r}: the mix {mix.words} has no share for the {int(rows_S.sum())} rows "
+            "that the goal speaks of",
+            "give their slices a share, or drop the goal",
+        )
+    return replace(mix, share_S=share_S / share_S.sum())
 
 
 def weighted(rows: CountedRows, mix: TrafficMix) -> WeightedRows:
-    """Weigh the rows of a denominator by their slices' shares.
-
-    Shares of slices without a row among these are left out, and the others scaled to sum to 1.
-    Raises DataError where the mix has none of them.
-    """
-    slice_M = mix.slice_N[rows.row_M]
-    part_S = np.bincount(slice_M, weights=rows.count_M, minlength=len(mix.share_S))
-    share_S = np.where(part_S > 0, mix.share_S, 0.0)
-    if not share_S.sum() > 0.0:
-        raise DataError(
-            f"the mix {mix.words} has no share for the {part_S.sum():.0f} requests that a goal "
-            "speaks of",
-            "give their slices a share, or drop the goal",
-        )
-    weight_S = share_S / share_S.sum() / np.maximum(part_S, 1.0) * part_S.sum()
+    """Weigh the rows of a denominator by their slices' shares."""
+    slices, slice_M = len(mix.share_S), mix.slice_N[rows.row_M]
+    part_S = np.bincount(slice_M, weights=rows.count_M, minlength=slices)
+    weight_S = mix.share_S / np.maximum(part_S, 1.0) * part_S.sum()
+    pair, pair_M = np.unique(rows.unit_M * slices + slice_M, return_inverse=True)
+    unit_P, slice_P = pair // slices, pair % slices
+    units_S = np.bincount(slice_P, minlength=slices)
     return WeightedRows(
         row_M=rows.row_M,
         count_M=rows.count_M,
         unit_M=rows.unit_M,
         drawn_M=rows.drawn_M,
         weight_M=weight_S[slice_M],
+        pair_M=pair_M,
+        unit_P=unit_P,
+        weight_P=(mix.share_S / np.maximum(units_S, 1) * rows.units)[slice_P],
         mix=mix,
+        untested=bool((mix.share_S[part_S == 0] > 0.0).any()),
     )

@@ -24,6 +24,7 @@ from demur.core.taxonomy import Taxonomy
 from demur.stats.labelled import UNCHECKED, LabelledScores, Traits
 from demur.stats.thresholds.problem import NO_GROUP, GroupedScores, Loss
 from demur.stats.units import RowUnits
+from demur.stats.weighted import mix_among
 
 STEERABLE = ("heaviest", "sum", "any")  # rules that thresholds steer
 
@@ -169,6 +170,7 @@ def _loss(goal: PromisedGoal, template: Policy, grouped: GroupedScores, seed: in
             "can be said of it",
             "add such rows to the calibrate split, or drop the goal",
         )
+    traffic = grouped.rows.traffic
     return Loss(
         goal=goal,
         among_N=among_N,
@@ -178,7 +180,7 @@ def _loss(goal: PromisedGoal, template: Policy, grouped: GroupedScores, seed: in
         unit_N=grouped.rows.group_N,
         count_N=grouped.rows.count_N,
         seed=seed,
-        traffic=grouped.rows.traffic,
+        traffic=None if traffic is None else mix_among(traffic, among_N, goal.text),
         traits=grouped.rows.traits,
     )
 
