@@ -15,7 +15,17 @@ from demur.base.errors import DataError
 Role = Literal["system", "user", "assistant"]
 Split = Literal["train", "calibrate", "test"]
 # ways to say a prompt otherwise: demur.core.rows.rewrites
-RewriteName = Literal["case", "typos", "punctuation", "paraphrase", "tense", "padding"]
+RewriteName = Literal[
+    "case",
+    "typos",
+    "punctuation",
+    "paraphrase",
+    "tense",
+    "padding",
+    "program",
+    "role",
+    "begun",
+]
 Kind = Literal["refusal", "contrast", "benign"]
 Expected = Literal["refuse", "respond"]
 

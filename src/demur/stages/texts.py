@@ -8,15 +8,22 @@ once, then looked up.
    part.
 3. judge_again judges stored branches that another judge read, or that could not be scored.
 4. A policy may send a fixed refusal in place of a branch: judge_fixed judges those.
+5. A prompt that is longer than the model can read must not cost the others theirs: of_fitting and
+   scores_of leave it out.
 
 Columns are those of scores: 0 = respond, k = the k-th category.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
+import numpy as np
+
+from demur.base.arrays import Floats
+from demur.base.errors import PromptTooLong
 from demur.core.judging.judge import ChatAnswer, Declined, JudgeInput, judge_all, judge_rows
 from demur.core.judging.outcome import Outcome
 from demur.core.policy import Policy
@@ -25,6 +32,7 @@ from demur.core.ports import (
     Judge,
     Progress,
     Prompt,
+    Scorer,
     no_progress,
     progress_of_part,
 )
@@ -33,7 +41,10 @@ from demur.store.scores.tables import Branch
 
 PART_PROMPTS = 256  # between two saves: a killed run loses at most so many
 PART_TEXTS = 2048  # the same where texts are only judged again
+PART_SCORES = 1000  # prompts scored between two reports of progress
 ENDPOINT = "endpoint"  # the judge's name in outcomes of prompts that the endpoint itself declined
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,3 +194,35 @@ def reply_outcomes(
         else next(judged)
         for r in replies
     ]
+
+
+def scores_of(
+    scorer: Scorer, prompts: Sequence[Prompt], progress: Progress = no_progress
+) -> tuple[list[int], Floats]:
+    """Score the prompts that fit: (their indices, their scores, shape (len(indices), C))."""
+    found: list[tuple[list[int], Floats]] = []
+    for start in range(0, len(prompts), PART_SCORES):
+        part = range(start, min(start + PART_SCORES, len(prompts)))
+        found += of_fitting(lambda indices: scorer.logp([prompts[n] for n in indices]), part)
+        progress(part.stop, len(prompts))
+    fit = [n for indices, _ in found for n in indices]
+    # `empty` gives the result its columns where no prompt fits at all.
+    empty = np.zeros((0, len(scorer.fingerprint.tokens)), dtype=np.float32)
+    return fit, np.concatenate([empty, *(logp_NC for _, logp_NC in found)])
+
+
+def of_fitting(
+    make: Callable[[Sequence[int]], Made], part: Sequence[int]
+) -> list[tuple[list[int], Made]]:
+    """Make something of the prompts of these indices that the model can read: (indices, made).
+
+    An engine refuses a whole part for one long prompt: the part is halved until that prompt stands
+    alone (about 2 log2(len(part)) more calls a long prompt).
+    """
+    try:
+        return [(list(part), make(part))]
+    except PromptTooLong:
+        if len(part) == 1:
+            return []
+        middle = len(part) // 2
+        return [*of_fitting(make, part[:middle]), *of_fitting(make, part[middle:])]

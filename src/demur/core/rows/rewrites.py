@@ -1,4 +1,4 @@
-"""Rewrites of prompts by rule: case, typos, punctuation, paraphrase, tense, and padding.
+"""Rewrites of prompts by rule: case, typos, punctuation, paraphrase, tense, padding, wrappers.
 
 A rewrite does not change what ought to happen to a prompt. Pure and seeded: one text under one seed
 is always rewritten alike, whatever was rewritten before.
@@ -15,6 +15,7 @@ from random import Random
 from demur.base.errors import ConfigError
 from demur.core.example import Example, Message, RewriteName
 from demur.core.rows.splitting import uniform_hash
+from demur.core.rows.wrappers import begun, program, role
 
 _TYPO_EVERY = 12  # words of four letters or more per typo, about
 _END = ".!?"
@@ -236,4 +237,7 @@ REWRITES: dict[RewriteName, Callable[[str, Random], str]] = {
     "paraphrase": _paraphrase,
     "tense": _tense,
     "padding": _padding,
+    "program": program,
+    "role": role,
+    "begun": begun,
 }

@@ -30,9 +30,8 @@ from demur.pages.page import render_markdown
 from demur.stages.bench_refusals.candidate import Candidate, Endpoint
 from demur.stages.bench_refusals.content import HEADER, page_of, table_rows
 from demur.stages.bench_refusals.counts import level_errors, text_errors
-from demur.stages.bench_refusals.scores import scores_of
 from demur.stages.bench_refusals.texts import text_outcomes, text_row
-from demur.stages.texts import ENDPOINT, reply_outcomes
+from demur.stages.texts import ENDPOINT, reply_outcomes, scores_of
 from demur.stats.sample import evenly_spaced
 from demur.store.policies.policy_file import policy_digest
 from demur.store.results.bench_file import (
