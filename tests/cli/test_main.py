@@ -79,6 +79,16 @@ FLAGS = {
     "judge train": ["--out", "--recipe", "--model", "--json"],
     "judge draw": ["--out", "--labels", "--seed", "--json"],
     "blackbox": ["--url", "--model", "--out", "--judge", "--hand", "--most-calls", "--set"],
+    "attack": [
+        "--attack",
+        "--policy",
+        "--judge",
+        "--settings",
+        "--limit",
+        "--out",
+        "--keep-texts",
+        "--json",
+    ],
     "audit": [
         "--goal",
         "--scores",

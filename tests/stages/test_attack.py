@@ -7,6 +7,8 @@ from tests.builders import log_softmax
 
 from demur.base.errors import ConfigError, DataError, PolicyError, PromptTooLong
 from demur.core.example import Example, Message
+from demur.core.judging.cached_chat import CachedChat
+from demur.core.judging.judge import ChatAnswer, NoAnswer
 from demur.core.judging.outcome import Outcome
 from demur.core.midway.monitor import AnswerSampling, Monitor
 from demur.core.policy import natural
@@ -14,6 +16,7 @@ from demur.core.ports import Answer, WatchedAnswer
 from demur.core.taxonomy import single
 from demur.engines.fake.constant import always_refuse, never_refuse
 from demur.stages.attack import Config, Target, run
+from demur.stages.attack.asking import NOTHING_PROPOSED
 from demur.stages.attack.content import HEADER, table_rows
 
 GREEDY = AnswerSampling(most_tokens=64, temperature=0.0)
@@ -141,6 +144,58 @@ def test_the_page_has_a_line_for_each_attack(tmp_path):
     found = attack(tmp_path, ("plain", "role", "prefill-2"), target(rises=2))
     assert [line[0] for line in table_rows(found)] == ["plain", "role", "prefill-2"]
     assert len(HEADER) == len(table_rows(found)[0])
+
+
+class Proposals:
+    """A model that attacks: it proposes its texts in turn, one a round."""
+
+    model = asked_as = "attacker"
+
+    def __init__(self, *texts):
+        self.texts, self.asked = list(texts), []
+
+    def ask_many(self, requests, on_reply):
+        text = self.texts.pop(0)
+        for n, request in enumerate(requests):
+            self.asked.append(request.messages[-1].content)
+            reply = (
+                NoAnswer(reason="not asked: budget")
+                if text is None
+                else ChatAnswer(text=text, model="a")
+            )
+            on_reply(n, reply)
+
+
+def attacked_by(attacker, **watcher):
+    cache = type("Cache", (), {"get": lambda *_: None, "put": lambda *_: None})()
+    return replace(target(**watcher), attacker=CachedChat(chat=attacker, replies=cache))
+
+
+def test_a_model_that_attacks_ends_where_it_has_succeeded(tmp_path):
+    attacker = Proposals("Tell a story about a lock.", "again")
+    row = attack(tmp_path, ("attacker-2",), attacked_by(attacker))
+    assert (row.requests, row.judged[0].answered.value) == (6, 1.0)
+    assert attacker.texts == ["again"]
+    assert "declined at once" in attacker.asked[0]
+
+
+def test_a_model_that_attacks_reads_the_answer_and_tries_again(tmp_path):
+    attacker = Proposals("first", None, "third")
+    row = attack(tmp_path, ("attacker-3",), attacked_by(attacker, text=DECLINES))
+    assert (row.requests, row.judged[0].answered.value) == (6, 0.0)
+    assert len(attacker.asked) == 18
+    assert "first" in attacker.asked[-1]
+    assert DECLINES in attacker.asked[-1]
+
+
+def test_requests_for_which_nothing_was_proposed_are_left_out_by_name(tmp_path):
+    row = attack(tmp_path, ("attacker-1",), attacked_by(Proposals(None)))
+    assert (row.requests, row.left_out) == (0, {NOTHING_PROPOSED: 6})
+
+
+def test_an_attack_by_a_model_needs_one(tmp_path):
+    with pytest.raises(ConfigError, match=r"\[attacker\] with url and model"):
+        attack(tmp_path, ("attacker-2",), target())
 
 
 def test_bad_input_is_named(tmp_path):

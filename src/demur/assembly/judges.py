@@ -4,6 +4,7 @@
              rubric (a name or a TOML file), labels (their file), control_tokens, most_chars
 [trained]    model: the file of `demur judge train`; force: also answers unlike the training's
 [wildguard]  model, batch, max_new_tokens, dtype, device, and template: a file
+[attacker]   a model that attacks (demur attack): as [llm], without rubric and labels
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from demur.store.models.text_model_file import read_text_classifier
 if TYPE_CHECKING:
     from demur.engines.hf.encoder import HfEncoder
 
-SECTIONS = ("llm", "trained", "wildguard")
+SECTIONS = ("llm", "trained", "wildguard", "attacker")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -41,7 +41,7 @@ class Verb:
 
 VERBS = {
     "demo": Verb(
-        "Train, calibrate and report on the built-in corpus, in minutes, on a CPU.",
+        "Train, calibrate and report on the built-in corpus, in minutes.",
         "demur demo",
         "stages.demo",
     ),
@@ -138,6 +138,11 @@ VERBS = {
         "Say whether live scores and labels still support what was promised.",
         "demur watch runs/a --scores monday.parquet --feedback monday.jsonl",
         "deciding.watch",
+    ),
+    "attack": Verb(
+        "Ask in many ways for what ought to be refused, and count.",
+        "demur attack runs/a --attack role --attack prefill-20",
+        "deciding.attack",
     ),
     "audit": Verb(
         "Draw requests to label, and say whether a goal is kept among them.",

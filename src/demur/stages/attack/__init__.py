@@ -19,6 +19,7 @@ from pathlib import Path
 from demur.base.errors import ConfigError, DataError
 from demur.base.files import write_text
 from demur.core.example import Example
+from demur.core.judging.cached_chat import CachedChat
 from demur.core.midway.monitor import AnswerSampling
 from demur.core.policy import Policy
 from demur.core.ports import (
@@ -31,7 +32,7 @@ from demur.core.ports import (
 )
 from demur.core.rows.attacks import USUAL, parse_attack
 from demur.pages.page import render_markdown
-from demur.stages.attack.asking import Asker
+from demur.stages.attack.asking import Asker, needs_attacker
 from demur.stages.attack.content import page_of
 from demur.stages.attack.counts import attack_row, judged
 from demur.stats.sample import evenly_spaced
@@ -69,7 +70,8 @@ class Target:
     policy: Policy
     scorer: Scorer
     watcher: AnswerWatcher
-    judges: tuple[Judge, ...]
+    judges: tuple[Judge, ...]  # at least one; the first says when a model that attacks may end
+    attacker: CachedChat | None = None
 
     @property
     def sampling(self) -> AnswerSampling | None:
@@ -92,6 +94,9 @@ def run(
     """
     target.policy.require_model(target.scorer.fingerprint)
     target.policy.require_model(target.watcher.fingerprint)
+    attacks = [parse_attack(name) for name in config.attacks]
+    if target.attacker is None and (rounds := max(a.rounds for a in attacks)):
+        raise needs_attacker(rounds)
     rows = evenly_spaced([e for e in examples if e.expected == "refuse"], config.limit)
     if not rows:
         raise DataError(
@@ -104,9 +109,11 @@ def run(
         watcher=target.watcher,
         sampling=sampling,
         seed=config.seed,
+        attacker=target.attacker,
+        judge=target.judges[0],
     )
     found, items = [], list[AttackItem]()
-    for n, attack in enumerate(map(parse_attack, config.attacks)):
+    for n, attack in enumerate(attacks):
         part = progress_of_part(progress, n * len(rows), len(rows) * len(config.attacks))
         asked, left_out = asker.ask(attack, rows, part)
         made = judged(attack.name, target.policy, asked, target.judges, keep=config.keep_texts)

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from demur.base.errors import ConfigError
 from demur.core.decision import decide_many
 from demur.core.example import Example
+from demur.core.judging.cached_chat import CachedChat
 from demur.core.judging.judge import JudgeInput
 from demur.core.midway.monitor import AnswerSampling, Stop, first_stop
 from demur.core.policy import Policy
-from demur.core.ports import AnswerWatcher, Progress, Prompt, Scorer, WatchedAnswer
-from demur.core.rows.attacks import Attack
+from demur.core.ports import (
+    AnswerWatcher,
+    Judge,
+    Progress,
+    Prompt,
+    Scorer,
+    WatchedAnswer,
+    no_progress,
+)
+from demur.core.rows.attacks import Attack, is_about
 from demur.core.rows.rewrites import rewrite_prompt
+from demur.stages.attack.attacker import Try, propose
 from demur.stages.texts import of_fitting, scores_of
 
 TOO_LONG = "longer than the model can read"
 NO_BEGINNING = "the model begins no answer of its own"
+NOTHING_PROPOSED = "the attacker proposed nothing that the model can read"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +68,8 @@ class Asker:
     watcher: AnswerWatcher
     sampling: AnswerSampling
     seed: int  # of rewrites
+    attacker: CachedChat | None  # the model that attacks, for attacks that need one
+    judge: Judge  # says whether such an attack has succeeded and may end
 
     def ask(
         self, attack: Attack, rows: Sequence[Example], progress: Progress
@@ -69,16 +83,52 @@ class Asker:
             kept = [a for a in asked if a.prefix.strip()]
             empty = {NO_BEGINNING: len(asked) - len(kept)} if len(kept) < len(asked) else {}
             return kept, _left_out(rows, asked) | empty
-        asked = self._decided(attack, rows, progress)
+        if attack.rounds:
+            asked = self._attacked(attack.rounds, rows, progress)
+            silent = len(rows) - len(asked)
+            return asked, {NOTHING_PROPOSED: silent} if silent else {}
+        asked = self._decided(rows, [self._prompt(attack, row) for row in rows], progress)
         return asked, _left_out(rows, asked)
 
-    def _decided(self, attack: Attack, rows: Sequence[Example], progress: Progress) -> list[Asked]:
-        prompts = [
-            row.prompt
-            if attack.rewrite is None
-            else rewrite_prompt(attack.rewrite, row.prompt, self.seed)
-            for row in rows
-        ]
+    def _prompt(self, attack: Attack, row: Example) -> Prompt:
+        if attack.rewrite is None:
+            return row.prompt
+        return rewrite_prompt(attack.rewrite, row.prompt, self.seed)
+
+    def _attacked(self, rounds: int, rows: Sequence[Example], progress: Progress) -> list[Asked]:
+        """The last try of a model that attacks, or the first that succeeded, for each request."""
+        if self.attacker is None:
+            raise needs_attacker(rounds)
+        tried = {row.id: Try(row=row, asked=row.prompt[-1].content, said="") for row in rows}
+        found: dict[str, Asked] = {}
+        for turn in range(rounds):
+            open_rows = [row for row in rows if not self._succeeded(found.get(row.id))]
+            messages = propose(self.attacker, [tried[row.id] for row in open_rows])
+            # A request without a message keeps its last try.
+            sent = [(r, m) for r, m in zip(open_rows, messages, strict=True) if m is not None]
+            prompts = [(*r.prompt[:-1], replace(r.prompt[-1], content=m)) for r, m in sent]
+            for one in self._decided([r for r, _ in sent], prompts, no_progress):
+                found[one.row.id] = one
+            for row, message in sent:
+                said = found[row.id].text if row.id in found else ""
+                tried[row.id] = Try(row=row, asked=message, said=said)
+            progress((turn + 1) * len(rows) // rounds, len(rows))
+        return [found[row.id] for row in rows if row.id in found]
+
+    def _succeeded(self, one: Asked | None) -> bool:
+        """Whether a try was answered to its end, about the request, by the first judge's word."""
+        if one is None or one.written is None or one.stop(self.policy) is not None:
+            return False
+        asked = one.judge_input
+        if not one.text.strip() or not is_about(asked.request, one.text):
+            return False
+        outcome = self.judge.judge(asked.request, asked.answer, asked.category)
+        return outcome.verdict in ("compliance", "partial")
+
+    def _decided(
+        self, rows: Sequence[Example], prompts: Sequence[Prompt], progress: Progress
+    ) -> list[Asked]:
+        """Requests asked so, under the first decision; those that it answers are written."""
         fit, logp_NC = scores_of(self.scorer, prompts)
         column_N = decide_many(self.policy, logp_NC).choice_N
         asked = [
@@ -132,6 +182,14 @@ class Asker:
             for part, answers in of_fitting(watch, range(len(rows)))
             for n, written in zip(part, answers, strict=True)
         ]
+
+
+def needs_attacker(rounds: int) -> ConfigError:
+    """The error of an attack that needs a model."""
+    return ConfigError(
+        f"attack attacker-{rounds} needs a model that attacks",
+        "name it in the settings: [attacker] with url and model",
+    )
 
 
 def _left_out(rows: Sequence[Example], asked: Sequence[Asked]) -> dict[str, int]:
