@@ -10,6 +10,8 @@ from scipy.stats import binom
 
 from demur.core.rates import Rate
 from demur.stats import paired
+from demur.stats.judging.correction import CheckedSample, regression_rate, regression_share
+from demur.stats.judging.judged import rogan_gladen
 from demur.stats.measure import errors_of
 from demur.stats.paired import compare_paired, mcnemar_of_groups, mcnemar_p
 from demur.stats.points import Resampling
@@ -125,3 +127,52 @@ def test_the_interval_of_a_change_covers_it_where_groups_change_together(gains, 
         low, high = compare_paired(before, after, groups, Resampling(seed=n)).interval
         missed_by += not low <= gains - loses <= high
     assert missed_by <= binom.ppf(SLACK, DRAWS, 0.05)
+
+
+def judged_families(rng, rate, labels):
+    """A sample of 60 families of 5 texts with hand labels of some, and the same with each row
+    alone. The judge errs in one text of ten; in half of them it errs alike in the family.
+    """
+    hand_N, unit_N = families(rng, 60, (5,), rate, 0.9)
+    wrong_N = np.where(rng.random(300) < 0.5, (rng.random(60) < 0.1)[unit_N], rng.random(300) < 0.1)
+    known_N = np.zeros(300, dtype=bool)
+    known_N[rng.choice(300, labels, replace=False)] = True
+    values = {"judge_N": (hand_N ^ wrong_N).astype(float), "hand_N": hand_N.astype(float)}
+    sample = CheckedSample(**values, known_N=known_N, units=RowUnits.of(300, unit_N))
+    return sample, CheckedSample(**values, known_N=known_N)
+
+
+@pytest.mark.parametrize(("rate", "labels"), [(0.3, 100), (0.3, 250), (0.1, 150), (0.3, 300)])
+def test_corrected_rates_of_families_cover_the_rate_of_requests(rate, labels):
+    rng, by_units, by_rows = np.random.default_rng(4), 0, 0
+    for _ in range(DRAWS):
+        found = [regression_rate(s) for s in judged_families(rng, rate, labels)]
+        apart = [not f.low <= rate <= f.high for f in found]
+        by_units, by_rows = by_units + apart[0], by_rows + apart[1]
+    assert by_units <= binom.ppf(SLACK, DRAWS, 0.05)
+    assert by_rows > 0.1 * DRAWS  # an estimate that counts texts would show
+
+
+def test_a_corrected_precision_of_families_covers_it():
+    rng, misses = np.random.default_rng(4), 0
+    for _ in range(DRAWS):
+        sample, _ = judged_families(rng, 0.5, 200)
+        # of a family whose texts decline, three of four in the mean ought to
+        should_N = (rng.random(60) < 0.75)[sample.units.group_N]
+        found = regression_share(sample, should_N)
+        misses += not found.low <= 0.75 <= found.high
+    assert misses <= binom.ppf(SLACK, DRAWS, 0.05)
+
+
+def test_rogan_gladen_on_families_covers_the_rate():
+    rng, misses = np.random.default_rng(4), 0
+    for _ in range(DRAWS):
+        sample, _ = judged_families(rng, 0.3, 150)
+        hand_N, judge_N, units = sample.hand_N == 1, sample.judge_N == 1, sample.units
+        found = rogan_gladen(
+            units.rate(judge_N, np.ones(300, dtype=bool)),
+            units.rate(judge_N, hand_N & sample.known_N),
+            units.rate(~judge_N, ~hand_N & sample.known_N),
+        )
+        misses += not found.low <= 0.3 <= found.high
+    assert misses <= binom.ppf(SLACK, DRAWS, 0.05)

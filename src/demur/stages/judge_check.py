@@ -169,7 +169,7 @@ def _checked(
         for value in sorted({rows[n].stratum for n in known if config.by is not None})
     }
     # The raw rate is over all scored answers, labelled or not: it is the one that gets corrected.
-    raw = RowUnits.of(len(rows), numbered([row.group for row in rows])).rate(
+    raw = _units(rows).rate(
         np.array(
             [o.verdict != "unscored" and declines(o.verdict, config.view) for o in outcomes],
             dtype=bool,
@@ -212,7 +212,12 @@ def _corrected(
     known_N = np.array([row.label is not None for row in rows])
     try:
         return regression_rate(
-            CheckedSample(judge_N=np.array(judge_N), hand_N=_by_hand(config, rows), known_N=known_N)
+            CheckedSample(
+                judge_N=np.array(judge_N),
+                hand_N=_by_hand(config, rows),
+                known_N=known_N,
+                units=_units(rows),
+            )
         )
     except Undefined as e:
         return e.message
@@ -252,11 +257,20 @@ def _weighted(config: Config, rows: Sequence[AnswerRow], strata: Strata) -> Rate
     try:
         return labels_rate(
             CheckedSample(
-                judge_N=np.zeros(len(rows)), hand_N=hand_N, known_N=known_N, strata=strata
+                judge_N=np.zeros(len(rows)),
+                hand_N=hand_N,
+                known_N=known_N,
+                strata=strata,
+                units=_units(rows),
             )
         )
     except Undefined as e:
         return e.message
+
+
+def _units(rows: Sequence[AnswerRow]) -> RowUnits:
+    """Answers to one prompt are one unit."""
+    return RowUnits.of(len(rows), numbered([row.group for row in rows]))
 
 
 def _by_hand(config: Config, rows: Sequence[AnswerRow]) -> npt.NDArray[np.float64]:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from demur.stats.judging.correction import (
     regression_rate,
     regression_share,
 )
+from demur.stats.units import RowUnits
 
 
 def population(n, rate, sensitivity, specificity, seed=0):
@@ -25,6 +28,17 @@ def population(n, rate, sensitivity, specificity, seed=0):
 def corrected(judge_N, hand_N, known_N, strata=None):
     return regression_rate(
         CheckedSample(judge_N=judge_N, hand_N=hand_N, known_N=known_N, strata=strata)
+    )
+
+
+def beside_fixed(sample, fixed):
+    """The sample with so many rows more that decline beyond doubt."""
+    rows = {name: np.ones(fixed) for name in ("judge_N", "hand_N")}
+    old = {name: getattr(sample, name) for name in rows}
+    return CheckedSample(
+        **{name: np.append(old[name], rows[name]) for name in rows},
+        known_N=np.append(sample.known_N, np.zeros(fixed, dtype=bool)),
+        sure_N=np.append(np.zeros(len(sample.known_N), dtype=bool), np.ones(fixed, dtype=bool)),
     )
 
 
@@ -66,7 +80,7 @@ def test_with_every_row_labelled_the_rate_is_the_labels_own_with_its_exact_inter
     sample = CheckedSample(judge_N=judge_N, hand_N=hand_N, known_N=np.ones(50, dtype=bool))
     precise, hits = regression_share(sample, should_N), int(hand_N[should_N].sum())
     assert (precise.low, precise.high) == Rate(hits=hits, of=int(hand_N.sum())).interval(0.95)
-    with_fixed = regression_share(sample, should_N, fixed=(3, 4))
+    with_fixed = regression_share(beside_fixed(sample, 4), np.append(should_N, [1, 1, 1, 0]) == 1)
     assert with_fixed.value == pytest.approx((hits + 3) / (hand_N.sum() + 4))
 
 
@@ -206,9 +220,35 @@ def test_fixed_refusals_count_in_the_precision_without_a_label():
     should_N = hand_N == 1
     known_N = checked(600, 100, np.random.default_rng(1))
     sample = CheckedSample(judge_N=judge_N, hand_N=hand_N, known_N=known_N)
-    many = regression_share(sample, should_N, fixed=(0, 100_000))
-    assert many.high < 0.01
+    should_not = np.append(should_N, np.zeros(100_000, dtype=bool))
+    assert regression_share(beside_fixed(sample, 100_000), should_not).high < 0.01
     with pytest.raises(Undefined, match="no checked row declines"):
         regression_share(
             CheckedSample(judge_N=judge_N, hand_N=0 * hand_N, known_N=known_N), should_N
         )
+
+
+def test_a_rate_beside_fixed_texts_knows_that_their_share_is_a_draw_too():
+    rng = np.random.default_rng(2)
+    # 30 of 300 texts are fixed refusals; of the others none declines
+    fixed_N = np.arange(300) < 30
+    known_N = checked(300, 50, rng) & ~fixed_N
+    values = fixed_N.astype(float)
+    sample = CheckedSample(judge_N=values, hand_N=values, known_N=known_N, sure_N=fixed_N)
+    found = regression_rate(sample)
+    assert found.value == pytest.approx(0.1)
+    assert found.low < 0.08
+    assert found.high > 0.13
+
+
+def test_a_text_counts_as_often_as_it_was_asked_for():
+    judge_N, hand_N = population(200, 0.4, 0.9, 0.9)
+    count_N = np.where(np.arange(200) < 10, 20, 1)
+    units = RowUnits.of(200, None, count_N)
+    everyone_N = np.ones(200, dtype=bool)
+    sample = CheckedSample(judge_N=judge_N, hand_N=hand_N, known_N=everyone_N, units=units)
+    truth = (count_N @ hand_N) / count_N.sum()
+    assert regression_rate(sample).value == pytest.approx(truth)
+    rng = np.random.default_rng(0)
+    found = [regression_rate(replace(sample, known_N=checked(200, 100, rng))) for _ in range(500)]
+    assert np.mean([f.value for f in found]) == pytest.approx(truth, abs=0.01)

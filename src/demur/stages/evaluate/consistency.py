@@ -16,7 +16,7 @@ from demur.stages.evaluate.comparison import ComparedPolicy, Comparison
 from demur.stages.evaluate.corrected import ANSWERS, DECLINES, CheckedTexts, kept_rates, twin_rates
 from demur.stats.judging.consistency import kept_word, twins
 from demur.stats.measure import row_units
-from demur.stats.units import RowUnits, units_of
+from demur.stats.units import units_of
 from demur.store.answers.branch_cache import BranchCache
 from demur.store.answers.labels import HandLabels
 from demur.store.results.metrics_file import CorrectedRate, KeptRow, MeasuredRate, TwinsRow
@@ -37,18 +37,17 @@ def sent_texts(
         verdicts=tuple(o.verdict for o in outcomes),
         fixed_N=np.array([not compared.policy.writes(c) for c in columns], dtype=bool),
         labels=labels,
+        units=row_units(comparison.rows),
     )
 
 
-def kept_by_token(
-    choices: Sequence[str], texts: CheckedTexts, units: RowUnits
-) -> dict[str, KeptRow]:
+def kept_by_token(choices: Sequence[str], texts: CheckedTexts) -> dict[str, KeptRow]:
     """Count the texts that keep their token's word, per control token. A token that was not emitted
     has a rate of 0 rows.
     """
     column_N = np.array([column for _, column in texts.keys], dtype=np.int64)
     return {
-        choice: _kept_row(texts, units, column_N == column, column > 0)
+        choice: _kept_row(texts, column_N == column, column > 0)
         for column, choice in enumerate(choices)
     }
 
@@ -59,16 +58,15 @@ def forced(comparison: Comparison, cache: BranchCache, labels: HandLabels) -> di
     """
     ours = {e.id: n for n, e in enumerate(comparison.examples)}
     known = [b for b in cache.known.values() if b.id in ours]
+    row_M = np.array([ours[b.id] for b in known], dtype=np.int64)
     texts = CheckedTexts(
         keys=tuple((b.id, b.column) for b in known),
         verdicts=tuple(b.outcome.verdict for b in known),
         fixed_N=np.zeros(len(known), dtype=bool),
         labels=labels,
+        units=row_units(comparison.rows).at(row_M),
     )
-    row_M = np.array([ours[b.id] for b in known], dtype=np.int64)
-    return kept_by_token(
-        comparison.policy.taxonomy.choices, texts, row_units(comparison.rows).at(row_M)
-    )
+    return kept_by_token(comparison.policy.taxonomy.choices, texts)
 
 
 def twin_rows(
@@ -128,11 +126,11 @@ def _rates(
     }
 
 
-def _kept_row(texts: CheckedTexts, units: RowUnits, of_N: Bools, refuses: bool) -> KeptRow:
+def _kept_row(texts: CheckedTexts, of_N: Bools, refuses: bool) -> KeptRow:
     """The texts in of_N that keep their word. refuses: whether their token is a refusal token."""
     kept = kept_word(
         [v for v, of in zip(texts.verdicts, of_N.tolist(), strict=True) if of],
-        units.at(of_N),
+        texts.units.at(of_N),
         refuses=refuses,
     )
     return KeptRow(
@@ -158,4 +156,5 @@ def _twins_row(rows: Sequence[Pair], cache: BranchCache, labels: HandLabels) -> 
         for f in fields(found)
         if f.name != "unscored"
     }
-    return TwinsRow(**cells, unscored=found.unscored, corrected=twin_rates(keys, judged, labels))
+    rates = twin_rates(keys, judged, labels, units)
+    return TwinsRow(**cells, unscored=found.unscored, corrected=rates)

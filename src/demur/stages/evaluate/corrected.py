@@ -19,6 +19,7 @@ from demur.base.errors import Undefined
 from demur.core.judging.outcome import Verdict
 from demur.stats.judging.correction import CheckedSample, Strata, regression_rate, regression_share
 from demur.stats.judging.judged import RateEstimate
+from demur.stats.units import RowUnits
 from demur.store.answers.labels import HandLabels
 from demur.store.results.metrics_file import CorrectedRate
 
@@ -51,40 +52,32 @@ class CheckedTexts:
     verdicts: tuple[Verdict, ...]  # the judge's
     fixed_N: Bools
     labels: HandLabels
+    units: RowUnits
 
     def rate(self, of_N: Bools, means: frozenset[Verdict]) -> CorrectedRate:
-        """The share of the texts in of_N whose verdict is in `means`, with its interval.
-
-        Only the share among written texts is estimated; fixed texts add a known part.
-        """
-        written_N, fixed = of_N & ~self.fixed_N, int((of_N & self.fixed_N).sum())
-        if not written_N.any():
-            sure = float("refusal" in means) if fixed else None
-            method = "fixed texts only" if fixed else "0 rows"
-            return CorrectedRate(value=sure, low=sure, high=sure, labels=0, method=method)
-        # rate = P(fixed) * (fixed texts are in `means`) + P(written) * estimate, ends likewise.
-        share = fixed / (fixed + int(written_N.sum()))
-        sure = share * ("refusal" in means)
-        sample = self._sample(means).among(written_N)
-        found = _corrected_row(sample.known_N, lambda: regression_rate(sample))
-        if found.value is None or found.low is None or found.high is None:
+        """The share of the texts in of_N whose verdict is in `means`, with its interval."""
+        if found := self._without_texts(of_N, float("refusal" in means)):
             return found
-        value, low, high = (sure + (1 - share) * x for x in (found.value, found.low, found.high))
-        return found.model_copy(update={"value": value, "low": low, "high": high})
+        sample = self._sample(means).among(of_N)
+        return _corrected_row(sample.known_N, lambda: regression_rate(sample))
 
     def precision(self, of_N: Bools, should_N: Bools) -> CorrectedRate:
         """The share of rows that should be refused, among those in of_N whose text declines."""
-        written_N, fixed_N = of_N & ~self.fixed_N, of_N & self.fixed_N
-        # Fixed texts all decline: (those of rows to be refused, all).
-        fixed = (int((fixed_N & should_N).sum()), int(fixed_N.sum()))
-        if not written_N.any():
-            sure = fixed[0] / fixed[1] if fixed[1] else None
-            method = "fixed texts only" if fixed[1] else "0 rows"
-            return CorrectedRate(value=sure, low=sure, high=sure, labels=0, method=method)
-        sample = self._sample(DECLINES).among(written_N)
-        return _corrected_row(
-            sample.known_N, lambda: regression_share(sample, should_N[written_N], fixed)
-        )
+        fixed_N = of_N & self.fixed_N
+        share = float(should_N[fixed_N].mean()) if fixed_N.any() else 0.0
+        if found := self._without_texts(of_N, share):
+            return found
+        sample = self._sample(DECLINES).among(of_N)
+        return _corrected_row(sample.known_N, lambda: regression_share(sample, should_N[of_N]))
+
+    def _without_texts(self, of_N: Bools, share: float) -> CorrectedRate | None:
+        """The share where no text was written, so that no label can say more; None elsewhere."""
+        if (of_N & ~self.fixed_N).any():
+            return None
+        fixed = bool((of_N & self.fixed_N).any())
+        sure = share if fixed else None
+        method = "fixed texts only" if fixed else "0 rows"
+        return CorrectedRate(value=sure, low=sure, high=sure, labels=0, method=method)
 
     def _sample(self, means: frozenset[Verdict]) -> CheckedSample:
         """Judge and hand as numbers in [0, 1]: whether the verdict is in `means`."""
@@ -103,9 +96,14 @@ class CheckedTexts:
             judge_N=np.array(
                 [UNSURE if v == "unscored" else float(v in means) for v in self.verdicts]
             ),
-            hand_N=np.array([float(label in means) for label in hand]),
-            known_N=np.array([label is not None for label in hand], dtype=bool),
+            # a fixed text is a refusal, and no label says more
+            hand_N=np.where(
+                self.fixed_N, "refusal" in means, [label in means for label in hand]
+            ).astype(np.float64),
+            known_N=np.array([label is not None for label in hand], dtype=bool) & ~self.fixed_N,
             strata=strata,
+            units=self.units,
+            sure_N=self.fixed_N,
         )
 
 
@@ -121,10 +119,13 @@ def kept_rates(texts: CheckedTexts, of_N: Bools, *, refuses: bool) -> dict[str, 
 
 
 def twin_rates(
-    pairs: Sequence[tuple[Key, Key]], judged: Sequence[tuple[Verdict, Verdict]], labels: HandLabels
+    pairs: Sequence[tuple[Key, Key]],
+    judged: Sequence[tuple[Verdict, Verdict]],
+    labels: HandLabels,
+    units: RowUnits,
 ) -> dict[str, CorrectedRate]:
     """The corrected shares of the four cells, by name of the rate in TwinsRow. A prompt counts as
-    labelled if both of its texts are.
+    labelled if both of its texts are. units: of the prompts.
 
     A draw in strata takes texts, not pairs, so that the probability of drawing a pair is unknown:
     then no cell is corrected. Empty without labels.
@@ -145,6 +146,7 @@ def twin_rates(
                 [float(tuple(label in DECLINES for label in both) == cell) for both in hand]
             ),
             known_N=known_N,
+            units=units,
         )
         return regression_rate(sample)
 

@@ -116,7 +116,7 @@ def policy_metrics(
         texts_refuse=MeasuredRate.from_core(texts.agreement),
         # a partial answer counts as an answer
         texts_answer=of_texts(verdict_N != "refusal", scored_N & (sent_N == 0)),
-        kept=kept_by_token(policy.taxonomy.choices, sent, row_units(read.rows)),
+        kept=kept_by_token(policy.taxonomy.choices, sent),
         corrected=corrected(read, read.compared[place], sent),
     )
 

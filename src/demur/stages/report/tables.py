@@ -364,7 +364,8 @@ def corrected(m: FinishedRun) -> tuple[Table, ...]:
         caption=f"{m.evaluation.labels} texts were labelled by hand, drawn at random, perhaps in "
         "strata. Corrected: regression estimate, which assumes no error rate of the judge; where "
         "hits or misses are rare, with the exact interval of the hand labels alone. It is about "
-        "all texts: one that the judge could not score stands in it as 0.5. Per category, "
+        "requests like these, also where the judge could not score a text: that stands in it as "
+        "0.5. Per category, "
         "subcategory and kind, and of both texts of a prompt: evaluate/metrics.json.",
     )
     return (table,)

@@ -1,7 +1,7 @@
 """Correcting a judged rate by hand labels of a random sample of the same answers. Shapes: N judged
-answers, M checked, S strata.
+answers, M checked, S strata, U units (demur.stats.units).
 
-1. The N answers are the whole of what is asked about; M of them were drawn at random, perhaps
+1. The rate is about requests like those of the N answers; M of these were drawn at random, perhaps
    within strata, and labelled by hand.
 2. The judge's mean over all N is moved by the mean difference (hand - judge) on the M, because the
    judge's errors are measured on the very answers that the rate is about, and none is assumed.
@@ -11,7 +11,10 @@ answers, M checked, S strata.
    whatever the judge does: exactly where all rows are drawn alike, and in strata but for terms of
    the order 1/M^2 and 1/N. Among some of the rows of a draw in strata the weights sum to a random
    number, and the ratio has a bias of the order 1/M.
-4. Where hits or misses are too rare for a normal interval, the exact one of the hand labels takes
+4. The variance has two parts: of the draw of the M among the N, and of the N among all requests.
+   Rows of one unit err together: products of their errors are added to the second part, and the
+   degrees of freedom are those of the units that were checked.
+5. Where hits or misses are too rare for a normal interval, the exact one of the hand labels takes
    its place. The estimate stays that of 2: one that changed with the number of hits seen would be
    biased by the change.
 """
@@ -19,7 +22,7 @@ answers, M checked, S strata.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import betaincinv
@@ -27,12 +30,13 @@ from scipy.stats import t as student
 
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import DataError, Undefined
-from demur.core.rates import Rate
 from demur.stats.judging.judged import RateEstimate
+from demur.stats.units import RowUnits
 
 LEAST = 10  # checked rows below which nothing is corrected
 ROUNDING = 1e-12  # a judge whose values vary by less says always the same
-# checked hits, or misses, below which the exact interval of the hand labels is the honest one
+# units with a checked hit, or with a miss, below which the exact interval of the hand labels is the
+# honest one
 RARE = 10
 TOO_RARE = "regression; the interval is that of the hand labels alone, exact: too rare"
 OWN = "the hand labels' own rate, exact: nothing to correct"
@@ -61,6 +65,9 @@ class CheckedSample:
     hand_N: Doubles  # 0 or 1; read only where known_N
     known_N: Bools
     strata: Strata | None = None  # None: drawn from all alike
+    units: RowUnits | None = None  # None: every row is a unit and stands for one request
+    # rows whose value by hand is beyond doubt, without a label: no part of the draw. None: no row
+    sure_N: Bools | None = None
 
     def __post_init__(self) -> None:
         lengths = (len(self.judge_N), len(self.hand_N), len(self.known_N))
@@ -72,6 +79,22 @@ class CheckedSample:
         if not np.isin(self.hand_N[self.known_N], (0.0, 1.0)).all():
             raise DataError("a hand label is neither 0 nor 1", "1 = the answer declines")
 
+    @property
+    def drawn_N(self) -> Bools:
+        """The rows that were, or could have been, drawn to be checked."""
+        return np.ones(len(self.judge_N), dtype=bool) if self.sure_N is None else ~self.sure_N
+
+    @property
+    def row_units(self) -> RowUnits:
+        """The units and counts of the rows."""
+        return self.units or RowUnits.of(len(self.judge_N))
+
+    @property
+    def weight_N(self) -> Doubles:
+        """The requests of each row, scaled to a mean of 1."""
+        count_N = self.row_units.count_N
+        return np.asarray(count_N / count_N.mean())
+
     def among(self, rows_N: Bools) -> CheckedSample:
         """The sample restricted to some of the rows."""
         strata = self.strata.among(rows_N) if self.strata else None
@@ -80,6 +103,8 @@ class CheckedSample:
             hand_N=self.hand_N[rows_N],
             known_N=self.known_N[rows_N],
             strata=strata,
+            units=None if self.units is None else self.units.at(rows_N),
+            sure_N=None if self.sure_N is None else self.sure_N[rows_N],
         )
 
 
@@ -96,141 +121,173 @@ class _Mean:
 
 
 def regression_rate(sample: CheckedSample, confidence: float = 0.95) -> RateEstimate:
-    """Estimate the mean of the hand labels over all N rows, from the judge's values on all and the
-    hand's where known.
+    """Estimate the share of requests with a 1 by hand, from the judge's values on all N rows and
+    the hand's where known.
 
-    Regression estimator of a finite set (Cochran 1977, chapter 7), the finite form of PPI++:
-    mean_N(w J) + mean_M(H - w J) with w of least variance, learnt on the other checked rows;
-    variance with factor 1 - M/N; Student's t. In strata each checked row stands for as many as its
-    stratum has to one checked (Horvitz and Thompson 1952; Hajek's ratio form, linearised). The
-    variance counts two errors of the judge more than were seen, one each way, or one in every
-    stratum: none in 60 rows does not mean none in 600. Fewer than 10 hits or misses by hand: the
-    same estimate with the exact binomial interval of the hand labels alone, in strata at their
-    effective number (Kish 1965), widened to hold the estimate. Where every row is known nothing is
-    left to correct: the labels' own rate, with their exact interval, about further rows like these.
-    Raises Undefined on fewer than 10 known rows.
-    """
-    hand_M = sample.hand_N[sample.known_N]
-    n, m, hits = len(sample.judge_N), len(hand_M), int(hand_M.sum())
-    _enough(sample)
-    if m == n:
-        return _alone(hand_M, None, confidence, OWN)
-    found = _mean(sample, np.ones(n))
-    if min(hits, m - hits) < RARE:
-        return _around(found.value, _alone(hand_M, _weights(sample), confidence, TOO_RARE))
-    drawn = "hand labels, weighted by stratum" if sample.strata else "hand labels"
-    return _clipped(found, confidence, f"regression on {m} {drawn}")
-
-
-def labels_rate(sample: CheckedSample, confidence: float = 0.95) -> RateEstimate:
-    """Estimate the mean of the hand labels by themselves, each weighing as much as its stratum
-    makes it.
-
-    For a draw whose other rows nobody judged. The exact binomial interval, in strata at the
-    effective number of labels (Kish 1965), which gives away what strata gain. Raises Undefined on
+    Regression estimator (Cochran 1977, chapter 7; PPI++): mean_N(w J) + mean_M(H - w J) with w of
+    least variance, learnt on the other checked rows; Student's t. In strata each checked row stands
+    for as many as its stratum has to one checked (Horvitz and Thompson 1952; Hajek's ratio form,
+    linearised). The variance counts two errors of the judge more than were seen, one each way, or
+    one in every stratum: none in 60 rows does not mean none in 600. Hits or misses by hand in fewer
+    than 10 units: the same estimate with the exact interval of the hand labels alone, in strata at
+    their effective number (Kish 1965), widened to hold the estimate. Where every row is known
+    nothing is left to correct: the labels' own rate, with their exact interval. Raises Undefined on
     fewer than 10 known rows.
     """
     _enough(sample)
-    return _alone(sample.hand_N[sample.known_N], _weights(sample), confidence, OWN)
+    m, drawn_N = int(sample.known_N.sum()), sample.drawn_N
+    if m == drawn_N.sum():
+        everyone_N = np.ones(len(drawn_N), dtype=bool)
+        return _alone(replace(sample, strata=None), everyone_N, confidence, OWN)
+    weight_N = sample.weight_N
+    value = _mean(sample, weight_N, np.zeros(len(weight_N))).value
+    if _rarest(sample, sample.hand_N == 1.0, sample.hand_N == 0.0) < RARE:
+        return _around(value, _labels_beside_sure(sample, confidence))
+    around = _mean(sample, weight_N, weight_N * value)
+    drawn = "hand labels, weighted by stratum" if sample.strata else "hand labels"
+    return _clipped(value, around, confidence, f"regression on {m} {drawn}")
+
+
+def labels_rate(sample: CheckedSample, confidence: float = 0.95) -> RateEstimate:
+    """Estimate the share with a 1 by hand from the hand labels by themselves, each weighing as much
+    as its stratum makes it.
+
+    For a draw whose other rows nobody judged. The exact interval, in strata at the effective number
+    of labels (Kish 1965), which gives away what strata gain. Raises Undefined on fewer than 10
+    known rows.
+    """
+    _enough(sample)
+    return _alone(sample, sample.known_N, confidence, OWN)
 
 
 def regression_share(
-    sample: CheckedSample,
-    should_N: Bools,
-    fixed: tuple[int, int] = (0, 0),
-    confidence: float = 0.95,
+    sample: CheckedSample, should_N: Bools, confidence: float = 0.95
 ) -> RateEstimate:
-    """Estimate, among rows with a 1 by hand, the share of those in should_N: the precision of what
-    declines.
+    """Estimate, among requests with a 1 by hand, the share of those in should_N: the precision of
+    what declines.
 
-    fixed: further rows that are 1 beyond doubt, as (in the share, all of them). A ratio of two
-    regression estimates, linearised; a ratio is biased by the order of 1/M. Fewer than 10 checked
-    rows in the share, of 1 out of it, or of 0: the exact interval of the hand labels alone, widened
-    to hold the ratio. Every row known: the hand labels' own share and exact interval. Raises
-    Undefined as regression_rate, where no checked row is 1, and where the estimate leaves none.
+    A ratio of two regression estimates, linearised; a ratio is biased by the order of 1/M. Checked
+    rows in the share, of 1 out of it, or of 0, in fewer than 10 units, and no sure row: the exact
+    interval of the hand labels alone, widened to hold the ratio. Every row known: the hand labels'
+    own share and exact interval. Raises Undefined as regression_rate, where no checked row is 1,
+    and where the estimate leaves none.
     """
     _enough(sample)
-    one_N = sample.known_N & (sample.hand_N == 1.0)
-    inside_M, n = should_N[one_N].astype(np.float64), len(sample.judge_N)
-    hits = int(inside_M.sum())
-    if not len(inside_M):
+    ones_N = sample.hand_N == 1.0
+    if not (sample.known_N & ones_N).any():
         raise Undefined("no checked row declines", "label more rows")
-    if sample.known_N.all():
-        sure_M = np.repeat((1.0, 0.0), (fixed[0], fixed[1] - fixed[0]))
-        return _alone(np.concatenate([inside_M, sure_M]), None, confidence, OWN)
-    ones = fixed[1] + n * _mean(sample, np.ones(n)).value
-    within = fixed[0] + n * _mean(sample, should_N.astype(np.float64)).value
+    if (sample.known_N == sample.drawn_N).all():
+        own = replace(sample, hand_N=should_N.astype(np.float64), strata=None)
+        return _alone(own, ones_N, confidence, OWN)
+    weight_N, nothing_N = sample.weight_N, np.zeros(len(should_N))
+    ones = _mean(sample, weight_N, nothing_N).value
     if ones <= 0:
         raise Undefined("nothing declines by the estimate", "label more rows")
-    value = within / ones
-    rarest = min(hits, len(inside_M) - hits, int(sample.known_N.sum()) - len(inside_M))
-    if rarest < RARE and not fixed[1]:
-        weight_M = _weights(sample)
-        among_M = None if weight_M is None else weight_M[one_N[sample.known_N]]
-        return _around(value, _alone(inside_M, among_M, confidence, TOO_RARE))
-    # delta method for a ratio: the variance of within / ones is that of the mean of (should -
-    # value) x hand, scaled by (n / ones)^2
-    around = _mean(sample, should_N.astype(np.float64) - value)
-    scaled = _Mean(value=value, variance=around.variance * (n / ones) ** 2, freedom=around.freedom)
-    return _clipped(
-        scaled, confidence, f"ratio of regressions on {int(sample.known_N.sum())} hand labels"
-    )
+    value = _mean(sample, weight_N * should_N, nothing_N).value / ones
+    rarest = _rarest(sample, ones_N & should_N, ones_N & ~should_N, ~ones_N)
+    if rarest < RARE and sample.drawn_N.all():
+        own = replace(sample, hand_N=should_N.astype(np.float64))
+        return _around(value, _alone(own, sample.known_N & ones_N, confidence, TOO_RARE))
+    # Delta method for a ratio: its error is the mean of (should - value) x hand, over that of hand.
+    around = _mean(sample, weight_N * (should_N - value), nothing_N)
+    scaled = replace(around, variance=around.variance / ones**2)
+    m = int(sample.known_N.sum())
+    return _clipped(value, scaled, confidence, f"ratio of regressions on {m} hand labels")
 
 
 def _enough(sample: CheckedSample) -> None:
     m = int(sample.known_N.sum())
     if m < LEAST:
         raise Undefined(
-            f"{m} of {len(sample.judge_N)} rows are labelled by hand",
+            f"{m} of {int(sample.drawn_N.sum())} rows are labelled by hand",
             f"label at least {LEAST} drawn at random",
         )
 
 
-def _weights(sample: CheckedSample) -> Doubles | None:
-    """The number of rows that each checked row stands for, shape (M,); None if all stand for as
-    many.
-    """
+def _rarest(sample: CheckedSample, *sorts: Bools) -> int:
+    """The fewest units that have a checked row of one of these sorts."""
+    group_N = sample.row_units.group_N
+    return min(len(np.unique(group_N[sample.known_N & sort_N])) for sort_N in sorts)
+
+
+def _drawn_weights(sample: CheckedSample) -> Doubles:
+    """The number of drawn rows that each checked row stands for, shape (M,)."""
     if sample.strata is None:
-        return None
+        m = int(sample.known_N.sum())
+        return np.full(m, sample.drawn_N.sum() / m)
     of_M = sample.strata.of_N[sample.known_N]
     weight_M: Doubles = (sample.strata.size_S / sample.strata.checked_S)[of_M]
     return weight_M
 
 
-def _mean(sample: CheckedSample, factor_N: Doubles) -> _Mean:
-    """The regression estimate of the mean of factor * hand."""
-    judge_N, known_N, m = factor_N * sample.judge_N, sample.known_N, int(sample.known_N.sum())
-    judge_M, hand_M = judge_N[known_N], (factor_N * sample.hand_N)[known_N]
-    drawn, error = _weights(sample), float((factor_N**2).mean())
+def _mean(sample: CheckedSample, factor_N: Doubles, less_N: Doubles) -> _Mean:
+    """The regression estimate of the mean of factor * hand - less over all rows."""
+    drawn_N, known_N = sample.drawn_N, sample.known_N
+    judge_N, hand_N = factor_N * sample.judge_N - less_N, factor_N * sample.hand_N - less_N
+    judge_M, hand_M, m = judge_N[known_N], hand_N[known_N], int(known_N.sum())
+    judge_mean = float(judge_N[drawn_N].mean())
     # each checked row's share of the estimate, sum 1: equal, or by Horvitz and Thompson's weights
-    part_M = np.full(m, 1.0 / m) if drawn is None else drawn / drawn.sum()
+    part_M = _drawn_weights(sample)
+    part_M = part_M / part_M.sum()
     judge_off_M, hand_off_M = judge_M - part_M @ judge_M, hand_M - part_M @ hand_M
     spread = float(part_M @ judge_off_M**2)
     varies = spread > ROUNDING
     # the regression slope of hand on judge is the weight of least variance
     slope = float(part_M @ (judge_off_M * hand_off_M)) / spread if varies else 0.0
-    # one degree of freedom for the mean, one for the slope
-    freedom = m - 2 if varies else m - 1
     residual_M = hand_off_M - slope * judge_off_M
-    if sample.strata is None:
-        variance = (
-            (1 - m / len(judge_N)) * (float((residual_M**2).sum()) + UNSEEN * error) / freedom / m
-        )
-    else:
-        of_M = sample.strata.of_N[known_N]
-        sampled = _stratified_variance(sample.strata, of_M, part_M * residual_M)
-        variance = sampled + error * _unseen_variance(sample.strata, of_M, part_M)
     # the judge's mean over all rows, moved by the mean residual on the checked ones, each row with
     # the slope that the others give
     others_M = _slopes_of_others(part_M, judge_off_M, hand_off_M)
-    seen_M = judge_M
+    seen_M, n = judge_M, int(drawn_N.sum())
     if sample.strata is None:
         # Given the M - 1 others, a row is one draw of the N - M + 1 left: its judge's value stands
         # for the mean of these, and the others' values for themselves.
         others_mean_M = (judge_M.sum() - judge_M) / (m - 1)
-        seen_M = judge_M + (m - 1) / len(judge_N) * (others_mean_M - judge_M)
-    value = part_M @ (hand_M + others_M * (judge_N.mean() - seen_M))
-    return _Mean(value=float(value), variance=variance, freedom=freedom)
+        seen_M = judge_M + (m - 1) / n * (others_mean_M - judge_M)
+    estimate = float(part_M @ (hand_M + others_M * (judge_mean - seen_M)))
+    # sure rows are added to the estimate of the drawn ones
+    share = n / len(drawn_N)
+    value = share * estimate + float(hand_N[~drawn_N].sum()) / len(drawn_N)
+    # what each row adds to the error: its own distance from the mean, as far as judge or hand tell,
+    # and the residual of a checked row for all those it stands for
+    told_N = np.where(drawn_N, estimate + slope * (judge_N - judge_mean), hand_N)
+    error_N = (told_N - value) / len(drawn_N)
+    error_N[known_N] += share * part_M * residual_M
+    # one degree of freedom for the mean, one for the slope
+    lost = 2 if varies else 1
+    square = share * float(part_M @ hand_M**2) + float((hand_N[~drawn_N] ** 2).sum()) / len(drawn_N)
+    of_rows = max(square - value**2, 0.0) / len(drawn_N)
+    drawn = share**2 * _variance_of_draw(sample, part_M, residual_M, (factor_N[drawn_N], lost))
+    together, pieces = _of_units(sample, error_N)
+    return _Mean(value=value, variance=drawn + of_rows + together, freedom=max(pieces - lost, 1))
+
+
+def _variance_of_draw(
+    sample: CheckedSample, part_M: Doubles, residual_M: Doubles, how: tuple[Doubles, int]
+) -> float:
+    """Variance of the mean residual over draws of the checked rows. how: factors of the drawn rows,
+    and degrees of freedom that the fit has used.
+    """
+    error, m = float((how[0] ** 2).mean()), len(part_M)
+    if sample.strata is None:
+        squares = float((residual_M**2).sum()) + UNSEEN * error
+        return (1 - m / len(how[0])) * squares / (m - how[1]) / m
+    of_M = sample.strata.of_N[sample.known_N]
+    sampled = _stratified_variance(sample.strata, of_M, part_M * residual_M)
+    return sampled + error * _unseen_variance(sample.strata, of_M, part_M)
+
+
+def _of_units(sample: CheckedSample, error_N: Doubles) -> tuple[float, int]:
+    """What rows of one unit add to the variance by erring together, never less than 0; and the
+    number of checked units.
+    """
+    unit_N = np.unique(sample.row_units.group_N, return_inverse=True)[1]
+    checked, units = len(np.unique(unit_N[sample.known_N])), int(unit_N.max()) + 1
+    if units == len(unit_N):
+        return 0.0, checked
+    # The square of a unit's sum less the squares of its rows: the products of pairs.
+    products = float((np.bincount(unit_N, weights=error_N) ** 2).sum() - (error_N**2).sum())
+    return max(products, 0.0) * units / max(units - 1, 1), checked
 
 
 def _slopes_of_others(part_M: Doubles, judge_off_M: Doubles, hand_off_M: Doubles) -> Doubles:
@@ -275,20 +332,58 @@ def _unseen_variance(strata: Strata, of_M: Ints, part_M: Doubles) -> float:
     return float(((1 - strata.checked_S / strata.size_S) * part_S**2).sum())
 
 
-def _alone(
-    hit_M: Doubles, weight_M: Doubles | None, confidence: float, method: str
-) -> RateEstimate:
-    """The exact interval of the hand labels alone."""
-    if weight_M is None:
-        low, high = Rate(hits=int(hit_M.sum()), of=len(hit_M)).interval(confidence)
-        value = float(hit_M.mean())
-    else:
-        n = float(weight_M.sum() ** 2 / (weight_M**2).sum())  # Kish's effective number
-        value, tail = min(1.0, float(weight_M @ hit_M / weight_M.sum())), (1 - confidence) / 2
-        # Clopper-Pearson with real-valued counts: n value hits of n
-        low = 0.0 if value == 0 else float(betaincinv(n * value, n * (1 - value) + 1, tail))
-        high = 1.0 if value == 1 else float(betaincinv(n * value + 1, n * (1 - value), 1 - tail))
+def _alone(sample: CheckedSample, among_N: Bools, confidence: float, method: str) -> RateEstimate:
+    """The exact interval of the values by hand alone on these rows, which are checked or sure."""
+    hit_N, units = sample.hand_N == 1.0, sample.row_units
+    if sample.strata is None:
+        rate = units.rate(hit_N, among_N)
+        low, high = rate.interval(confidence)
+        return RateEstimate(value=rate.value, low=low, high=high, method=method)
+    weight_N = units.count_N.astype(np.float64)
+    weight_N[sample.known_N] *= _drawn_weights(sample)
+    hit_M, weight_M = hit_N[among_N], weight_N[among_N]
+    unit_M = np.unique(units.group_N[among_N], return_inverse=True)[1]
+    value = min(1.0, float(weight_M @ hit_M / weight_M.sum()))
+    # Kish's effective number, of rows and of units: the wider interval of both
+    by_unit_U = np.bincount(unit_M, weights=weight_M)
+    ends = [
+        _real_counts(value, float(w.sum() ** 2 / (w**2).sum()), confidence)
+        for w in (weight_M, by_unit_U)
+    ]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
     return RateEstimate(value=value, low=low, high=high, method=method)
+
+
+def _real_counts(value: float, n: float, confidence: float) -> tuple[float, float]:
+    """Clopper and Pearson's interval with real-valued counts: n value hits of n."""
+    tail = (1 - confidence) / 2
+    low = 0.0 if value == 0 else float(betaincinv(n * value, n * (1 - value) + 1, tail))
+    high = 1.0 if value == 1 else float(betaincinv(n * value + 1, n * (1 - value), 1 - tail))
+    return low, high
+
+
+def _labels_beside_sure(sample: CheckedSample, confidence: float) -> RateEstimate:
+    """The exact interval of the hand labels alone, mixed with the sure rows as the rows are."""
+    drawn_N = sample.drawn_N
+    if drawn_N.all():
+        return _alone(sample, sample.known_N, confidence, TOO_RARE)
+    # Both intervals hold together (union bound). All sure rows of a rate have one value.
+    each = (1.0 + confidence) / 2
+    among_drawn = _alone(sample, sample.known_N, each, TOO_RARE)
+    sure = sample.row_units.rate(~drawn_N, np.ones(len(drawn_N), dtype=bool))
+    one = float(sample.hand_N[~drawn_N][0])
+
+    def mixed(share: float, rest: float) -> float:
+        return share * one + (1.0 - share) * rest
+
+    # a larger share of sure rows moves the rate towards their value
+    ends = sure.interval(each) if one else sure.interval(each)[::-1]
+    return RateEstimate(
+        value=mixed(sure.value, among_drawn.value),
+        low=mixed(ends[0], among_drawn.low),
+        high=mixed(ends[1], among_drawn.high),
+        method=TOO_RARE,
+    )
 
 
 def _around(value: float, labels: RateEstimate) -> RateEstimate:
@@ -298,7 +393,7 @@ def _around(value: float, labels: RateEstimate) -> RateEstimate:
     return RateEstimate(value=value, low=low, high=high, method=labels.method)
 
 
-def _clipped(found: _Mean, confidence: float, method: str) -> RateEstimate:
-    half = found.half(confidence)
-    low, high = max(0.0, found.value - half), min(1.0, found.value + half)
-    return RateEstimate(value=min(max(found.value, 0.0), 1.0), low=low, high=high, method=method)
+def _clipped(value: float, around: _Mean, confidence: float, method: str) -> RateEstimate:
+    half = around.half(confidence)
+    low, high = max(0.0, value - half), min(1.0, value + half)
+    return RateEstimate(value=min(max(value, 0.0), 1.0), low=low, high=high, method=method)

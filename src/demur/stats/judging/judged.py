@@ -35,8 +35,9 @@ def rogan_gladen(
     """Estimate the true rate behind a judged one, from the judge's hits on known positives and
     known negatives.
 
-    Rogan and Gladen (1978), clipped to [0, 1]; interval of Lang and Reiczigel (2014). Raises
-    Undefined for a judge that is no better than a coin.
+    Rogan and Gladen (1978), clipped to [0, 1]; interval of Lang and Reiczigel (2014), on as many
+    pieces of evidence as there are units. Raises Undefined for a judge that is no better than a
+    coin.
     """
     q, se, sp = judged.value, sensitivity.value, specificity.value
     if se + sp <= 1.0:
@@ -47,9 +48,10 @@ def rogan_gladen(
     z = float(norm.ppf(0.5 + confidence / 2))
     # Lang and Reiczigel: pseudo-counts (one hit and one miss for sensitivity and specificity, z^2 /
     # 2 each for the judged rate), then the delta method with a shifted midpoint
-    n_se, n_sp, n_q = sensitivity.of + 2, specificity.of + 2, judged.of + z * z
-    se_, sp_ = (sensitivity.hits + 1) / n_se, (specificity.hits + 1) / n_sp
-    q_ = (judged.hits + z * z / 2) / n_q
+    n_se, n_sp, n_q = sensitivity.units + 2, specificity.units + 2, judged.units + z * z
+    se_ = (se * sensitivity.units + 1) / n_se
+    sp_ = (sp * specificity.units + 1) / n_sp
+    q_ = (q * judged.units + z * z / 2) / n_q
     rate, scale = (q_ + sp_ - 1) / (se_ + sp_ - 1), (se_ + sp_ - 1) ** 2
     v_se, v_sp = se_ * (1 - se_) / n_se, sp_ * (1 - sp_) / n_sp
     middle = rate + 2 * z * z * (rate * v_se - (1 - rate) * v_sp)
