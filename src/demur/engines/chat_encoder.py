@@ -160,6 +160,22 @@ class ChatEncoder:
         """
         return self._encode(messages, columns, generation=True)[0]
 
+    def begun_answer(self, messages: Sequence[Message], column: int, text: str) -> list[int]:
+        """Encode a conversation that ends with the user, a control token, and how the answer to it
+        begins.
+
+        White space around `text` is dropped, as training drops it. Raises EngineError; see the
+        class.
+        """
+        start = [*self.prompt(messages), self._ids[column]]
+        if not text.strip():
+            return start
+        past = sum(message.role == "assistant" for message in messages)
+        ids, turns = self.conversation(
+            [*messages, Message(role="assistant", content=text)], [0] * past + [column]
+        )
+        return start + ids[turns[-1].control_at + 1 : turns[-1].text_end]
+
     def fewest_tokens(self, messages: Sequence[Message]) -> int:
         """Lower bound of a prompt's number of tokens, computed without encoding it.
 

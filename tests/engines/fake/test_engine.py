@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from demur.base.errors import EngineError, TaxonomyError
 from demur.core.example import Message
-from demur.core.ports import Generator, Prompt, Scorer
+from demur.core.midway.monitor import AnswerSampling
+from demur.core.ports import AnswerWatcher, Generator, Prompt, Scorer
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Category, Taxonomy, coconot
 from demur.engines.fake.engine import LEFTOVER, FakeEngine
@@ -140,3 +141,29 @@ def test_the_module_needs_no_torch() -> None:
         "sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_position_scores_rise_on_refusals_alone_wherever_the_answer_is_cut() -> None:
+    prompts, labels = balanced(600)
+    watcher: AnswerWatcher = FakeEngine(taxonomy=coconot(), labels=labels)
+    whole = watcher.watched(prompts, AnswerSampling(most_tokens=128))
+    short = watcher.watched(prompts, AnswerSampling(most_tokens=5))
+    peak_N = np.array([one.logp_TC[:, 1:].max() for one in whole])
+    refused_N = np.array([label is not None for label in labels.values()])
+    assert (peak_N[refused_N][:, None] > peak_N[~refused_N][None, :]).mean() > 0.95
+    for label, one, cut in zip(labels.values(), whole, short, strict=True):
+        ScoreTable(ids=tuple(map(str, range(len(one.logp_TC)))), logp_NC=one.logp_TC)
+        assert len(one.logp_TC) == one.answer.tokens > cut.answer.tokens == len(cut.logp_TC) == 5
+        assert (cut.logp_TC == one.logp_TC[:5]).all()
+        assert not cut.answer.finished
+        if label is not None and one.logp_TC[:, 1:].max() > -4.0:
+            column = int(one.logp_TC[:, 1:].max(axis=0).argmax()) + 1
+            assert column == coconot().column(label)
+
+
+def test_a_prefix_changes_the_position_scores_and_nothing_else() -> None:
+    engine, sampling = FakeEngine(taxonomy=coconot()), AnswerSampling(most_tokens=64)
+    (plain,) = engine.watched([ask("a safety matter")], sampling)
+    (begun,) = engine.watched([ask("a safety matter")], sampling, ["Step 1:"])
+    assert plain.answer == begun.answer == engine.branches([ask("a safety matter")], [[0]])[0][0]
+    assert (plain.logp_TC != begun.logp_TC).all()

@@ -5,6 +5,8 @@
 2. x = sharpness * onehot(truth) + standard normal noise, seeded by the prompt.
 3. softmax(sharpness * x) is then the exact posterior of the truth when all columns are equally
    frequent (Bayes' rule for normal densities of one variance).
+4. Position scores are low, but where the truth is a category: from one position of the answer on,
+   drawn by the prompt, the log-odds of its refusal token lie AROSE higher.
 """
 
 from __future__ import annotations
@@ -19,10 +21,14 @@ import numpy as np
 from demur.base.arrays import Floats
 from demur.base.errors import EngineError
 from demur.core.fingerprint import Fingerprint
-from demur.core.ports import Answer, Progress, Prompt, no_progress
+from demur.core.midway.monitor import AnswerSampling
+from demur.core.ports import Answer, Progress, Prompt, WatchedAnswer, no_progress
 from demur.core.taxonomy import RESPOND, Taxonomy
 
 LEFTOVER = 0.002  # probability outside the control tokens, the same for every prompt
+# Log-odds of a refusal token against a word at a later position: standard normal noise around this.
+CALM = -8.0
+AROSE = 5.0
 
 _ANSWERS = (
     "Here are the main points, starting with the one that matters most for what you described.",
@@ -47,7 +53,7 @@ _REFUSAL = "I'm sorry, but I can't help with that."  # for a category of one's o
 class FakeEngine:
     """Scores and answers prompts by a declared truth, deterministically.
 
-    Implements demur.core.ports.Scorer and Generator.
+    Implements demur.core.ports.Scorer, Generator and AnswerWatcher.
     """
 
     taxonomy: Taxonomy
@@ -116,6 +122,41 @@ class FakeEngine:
             made.append({column: self._answer(prompt, column) for column in asked})
             progress(n + 1, len(prompts))
         return made
+
+    def watched(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: AnswerSampling,
+        prefixes: Sequence[str] = (),
+        progress: Progress = no_progress,
+    ) -> list[WatchedAnswer]:
+        """The fixed answer to each prompt, cut at its limit, with a score at each word.
+
+        A score depends on the seed, the prompt, its prefix and the position alone.
+        """
+        made = []
+        for prompt, prefix in zip(prompts, prefixes or [""] * len(prompts), strict=True):
+            answer = self._answer(prompt, 0)
+            size = min(answer.tokens, sampling.most_tokens)
+            if size < answer.tokens:
+                text = " ".join(answer.text.split()[:size])
+                answer = Answer(text=text, finished=False, tokens=size)
+            logp_TC = self._position_scores(prompt, prefix)[:size]
+            made.append(WatchedAnswer(answer=answer, logp_TC=logp_TC))
+            progress(len(made), len(prompts))
+        return made
+
+    def _position_scores(self, prompt: Prompt, prefix: str) -> Floats:
+        """Scores (T, C) at every word of the answer to a prompt."""
+        size, truth = self._answer(prompt, 0).tokens, self.truth(prompt)
+        rng = np.random.default_rng(list(_digest(self._hash(prompt).hex(), prefix)))
+        start = int(rng.integers(size))
+        # Log-odds of each control token against the word that is written.
+        odds_TC = CALM + rng.standard_normal((size, len(self.taxonomy.tokens)))
+        if truth:
+            odds_TC[start:, truth] += AROSE
+        logsumexp_T = np.logaddexp.reduce(np.pad(odds_TC, ((0, 0), (1, 0))), axis=1)
+        return np.asarray(odds_TC - logsumexp_T[:, None], dtype=np.float32)
 
     def _answer(self, prompt: Prompt, column: int) -> Answer:
         """The text after one control token; of a few answers, the prompt's hash picks one."""

@@ -1,4 +1,5 @@
-"""Any causal language model of transformers as Scorer and Generator: every prompt is read once.
+"""Any causal language model of transformers as Scorer, Generator and AnswerWatcher: every prompt is
+read once.
 
 1. Scoring pads on the right and needs no attention mask, since under causal attention no token sees
    what follows it. A self-check on first use falls back to rows of equal length where that fails.
@@ -15,9 +16,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -28,12 +31,21 @@ from demur.base.errors import EngineError, PromptTooLong
 from demur.core.decision import Decision, decide_or_doubt
 from demur.core.example import Message
 from demur.core.fingerprint import Fingerprint
+from demur.core.midway.monitor import AnswerSampling
 from demur.core.policy import Policy
-from demur.core.ports import Answer, Progress, Prompt, no_progress
+from demur.core.ports import Answer, Progress, Prompt, WatchedAnswer, no_progress
+from demur.core.serving import Sampling
 from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.fingerprint import fingerprint
 from demur.engines.heads import control_scores, head_on, last_rows
-from demur.engines.hf.decode import DecodeRules, Prefix, decode_greedily, prefill, single_position
+from demur.engines.hf.decode import (
+    AnswerRow,
+    DecodeRules,
+    Prefix,
+    decode,
+    prefill,
+    single_position,
+)
 from demur.engines.hf.load import (
     checkpoint_folder,
     context_of,
@@ -52,7 +64,8 @@ SHARED_TOKENS = 128
 
 @dataclass(kw_only=True, eq=False)
 class HfEngine:
-    """A checkpoint in evaluation mode, loaded on construction. Implements Scorer and Generator.
+    """A checkpoint in evaluation mode, loaded on construction. Implements Scorer, Generator and
+    AnswerWatcher.
 
     `network`, `tokenizer`, `encoder`, `rules` (of writing) and `filler` (an id for padding) are for
     reading only.
@@ -93,6 +106,7 @@ class HfEngine:
         # No token attends to padding; with a real pad id transformers would warn.
         self.filler = self.encoder.token_ids[0]
         self.rules = DecodeRules(
+            control_ids=tuple(self.encoder.token_ids),
             stops=stops,
             banned=tuple({*self.encoder.token_ids, *([] if pad_id is None else [pad_id])} - stops),
             max_new_tokens=self.max_new_tokens,
@@ -154,7 +168,9 @@ class HfEngine:
             # (row of the batch, column) of every answer; a column that is named twice counts once
             rows = [(row, c) for row, n in enumerate(prompt_ns) for c in dict.fromkeys(columns[n])]
             prefix = prefill(self.network, [encoded[n] for n in prompt_ns], self.filler)
-            for (row, column), answer in zip(rows, self._answers(prefix, rows), strict=True):
+            answer_rows = [self._row(row, column) for row, column in rows]
+            written = self._write(prefix, answer_rows, self.rules)
+            for (row, column), answer in zip(rows, written, strict=True):
                 answers[prompt_ns[row]][column] = answer
             done += len(batch)
             progress(done, len(prompts))
@@ -179,10 +195,44 @@ class HfEngine:
             prefix = prefill(self.network, [encoded[n] for n in batch], self.filler)
             logp_BC = control_scores(prefix.logits_BV, self.encoder.token_ids)
             decisions = [decide_or_doubt(policy, logp_C) for logp_C in logp_BC]
-            answers = self._answers(prefix, [(row, d.column) for row, d in enumerate(decisions)])
+            rows = [self._row(row, d.column) for row, d in enumerate(decisions)]
+            answers = self._write(prefix, rows, self.rules)
             answered |= dict(zip(batch, zip(logp_BC, decisions, answers, strict=True), strict=True))
             progress(len(answered), len(prompts))
         return [answered[n] for n in range(len(prompts))]
+
+    @torch.inference_mode()
+    def watched(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: AnswerSampling,
+        prefixes: Sequence[str] = (),
+        progress: Progress = no_progress,
+    ) -> list[WatchedAnswer]:
+        """One answer per prompt after [respond] and its prefix, with the score of each position.
+
+        A sampled answer is drawn by a seed of its own prompt and prefix: see `answer_seed`. Raises
+        PromptTooLong as in `branches`.
+        """
+        begun = zip(prompts, prefixes or [""] * len(prompts), strict=True)
+        encoded = [tuple(self.encoder.begun_answer(p, 0, text)) for p, text in begun]
+        self._require_room(encoded, room=0)
+        rules = replace(self.rules, max_new_tokens=sampling.most_tokens)
+        made: dict[int, WatchedAnswer] = {}
+        for batch in self._batches(
+            [len(ids) + sampling.most_tokens for ids in encoded], self.write_tokens
+        ):
+            # The last id is read in the first step of decoding, like a forced control token.
+            prefix = prefill(self.network, [encoded[n][:-1] for n in batch], self.filler)
+            rows, traces = [], [Trace() for _ in batch]
+            for b, n in enumerate(batch):
+                row = AnswerRow(prompt=b, first_id=encoded[n][-1], watch=traces[b].keep)
+                rows.append(sampled(row, sampling, answer_seed(encoded[n])))
+            for b, answer in enumerate(self._write(prefix, rows, rules)):
+                logp_TC = traces[b].logp_TC(len(self.encoder.tokens))
+                made[batch[b]] = WatchedAnswer(answer=answer, logp_TC=logp_TC)
+            progress(len(made), len(prompts))
+        return [made[n] for n in range(len(prompts))]
 
     @cached_property
     def padding_is_harmless(self) -> bool:
@@ -202,6 +252,10 @@ class HfEngine:
         the first prompt that is too long.
         """
         encoded = [tuple(self.encoder.prompt(p)) for p in prompts]
+        self._require_room(encoded, room=room)
+        return encoded
+
+    def _require_room(self, encoded: Sequence[Sequence[int]], *, room: int) -> None:
         context = self.rules.context
         for n, ids in enumerate(encoded):
             if context is not None and len(ids) + room > context:
@@ -210,7 +264,6 @@ class HfEngine:
                     f"{context}",
                     "shorten it or leave it out",
                 )
-        return encoded
 
     def _score_batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Indices of prompts to score together; of equal length if padding changes scores."""
@@ -294,19 +347,45 @@ class HfEngine:
             logits_BTV = self.network(ids_BT.to(self.network.device), **kept).logits
         return control_scores(single_position(logits_BTV), self.encoder.token_ids)
 
-    def _answers(self, prefix: Prefix, rows: Sequence[tuple[int, int]]) -> list[Answer]:
-        """Write the answers after (row of the batch, column) pairs, in their order."""
-        first_ids = [self.encoder.token_ids[column] for _, column in rows]
-        written = decode_greedily(
-            self.network, prefix, [row for row, _ in rows], first_ids, self.rules
-        )
-        texts = self.tokenizer.batch_decode(
-            [list(w.ids) for w in written], skip_special_tokens=True
-        )
+    def _row(self, prompt: int, column: int) -> AnswerRow:
+        """A greedy answer to a prompt of the batch after a control token."""
+        return AnswerRow(prompt=prompt, first_id=self.encoder.token_ids[column])
+
+    def _write(self, prefix: Prefix, rows: Sequence[AnswerRow], rules: DecodeRules) -> list[Answer]:
+        """Write the answers of rows, in their order."""
+        decode(self.network, prefix, rows, rules)
+        texts = self.tokenizer.batch_decode([row.ids for row in rows], skip_special_tokens=True)
         return [
-            Answer(text=text.strip(), finished=w.finished, tokens=len(w.ids))
-            for text, w in zip(texts, written, strict=True)
+            Answer(text=text.strip(), finished=row.finished, tokens=len(row.ids))
+            for text, row in zip(texts, rows, strict=True)
         ]
+
+
+class Trace:
+    """The position scores of one answer, in order."""
+
+    def __init__(self) -> None:
+        self._scores: list[Floats] = []
+
+    def keep(self, logp_C: Floats) -> None:
+        """Append the score of a position; turns to no refusal."""
+        self._scores.append(logp_C)
+
+    def logp_TC(self, size: int) -> Floats:
+        """The scores so far, (T, C). size: C."""
+        rows = [logp_C[None, :] for logp_C in self._scores]
+        return np.concatenate([np.empty((0, size), dtype=np.float32), *rows])
+
+
+def answer_seed(ids: Sequence[int]) -> int:
+    """Seed of the answer that is drawn after these ids, the same in every batch and run."""
+    return int.from_bytes(sha256(repr(tuple(ids)).encode()).digest()[:8], "big")
+
+
+def sampled(row: AnswerRow, sampling: AnswerSampling, seed: int) -> AnswerRow:
+    """The same row, its tokens chosen as `sampling` says. seed: of its draws."""
+    how = Sampling(temperature=sampling.temperature, top_p=sampling.top_p)
+    return replace(row, sampling=how, random=Random(seed))
 
 
 def shared_start(rows: Sequence[Sequence[int]]) -> int:
