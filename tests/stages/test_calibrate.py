@@ -20,6 +20,7 @@ from demur.core.calibrator import IDENTITY
 from demur.core.taxonomy import coconot
 from demur.core.threshold import NEVER
 from demur.stages import calibrate, data, score
+from demur.stages.arrival import left_rows
 from demur.stats.calibrators.families import fit_calibrator
 from demur.stats.labelled import label_scores
 from demur.stats.sample import split_by_group
@@ -141,7 +142,7 @@ def test_the_calibrator_is_fitted_on_rows_of_its_own_and_the_promise_speaks_of_t
     )
     assert policy.calibrator == fitted.calibrator
     assert policy.promises[0].rate.of == sum(e.expected == "respond" for e in left)
-    assert calibrate.threshold_rows(folder) == left
+    assert left_rows(folder).left == left
     assert not {e.group for e in own if e.group} & {e.group for e in left if e.group}
 
 
@@ -178,7 +179,7 @@ def test_without_a_calibrator_the_record_of_an_earlier_one_is_gone(folder):
     policy = run(folder)
     assert policy.calibrator == IDENTITY
     assert read_choice(folder.calibrator) is None
-    assert calibrate.threshold_rows(folder) == read_examples(folder.split("calibrate"))
+    assert left_rows(folder).left == read_examples(folder.split("calibrate"))
 
 
 @pytest.mark.parametrize(
@@ -315,7 +316,7 @@ def two_tenants(tmp_path_factory):
 def test_a_policy_for_one_source_is_made_on_its_rows_and_pooled_ones_on_theirs(two_tenants):
     def rows_behind(*sources):
         run(two_tenants, goal="false_refusal <= 0.20", sources=sources)
-        used = calibrate.threshold_rows(two_tenants)
+        used = left_rows(two_tenants).left
         promise = read_policy(two_tenants.policy).promises[0]
         assert promise.rate is not None
         answerable = sum(e.expected == "respond" for e in used)

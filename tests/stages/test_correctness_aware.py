@@ -11,6 +11,7 @@ from demur.core.fingerprint import LOGPROB_CONVENTION
 from demur.core.rows.rewrites import rewrite_prompt
 from demur.core.taxonomy import coconot
 from demur.stages import calibrate, evaluate, report, score, watch
+from demur.stages.arrival import left_rows
 from demur.store.policies.calibrator_file import read_correctness_aware
 from demur.store.policies.choice_file import read_choice
 from demur.store.rows import read_examples
@@ -71,7 +72,7 @@ def test_thresholds_are_chosen_on_calibrated_scores_that_come_back_from_disk_bit
     choice = read_choice(folder.calibrator)
     assert (choice.family, policy.promises[0].status) == ("correctness-aware", "certified")
     assert policy.promises[0].rate.of == sum(
-        e.expected == "respond" for e in calibrate.threshold_rows(folder)
+        e.expected == "respond" for e in left_rows(folder).left
     )
 
 

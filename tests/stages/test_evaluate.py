@@ -14,6 +14,7 @@ from demur.core.rates import Rate
 from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import calibrate, evaluate
+from demur.stages.arrival import left_rows
 from demur.stats.sample import evenly_spaced
 from demur.store.policies.policy_file import read_policy, write_policy
 from demur.store.results.metrics_file import read_metrics
@@ -331,7 +332,7 @@ def test_thresholds_for_comparison_are_chosen_on_rows_that_the_calibrator_has_no
     found = evaluate.run(
         evaluate.Config(also=("missed_refusal <= 0.9",), limit=40), engine, JUDGE, folder
     )
-    left = calibrate.threshold_rows(folder)
+    left = left_rows(folder).left
     promise = read_policy(folder.root / found.policies[2].file).promises[0]
     assert found.calibrate_rows == len(left) < len(read_examples(folder.split("calibrate")))
     assert promise.rate.of == sum(e.count for e in left if e.expected == "refuse")

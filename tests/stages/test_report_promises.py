@@ -8,6 +8,7 @@ from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goal, stated_goal
 from demur.pages.drawing import probit
 from demur.stages import calibrate, evaluate, report
+from demur.stages.arrival import left_rows
 from demur.stages.report import curves, risks, tables
 from demur.stages.report.finished_run import read_finished_run
 from demur.stats.labelled import label_scores
@@ -94,7 +95,7 @@ def test_f_beta_of_tokens_is_worked_out_from_their_counts_on_both_splits(
 
 
 def calibrate_rows(folder, policy):
-    rows = calibrate.threshold_rows(folder)
+    rows = left_rows(folder).left
     return label_scores(rows, policy.taxonomy, read_scores(folder.scores("calibrate"))[0])
 
 

@@ -1,4 +1,5 @@
-"""The order of rows under the method "anytime": as their labels came, over all looks at them.
+"""The calibrate rows that thresholds were chosen on: which they are, and their order under the
+method "anytime": as their labels came, over all looks at them.
 
 1. Rows of earlier looks keep the places that the ledger gave them. All of them must still be there,
    labelled as they were: labels that leave or change could undo evidence that spoke against a goal.
@@ -24,14 +25,26 @@ from demur.core.example import Example
 from demur.core.goals.goal import Goal
 from demur.core.goals.promised import PromisedGoal
 from demur.core.settings import NONE, CalibrateSettings
+from demur.stats.sample import DividedRows, divide_rows, whole
 from demur.stats.thresholds.problem import Arrived
 from demur.store.locks import locked
+from demur.store.policies.choice_file import read_choice
 from demur.store.policies.ledger_file import Arrivals, Marks, add_arrivals, read_ledger
+from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
 
 METHOD = "anytime"
 LEARN_SHARE = 0.4  # of the first look's rows
 _OF_ARRIVALS = 0xA441  # a stream of its own, whatever the caller's seed also drew
+
+
+def left_rows(folder: RunFolder, sources: Sequence[str] | None = None) -> DividedRows:
+    """The calibrate rows as the calibration divided them: all are left for thresholds where no
+    calibrator was fitted. sources: None: those that the run's policy was calibrated on.
+    """
+    examples = read_policy_rows(folder, "calibrate", sources)
+    choice = read_choice(folder.calibrator)
+    return whole(examples) if choice is None else divide_rows(examples, choice.share, choice.seed)
 
 
 def check_anytime(config: CalibrateSettings, goals: Sequence[Goal], missing: int) -> None:

@@ -11,31 +11,28 @@ No figure of the policy's file is taken for true:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from demur.base.errors import DataError, GoalError
 from demur.base.files import digest_json
-from demur.core.example import Example
 from demur.core.goals.attempts import Attempts
 from demur.core.goals.goal import Promise
 from demur.core.policy import Policy
 from demur.stages.arrival import METHOD as ANYTIME
-from demur.stages.arrival import in_known_order
+from demur.stages.arrival import in_known_order, left_rows
 from demur.stages.attempts import attempts_on
 from demur.stats.evidence import Recount, recount, rows_digest
 from demur.stats.labelled import LabelledScores, label_scores, promised_for
 from demur.stats.missing import with_missing
-from demur.stats.sample import split_by_group
+from demur.stats.sample import DividedRows
 from demur.stats.thresholds.problem import Arrived
 from demur.store.answers.blackbox_file import prompts_without_outcome
-from demur.store.policies.choice_file import read_choice
 from demur.store.policies.ledger_file import marks_of
 from demur.store.policies.policy_file import read_policy
 from demur.store.policies.trust import Trust
-from demur.store.rows import read_policy_rows
 from demur.store.run import Receipt, RunFolder
 from demur.store.scores.rewritten import decided_scores
 from demur.store.scores.tables import read_scores
@@ -61,10 +58,12 @@ def run(path: Path, folder: RunFolder, trust: Trust) -> tuple[Policy, tuple[Veri
     receipt = _calibration(folder)
     folder.require("score")
     policy = read_policy(path, trust)
-    left, arrived = _threshold_examples(folder, receipt.settings), None
+    sources: Any = receipt.settings.get("sources", ())
+    divided, arrived = left_rows(folder, sources), None
+    left = divided.left
     if receipt.settings.get("method") == ANYTIME:
         left, arrived = in_known_order(folder, receipt.settings, left)
-    rows = _rows(policy, folder, left, receipt.settings)
+    rows = _rows(policy, folder, replace(divided, left=left), receipt.settings)
     by_now = attempts_on(folder.ledger, marks_of(left))
     # "not certified" is what reading makes of a claimed certificate that the file does not bear
     # out.
@@ -87,20 +86,14 @@ def _calibration(folder: RunFolder) -> Receipt:
     return receipt
 
 
-def _threshold_examples(folder: RunFolder, settings: Mapping[str, Any]) -> list[Example]:
-    """The calibrate rows that thresholds were chosen on."""
-    examples = read_policy_rows(folder, "calibrate", settings.get("sources", ()))
-    choice = read_choice(folder.calibrator)
-    return split_by_group(examples, choice.share, choice.seed)[1] if choice else examples
-
-
 def _rows(
-    policy: Policy, folder: RunFolder, left: Sequence[Example], settings: Mapping[str, Any]
+    policy: Policy, folder: RunFolder, divided: DividedRows, settings: Mapping[str, Any]
 ) -> LabelledScores:
     """These rows with the scores that the policy decides on."""
     table, model = read_scores(decided_scores(folder, "calibrate", policy.fingerprint))
     policy.require_model(model)
-    rows = promised_for(label_scores(left, policy.taxonomy, table), settings.get("mix", {}))
+    rows = label_scores(divided.left, policy.taxonomy, table, divided.taught)
+    rows = promised_for(rows, settings.get("mix", {}))
     return with_missing(rows, prompts_without_outcome(folder))
 
 

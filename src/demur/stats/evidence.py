@@ -58,10 +58,10 @@ def recount(
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
     parts = _parts if arrived is None else partial(_anytime_parts, policy, arrived)
     counted = [
-        (loss.counted_under(refused_N, part_N), loss.errors(refused_N))
+        (own.counted_under(refused_N, part_N), own.errors(refused_N))
         for seed in dict.fromkeys(seeds)
         for (loss,) in (losses_of(goals, policy, board, seed),)
-        for part_N in parts(loss, board, seed)
+        for own, part_N in parts(loss, board, seed)
     ]
     rows_M, error_N = next((c for c in counted if c[0].rate(c[1]) == promise.rate), counted[0])
     sure = promise.confidence is not None and 0.0 < promise.confidence < 1.0
@@ -74,26 +74,27 @@ def recount(
     )
 
 
-def _parts(loss: Loss, board: GroupedScores, seed: int) -> Iterator[Bools]:
+def _parts(loss: Loss, board: GroupedScores, seed: int) -> Iterator[tuple[Loss, Bools]]:
     """The parts of the rows that a promise may have been counted on: which one is not stored.
 
     All rows, or those that a learned order of vectors is tested on; of either, versions before
     units counted one drawn row of each group.
     """
     everyone_N = np.ones(len(board.logq_N), dtype=bool)
-    for part_N in (everyone_N, split_rows(board, CertifyOptions().learn_share, seed).test_N):
-        yield part_N
-        yield part_N & one_per_group(loss.unit_N, loss.among_N, seed)
+    split = split_rows(board, CertifyOptions().learn_share, seed)
+    for own, part_N in ((loss, everyone_N), (loss.tested_on(split), split.test_N)):
+        yield own, part_N
+        yield own, part_N & one_per_group(loss.unit_N, loss.among_N, seed)
 
 
 def _anytime_parts(
-    policy: Policy, arrived: Arrived, _loss: Loss, board: GroupedScores, seed: int
-) -> Iterator[Bools]:
+    policy: Policy, arrived: Arrived, loss: Loss, board: GroupedScores, seed: int
+) -> Iterator[tuple[Loss, Bools]]:
     """The parts of the rows that test a path by the method "anytime", for all goals together."""
     goals = [p.goal for p in policy.promises if isinstance(p.goal, PromisedGoal)]
-    among_N = np.any([loss.among_N for loss in losses_of(goals, policy, board, seed)], axis=0)
+    among_N = np.any([one.among_N for one in losses_of(goals, policy, board, seed)], axis=0)
     for learns in (False, True):
-        yield anytime_split(board.rows, among_N, arrived, learns=learns).test_N
+        yield loss, anytime_split(board.rows, among_N, arrived, learns=learns).test_N
 
 
 def rows_digest(ids: Iterable[str]) -> str:

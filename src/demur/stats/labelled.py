@@ -119,6 +119,8 @@ class LabelledScores:
     hand_N: Ints | None = None
     # requests that each row stands for, at least 1. None: one each
     count_N: Ints | None = None
+    # rows whose unit also taught the calibrator: they test by requests alone. None: none did
+    taught_N: Bools | None = None
     # the traffic to promise for, where it is mixed otherwise than these rows
     traffic: TrafficMix | None = None
     # None: nothing is known of the rows but their labels, no slice can be looked at
@@ -140,6 +142,11 @@ class LabelledScores:
             )
         if self.count_N is not None:
             self._check_counts(self.count_N)
+        if self.taught_N is not None and self.taught_N.shape != (rows,):
+            raise DataError(
+                f"marks of taught units of shape {self.taught_N.shape} for {rows} scored rows",
+                "give one a row",
+            )
         if self.traits is not None and self.traits.rows != rows:
             raise DataError(
                 f"traits of {self.traits.rows} rows for {rows} scored rows",
@@ -213,12 +220,16 @@ class LabelledScores:
 
 
 def label_scores(
-    examples: Sequence[Example], taxonomy: Taxonomy, table: ScoreTable
+    examples: Sequence[Example],
+    taxonomy: Taxonomy,
+    table: ScoreTable,
+    taught: Collection[str] = (),
 ) -> LabelledScores:
     """Label the scores of these examples, in their order, with labels, groups and traits.
 
-    Raises ScoreError if an example has no score, TaxonomyError if its category is unknown,
-    DataError if there is no example.
+    taught: ids of rows whose units taught the calibrator (demur.stats.sample). Raises ScoreError
+    if an example has no score, TaxonomyError if its category is unknown, DataError if there is no
+    example.
     """
     label_N = np.array([taxonomy.column(e.label) for e in examples], dtype=np.int64)
     # The data stage names groups over all sources, so that one that spans two counts once; a row
@@ -230,6 +241,7 @@ def label_scores(
         label_N=label_N,
         group_N=group_N,
         count_N=np.array([e.count for e in examples], dtype=np.int64) if examples else None,
+        taught_N=np.array([e.id in taught for e in examples]) if taught else None,
         traits=traits_of(examples) if examples else None,
     )
 

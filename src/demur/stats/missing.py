@@ -81,6 +81,9 @@ def with_missing(rows: LabelledScores, missing: int, goals: Sequence[Goal] = ())
         count_N=None
         if rows.count_N is None
         else np.concatenate([rows.count_N, np.ones(2 * missing, dtype=np.int64)]),
+        taught_N=None
+        if rows.taught_N is None
+        else np.concatenate([rows.taught_N, np.zeros(2 * missing, dtype=bool)]),
         traits=None if rows.traits is None else _joined(rows.traits, missing),
     )
 

@@ -1,11 +1,27 @@
-"""Choosing rows in ways that do not depend on how many other rows there are."""
+"""Choosing rows in ways that do not depend on how many other rows there are; dividing them between
+what is taught by them and what is tested on them.
+
+1. Units are divided as a whole: the rows of a group teach, or test. A promise by units counts those
+   that test.
+2. A row that stands for several requests would be in one part with all of them, as a popular prompt
+   is a large part of traffic: a promise by requests would not see it, or see too much of it. So its
+   requests are divided one by one, each to the tests with the same probability. A unit that teaches
+   may so have requests that test: these count by requests alone.
+3. The number of requests that test is drawn together with the part of the row's unit: its
+   distribution is binomial, and a row of a unit that tests has at least one.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import numpy as np
+from scipy.stats import binom
+
+from demur.base.arrays import Bools, Doubles, Ints
 from demur.core.example import Example
 
 AnyRow = TypeVar("AnyRow")
@@ -52,7 +68,68 @@ def split_by_group(
         # a hash of seed and group alone, other than the one that splits the data: adding rows
         # changes the side of none
         name = f"group {e.group}" if e.group is not None else f"row {e.id}"
-        digest = hashlib.sha256(f"apart:{seed}:{name}".encode()).digest()
-        uniform = int.from_bytes(digest[:7], "big") / 2**56
-        parts[0 if uniform < share else 1].append(e)
+        parts[0 if _uniform(f"apart:{seed}:{name}") < share else 1].append(e)
     return parts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class AskedRequests:
+    """The requests of N rows that test, and the rows whose units teach."""
+
+    count_N: Ints  # at least 1 where the unit tests
+    taught_N: Bools
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DividedRows:
+    """Rows that teach a calibrator, and rows that are left for promises."""
+
+    own: Sequence[Example]
+    left: Sequence[Example]
+    taught: frozenset[str]  # ids of rows left whose units teach
+
+
+def whole(rows: Sequence[Example]) -> DividedRows:
+    """All rows left, none to teach."""
+    return DividedRows(own=(), left=rows, taught=frozenset())
+
+
+def asked_requests(count_N: Ints, taught_N: Bools, share: float, uniform_N: Doubles) -> Ints:
+    """How many of the requests of each row test. share: of requests that do, and of units;
+    uniform_N: numbers in [0, 1), one a row, independent of the parts of units.
+    """
+    # B(k): binomial of count and share. None(count) = B(0). With P(k | the unit tests) = B(k) given
+    # k >= 1, and P(0 | it teaches) = (1 - share)^(count - 1), else the same, P(k) = B(k).
+    none_N = (1.0 - share) ** (count_N - 1.0)
+    skipped_N = taught_N & (uniform_N < none_N)
+    at_N = np.where(taught_N, (uniform_N - none_N) / np.maximum(1.0 - none_N, 1e-12), uniform_N)
+    zero_N = (1.0 - share) ** count_N
+    drawn_N = binom.ppf(zero_N + np.clip(at_N, 1e-12, 1.0) * (1.0 - zero_N), count_N, share)
+    drawn_N = np.clip(drawn_N, 1, count_N).astype(np.int64)
+    # a row of one request goes where its unit goes
+    return np.where(skipped_N | (taught_N & (count_N == 1)), 0, drawn_N)
+
+
+def divide_rows(rows: Sequence[Example], share: float, seed: int) -> DividedRows:
+    """Divide rows between a calibrator, which gets about `share` of them, and promises. More rows
+    move none of the others.
+    """
+    fitted = {e.id for e in split_by_group(rows, share, seed)[0]}
+    taught_N = np.array([e.id in fitted for e in rows], dtype=bool)
+    count_N = np.array([e.count for e in rows], dtype=np.int64)
+    uniform_N = np.array([_uniform(f"requests:{seed}:{e.id}") for e in rows], dtype=np.float64)
+    asked = asked_requests(count_N, taught_N, 1.0 - share, uniform_N).tolist()
+    return DividedRows(
+        own=[
+            replace(e, count=e.count - n)
+            for e, n in zip(rows, asked, strict=True)
+            if e.id in fitted and e.count > n
+        ],
+        left=[replace(e, count=n) for e, n in zip(rows, asked, strict=True) if n],
+        taught=frozenset(e.id for e, n in zip(rows, asked, strict=True) if n and e.id in fitted),
+    )
+
+
+def _uniform(text: str) -> float:
+    """A number in [0, 1) that the text alone decides."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") / 2**56

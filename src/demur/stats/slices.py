@@ -72,6 +72,8 @@ def small_slices(
     for goal in (g for g in goals if g.where):
         check_categories(goal, template)
         among_N = goal_rows(goal, rows, template.taxonomy)
+        if rows.taught_N is not None:
+            among_N &= ~rows.taught_N
         # rows made from one another are one piece of evidence
         units = among_N.sum() if rows.group_N is None else len(np.unique(rows.group_N[among_N]))
         needed = rows_needed(goal.level, delta)

@@ -35,6 +35,7 @@ from demur.stats.judging.betting import betting_upper, constant_bets, log_wealth
 _SEED = 0  # draws one row of each unit for an interval
 _OF_GROUPS = 0x6209  # a stream of its own, whatever the caller's seed also drew
 BISECTIONS = 40  # of a bound, to 1e-12
+TAUGHT = -1  # the unit of a row that is counted by requests alone
 _DRAWN = 0.8  # of delta, for the exact test on drawn rows; the bets have the rest
 
 
@@ -95,7 +96,7 @@ class CountedRows:
 
     row_M: Ints  # indices among all N rows
     count_M: Ints  # requests, at least 1
-    unit_M: Ints  # 0 to U - 1
+    unit_M: Ints  # 0 to U - 1; TAUGHT: requests that test, of a unit that does not
     drawn_M: Bools  # one row of each unit, drawn at random
 
     @property
@@ -111,7 +112,12 @@ class CountedRows:
     @property
     def linked(self) -> bool:
         """Whether some unit has several rows."""
-        return self.units < len(self.row_M)
+        return bool(self.units < self.in_units_M.sum())
+
+    @property
+    def in_units_M(self) -> Bools:
+        """The rows that are counted by units, too."""
+        return np.asarray(self.unit_M != TAUGHT, dtype=bool)
 
     @property
     def apart(self) -> float:
@@ -120,14 +126,15 @@ class CountedRows:
         """
         if not self.linked:
             return 1.0
-        count_U = np.bincount(self.unit_M, weights=self.count_M)
-        squares_U = np.bincount(self.unit_M, weights=self.count_M.astype(np.float64) ** 2)
-        return float((squares_U / count_U**2).mean())
+        own_M = self.in_units_M
+        unit_M, count_M = self.unit_M[own_M], self.count_M[own_M].astype(np.float64)
+        count_U = np.bincount(unit_M, weights=count_M)
+        return float((np.bincount(unit_M, weights=count_M**2) / count_U**2).mean())
 
     @property
     def plain(self) -> bool:
         """Whether every row is a unit and stands for one request."""
-        return not self.linked and self.requests == len(self.row_M)
+        return self.units == len(self.row_M) == self.requests
 
     def rate(self, error_N: Bools) -> Rate:
         """Errors out of requests, as files hold them: without the units that its interval needs."""
@@ -159,10 +166,10 @@ class CountedRows:
 
     def shares(self, error_N: Bools) -> Doubles:
         """The share of errors among the requests of each unit, shape (U,)."""
-        errors_U = np.bincount(
-            self.unit_M, weights=self.count_M * error_N[self.row_M], minlength=self.units
-        )
-        return np.asarray(errors_U / np.bincount(self.unit_M, weights=self.count_M))
+        own_M = self.in_units_M
+        unit_M, count_M = self.unit_M[own_M], self.count_M[own_M]
+        errors_U = np.bincount(unit_M, weights=count_M * error_N[self.row_M[own_M]])
+        return np.asarray(errors_U / np.bincount(unit_M, weights=count_M))
 
     def test(self, level: float, delta: float) -> RateTest | None:
         """The test of "the rate is at most level" at delta; None if it fails even without an
@@ -252,16 +259,25 @@ class CountTest:
 
 
 def count_rows(
-    among_N: Bools, group_N: Ints | None, count_N: Ints | None, seed: int
+    among_N: Bools,
+    group_N: Ints | None,
+    count_N: Ints | None,
+    seed: int,
+    taught_N: Bools | None = None,
 ) -> CountedRows:
-    """Count the rows of a denominator. seed: draws one row of each unit."""
+    """Count the rows of a denominator. seed: draws one row of each unit. taught_N: rows of units
+    that taught what is tested (demur.stats.sample): they are counted by requests alone.
+    """
     row_M = np.flatnonzero(among_N)
     count_M = np.ones(len(row_M), dtype=np.int64) if count_N is None else count_N[row_M]
+    units_N = among_N if taught_N is None else among_N & ~taught_N
+    own_M = units_N[row_M]
+    unit_M, drawn_M = np.full(len(row_M), TAUGHT), own_M
     if group_N is None:
-        unit_M, drawn_M = np.arange(len(row_M)), np.ones(len(row_M), dtype=bool)
+        unit_M[own_M] = np.arange(own_M.sum())
     else:
-        unit_M = np.unique(group_N[row_M], return_inverse=True)[1]
-        drawn_M = one_per_group(group_N, among_N, seed, count_N)[row_M]
+        unit_M[own_M] = np.unique(group_N[row_M[own_M]], return_inverse=True)[1]
+        drawn_M = one_per_group(group_N, units_N, seed, count_N)[row_M]
     return CountedRows(row_M=row_M, count_M=count_M, unit_M=unit_M, drawn_M=drawn_M)
 
 

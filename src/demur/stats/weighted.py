@@ -43,7 +43,7 @@ class WeightedRows(CountedRows):
     """The M rows of a denominator, each with the weight that its slice has in a stated mix."""
 
     weight_M: Doubles  # mean 1 over requests
-    pair_M: Ints  # the pair of each row
+    pair_M: Ints  # the pair of each row that is counted by units
     unit_P: Ints
     weight_P: Doubles  # of a unit in a slice; the sum over all pairs is U
     mix: TrafficMix
@@ -113,8 +113,10 @@ class WeightedRows(CountedRows):
 
     def _excess_of_units(self, error_N: Bools, level: float) -> Doubles:
         """The weighted excess of each unit, over the slices that it has rows in."""
-        errors_P = np.bincount(self.pair_M, weights=self.count_M * error_N[self.row_M])
-        share_P = errors_P / np.bincount(self.pair_M, weights=self.count_M)
+        own_M = self.in_units_M
+        row_M, count_M = self.row_M[own_M], self.count_M[own_M]
+        errors_P = np.bincount(self.pair_M, weights=count_M * error_N[row_M])
+        share_P = errors_P / np.bincount(self.pair_M, weights=count_M)
         excess_P = self.weight_P * (share_P - level)
         return np.asarray(np.bincount(self.unit_P, weights=excess_P), dtype=np.float64)
 
@@ -188,7 +190,8 @@ def weighted(rows: CountedRows, mix: TrafficMix) -> WeightedRows:
     slices, slice_M = len(mix.share_S), mix.slice_N[rows.row_M]
     part_S = np.bincount(slice_M, weights=rows.count_M, minlength=slices)
     weight_S = mix.share_S / np.maximum(part_S, 1.0) * part_S.sum()
-    pair, pair_M = np.unique(rows.unit_M * slices + slice_M, return_inverse=True)
+    own_M = rows.in_units_M
+    pair, pair_M = np.unique(rows.unit_M[own_M] * slices + slice_M[own_M], return_inverse=True)
     unit_P, slice_P = pair // slices, pair % slices
     units_S = np.bincount(slice_P, minlength=slices)
     return WeightedRows(
@@ -201,5 +204,5 @@ def weighted(rows: CountedRows, mix: TrafficMix) -> WeightedRows:
         unit_P=unit_P,
         weight_P=(mix.share_S / np.maximum(units_S, 1) * rows.units)[slice_P],
         mix=mix,
-        untested=bool((mix.share_S[part_S == 0] > 0.0).any()),
+        untested=bool((mix.share_S[(part_S == 0) | (units_S == 0)] > 0.0).any()),
     )

@@ -4,7 +4,7 @@ import json
 import re
 
 from demur.cli.policy_text import summary_json
-from demur.stages.calibrate import threshold_rows
+from demur.stages.arrival import left_rows
 from demur.store.policies.policy_file import read_policy
 from demur.store.rows import read_examples
 from demur.store.run import RunFolder
@@ -38,7 +38,7 @@ def test_calibrate_says_which_calibrator_it_took_and_why(demur, run):
         "calibrator: temperature: asked for by name, compared with nothing; fitted on" in result.err
     )
     assert "on the calibrate rows that thresholds were chosen on" in result.out
-    left = len(threshold_rows(RunFolder(run)))
+    left = len(left_rows(RunFolder(run)).left)
     assert f" of {left} " in result.out
     as_json = json.loads(demur("calibrate", run, "--calibrator", "temperature", "--json").out)
     choice = as_json.pop("calibrator_choice")

@@ -132,20 +132,20 @@ def _note_cascade(folder: RunFolder, policy: Policy) -> None:
 
 def _threshold_scores(folder: RunFolder, policy: Policy) -> Floats:
     """Read the scores that thresholds were chosen on."""
-    from demur.stages.calibrate import threshold_rows
+    from demur.stages.arrival import left_rows
     from demur.store.scores.rewritten import decided_scores
     from demur.store.scores.tables import read_scores
 
     # calibrate rows without those that the calibrator was fitted on
     table, _ = read_scores(decided_scores(folder, "calibrate", policy.fingerprint))
-    return table.select(tuple(e.id for e in threshold_rows(folder))).logp_NC
+    return table.select(tuple(e.id for e in left_rows(folder).left)).logp_NC
 
 
 def _rows(folder: RunFolder, policy: Policy) -> Sequence[tuple[str, ...]]:
     """A row per category: its threshold, and refusals and errors on the rows it was chosen on."""
-    from demur.stages.calibrate import threshold_rows
+    from demur.stages.arrival import left_rows
 
-    examples = threshold_rows(folder)
+    examples = left_rows(folder).left
     # N rows in the order of the examples: the column that is emitted, and the one that ought to be
     # (0 = respond)
     choice_N = decide_many(policy, _threshold_scores(folder, policy)).choice_N

@@ -18,7 +18,7 @@ from demur.core.settings import NONE, CalibrateSettings
 from demur.core.taxonomy import Taxonomy
 from demur.stages.arrival import METHOD as ANYTIME
 from demur.stages.arrival import arrival_key, check_anytime, in_arrival_order
-from demur.stages.calibrate.calibrator import fit, threshold_rows, write_calibrator
+from demur.stages.calibrate.calibrator import fit, write_calibrator
 from demur.stages.calibrate.fallback import fallback_policy
 from demur.stages.calibrate.inputs import collect
 from demur.stages.calibrate.thresholds import certify_request, choose, labelled, template
@@ -32,7 +32,7 @@ from demur.store.policies.policy_file import bind_promises, write_policy
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
 
-__all__ = ["NO_CALIBRATOR", "Config", "run", "threshold_rows"]
+__all__ = ["NO_CALIBRATOR", "Config", "run"]
 
 NO_CALIBRATOR = NONE  # all rows are then for thresholds
 

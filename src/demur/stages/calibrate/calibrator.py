@@ -28,10 +28,9 @@ from demur.stats.calibrators.correctness import fit_correctness
 from demur.stats.calibrators.families import fit_calibrator
 from demur.stats.doubt import require_trained
 from demur.stats.labelled import LabelledScores, label_scores
-from demur.stats.sample import split_by_group
+from demur.stats.sample import divide_rows
 from demur.store.policies.calibrator_file import write_correctness_aware
-from demur.store.policies.choice_file import CalibratorChoice, TrialRow, read_choice, write_choice
-from demur.store.rows import read_policy_rows
+from demur.store.policies.choice_file import CalibratorChoice, TrialRow, write_choice
 from demur.store.run import RunFolder
 from demur.store.scores.cascade_scores import read_cascade_scores
 from demur.store.scores.rewritten import (
@@ -50,11 +49,13 @@ class FittedCalibrator:
     thresholds on.
     """
 
-    left: Sequence[Example]  # the rows that it was not fitted on
+    left: Sequence[Example]  # the rows and requests that it was not fitted on
     table: ScoreTable  # scores of all rows, mapped by `aware` if that is given
     fingerprint: Fingerprint  # of these scores
     calibrator: Calibrator = IDENTITY
     record: CalibratorChoice | None = None  # None without a calibrator
+    # ids of rows left whose units it was fitted on
+    taught: frozenset[str] = frozenset()
     # the map that the scores went through; `calibrator` is then the identity
     aware: CorrectnessAware | None = None
     rewrites: tuple[RewriteName, ...] = ()
@@ -78,7 +79,8 @@ def fit(
     require_trained(table.select(tuple(e.id for e in examples)))
     if config.calibrator == NONE:
         return FittedCalibrator(left=examples, table=table, fingerprint=fingerprint)
-    own, left = split_by_group(examples, config.calibrator_share, config.seed)
+    divided = divide_rows(examples, config.calibrator_share, config.seed)
+    own, left = divided.own, divided.left
     _require_enough(config, own, left)
     _require_not_fitted_on(config, own, taxonomy)
     aware = None
@@ -100,6 +102,7 @@ def fit(
         fingerprint=fingerprint,
         calibrator=choice.calibrator,
         record=_record(config, choice, len(own), len(left)),
+        taught=divided.taught,
         rewrites=inputs.rewrites,
     )
     if aware is None:
@@ -226,9 +229,3 @@ def write_calibrator(folder: RunFolder, fitted: FittedCalibrator, policy: Policy
                 fitted.fingerprint,
             )
     return made
-
-
-def threshold_rows(folder: RunFolder) -> list[Example]:
-    """The calibrate rows that thresholds were chosen on: all but the calibrator's own."""
-    examples, choice = read_policy_rows(folder, "calibrate"), read_choice(folder.calibrator)
-    return split_by_group(examples, choice.share, choice.seed)[1] if choice else examples

@@ -88,7 +88,8 @@ def labelled(
     Raises DataError on a label of a row
     that is not in the calibrate split, TaxonomyError on an unknown label.
     """
-    rows = promised_for(label_scores(fitted.left, taxonomy, fitted.table), config.mix)
+    rows = label_scores(fitted.left, taxonomy, fitted.table, fitted.taught)
+    rows = promised_for(rows, config.mix)
     path = config.human_labels
     if path is None:
         return rows

@@ -15,21 +15,21 @@ from demur.base.errors import ArtifactError, DataError, GoalInfeasible
 from demur.base.files import digest_file, digest_json
 from demur.core.calibrator import IDENTITY
 from demur.core.decision import decide_many
-from demur.core.example import Example
 from demur.core.fingerprint import Fingerprint
 from demur.core.goals.goal import Goal
 from demur.core.goals.kinds import Natural
 from demur.core.goals.parse import parse_goals
 from demur.core.policy import Policy
 from demur.core.threshold import NEVER
+from demur.stages.arrival import left_rows
 from demur.stages.attempts import CertifyRequest, certify_counted, scored_rows_digest
 from demur.stages.evaluate.comparison import ComparedPolicy, Comparison
 from demur.stats.labelled import LabelledScores, label_scores
-from demur.stats.sample import evenly_spaced, split_by_group
+from demur.stats.sample import DividedRows, evenly_spaced, whole
 from demur.stats.thresholds.certify import CertifyOptions
 from demur.stats.thresholds.losses import STEERABLE
 from demur.stats.thresholds.solve import solve
-from demur.store.policies.choice_file import CalibratorChoice, read_choice
+from demur.store.policies.choice_file import read_choice
 from demur.store.policies.ledger_file import Marks, marks_of
 from demur.store.policies.policy_file import bind_promises, read_policy
 from demur.store.results.metrics_file import UnmetGoal
@@ -55,7 +55,7 @@ def read_comparison(
     seen = replace(model, logprobs=policy.fingerprint.logprobs) if policy.fingerprint else model
     policy.require_model(seen)
     examples = evenly_spaced(read_policy_rows(folder, "test"), limit)
-    rows = _scored(folder, "test", examples, policy, seen)
+    rows = _scored(folder, "test", whole(examples), policy, seen)
     choice = read_choice(folder.calibrator)
     if choice is None and policy.calibrator != IDENTITY:
         raise ArtifactError(
@@ -63,11 +63,12 @@ def read_comparison(
             "rows it was fitted on",
             f"calibrate again: demur calibrate {folder.root}",
         )
-    unseen = _unseen(folder, choice)
+    # only on rows that the calibrator was not fitted on does a promise about thresholds hold
+    unseen = left_rows(folder)
     calibrate = _scored(folder, "calibrate", unseen, policy, seen)
     goal = str(folder.require("calibrate").settings.get("goal", policy.name))
     calibrated = (goal, str(folder.policy.relative_to(folder.root)), policy)
-    others, unmet = _others(folder, policy, calibrate, ("natural", *also), marks_of(unseen))
+    others, unmet = _others(folder, policy, calibrate, ("natural", *also), marks_of(unseen.left))
     # Natural, calibrated, the others. The natural policy needs no data, so that it is always there.
     in_order = [others[0], calibrated, *others[1:]]
     compared = [
@@ -90,18 +91,10 @@ def read_comparison(
     )
 
 
-def _unseen(folder: RunFolder, choice: CalibratorChoice | None) -> list[Example]:
-    """The calibrate rows that the calibrator was not fitted on: only on these does a promise about
-    thresholds hold.
-    """
-    examples = read_policy_rows(folder, "calibrate")
-    return split_by_group(examples, choice.share, choice.seed)[1] if choice else examples
-
-
 def _scored(
     folder: RunFolder,
     split: Literal["calibrate", "test"],
-    examples: Sequence[Example],
+    examples: DividedRows,
     policy: Policy,
     model: Fingerprint,
 ) -> LabelledScores:
@@ -112,7 +105,7 @@ def _scored(
             f"{path} was made by another model: {', '.join(differing)} differ",
             "score again with this model: demur score",
         )
-    return label_scores(examples, policy.taxonomy, table)
+    return label_scores(examples.left, policy.taxonomy, table, examples.taught)
 
 
 def _others(

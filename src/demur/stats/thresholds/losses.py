@@ -179,6 +179,7 @@ def _loss(goal: PromisedGoal, template: Policy, grouped: GroupedScores, seed: in
         deciders=names if grouped.locked else goal.deciders(names),
         unit_N=grouped.rows.group_N,
         count_N=grouped.rows.count_N,
+        taught_N=grouped.rows.taught_N,
         seed=seed,
         traffic=None if traffic is None else mix_among(traffic, among_N, goal.text),
         traits=grouped.rows.traits,

@@ -25,6 +25,7 @@ from demur.core.goals.promised import PromisedGoal
 from demur.core.rates import Rate, Slice, TrafficMix
 from demur.core.score import ENGINE_TOLERANCE
 from demur.stats.labelled import LabelledScores, Traits
+from demur.stats.sample import AskedRequests
 from demur.stats.units import CountedRows, count_rows
 from demur.stats.weighted import weighted
 
@@ -115,6 +116,8 @@ class Loss:
     deciders: tuple[str, ...]
     unit_N: Ints | None = None  # equal numbers: one piece of evidence. None: every row stands alone
     count_N: Ints | None = None  # requests that each row stands for. None: one each
+    # rows whose unit taught what is tested: they count by requests alone. None: none did
+    taught_N: Bools | None = None
     seed: int = 0  # draws one row of each unit
     traffic: TrafficMix | None = None  # the mix that is promised for, if it is not the rows' own
     traits: Traits | None = None  # of all rows
@@ -176,7 +179,8 @@ class Loss:
         return rows if self.traffic is None else weighted(rows, self.traffic)
 
     def _counted_rows(self, part_N: Bools) -> CountedRows:
-        return count_rows(self.among_N & part_N, self.unit_N, self.count_N, self.seed)
+        among_N = self.among_N & part_N
+        return count_rows(among_N, self.unit_N, self.count_N, self.seed, self.taught_N)
 
     def within(self, part_N: Bools) -> Loss:
         """The same goal, counted on the rows of part_N only."""
@@ -193,7 +197,23 @@ class Loss:
             could_err_N=self.could_err_N & drawn_N,
             unit_N=None,
             count_N=None,
+            taught_N=None,
         )
+
+    def tested_on(self, split: LearnTestSplit) -> Loss:
+        """The loss with the requests that a split leaves to test it."""
+        if (asked := split.asked) is None:
+            return self
+        if self.count_N is None:  # one row of each unit
+            return self.within(~asked.taught_N)
+        taught_N = asked.taught_N if self.taught_N is None else asked.taught_N | self.taught_N
+        return replace(self, count_N=np.maximum(asked.count_N, 1), taught_N=taught_N)
+
+    def learnt_on(self, split: LearnTestSplit) -> Loss:
+        """The loss with the requests that a split leaves to learn by."""
+        if split.asked is None or self.count_N is None:
+            return self
+        return replace(self, count_N=np.maximum(self.count_N - split.asked.count_N, 1))
 
     def groups(self, grouped: GroupedScores) -> list[int]:
         """The groups whose thresholds can change the goal's rate."""
@@ -265,3 +285,6 @@ class LearnTestSplit:
 
     learn_N: Bools
     test_N: Bools
+    # where rows stand for several requests, which learn and test: see demur.stats.sample. Such a
+    # row may be in both parts. None: a row learns or tests as a whole
+    asked: AskedRequests | None = None

@@ -101,6 +101,7 @@ def may_beat_exact_tests(
     """
     exact_delta, delta = deltas[0], deltas[-1]
     plain = rows.group_N is None or len(np.unique(rows.group_N)) == len(rows.group_N)
+    plain &= rows.taught_N is None
     if rows.count_N is not None:
         plain &= bool((rows.count_N == 1).all())
     if not plain or not all(loss.goal.by_hand and loss.traffic is None for loss in losses):

@@ -43,6 +43,7 @@ def certify_ordered(task: CertifyTask) -> Finding:
     objective best.
     """
     split = split_rows(task.grouped, task.learn_share, task.seed, task.losses)
+    task = task.divided(split)
     best: tuple[float, tuple[float, ...]] | None = None
     in_order = _in_order(task, split)
     for by_group in in_order:
@@ -66,7 +67,7 @@ def _in_order(task: CertifyTask, split: LearnTestSplit) -> Sequence[tuple[float,
     the objective as well as the surest, or better.
     """
     cost_N, needed_N = goal_weights(task.learnt, split.learn_N)
-    worth_N = linear_worth(task.grouped, task.objective, split.learn_N)
+    worth_N = linear_worth(task.grouped, task.learning_objective, split.learn_N)
     path = lenient_path(
         task.grouped,
         beside(cost_N, np.maximum(-worth_N, 0.0), _TIES),
@@ -79,7 +80,8 @@ def _in_order(task: CertifyTask, split: LearnTestSplit) -> Sequence[tuple[float,
         by_group = path.at(step, len(task.grouped.groups))
         refused_N = task.grouped.refused(by_group)
         p_value = _p_value(task, task.learnt, by_group, split.learn_N)
-        found.append((p_value, step, task.objective.value(refused_N & split.learn_N), by_group))
+        value = task.learning_objective.value(refused_N & split.learn_N)
+        found.append((p_value, step, value, by_group))
     found.sort(key=lambda one: one[:2])
     return [by_group for _, _, value, by_group in found if value >= found[0][2]]
 

@@ -16,6 +16,7 @@ from scipy.optimize import isotonic_regression
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.core.rates import Rate
 from demur.core.threshold import ALWAYS, NEVER
+from demur.stats.sample import AskedRequests, asked_requests
 from demur.stats.thresholds.cuts import cut_below, cut_between
 from demur.stats.thresholds.problem import GroupedScores, LearnTestSplit, Loss
 
@@ -86,7 +87,8 @@ class CutGrid:
 def split_rows(
     grouped: GroupedScores, learn_share: float, seed: int, losses: Sequence[Loss] = ()
 ) -> LearnTestSplit:
-    """A seeded split of the rows. Groups of rows never cross it.
+    """A seeded split of the rows. Groups of rows never cross it; the requests that one row stands
+    for may (demur.stats.sample).
 
     losses: rows of groups in which none of these goals has a row are all learnt from. A test of the
     goals never looks at them, so nothing is used twice: with promises about false refusals only,
@@ -96,14 +98,24 @@ def split_rows(
     if grouped.rows.group_N is not None:
         unit_N = np.unique(grouped.rows.group_N, return_inverse=True)[1]
     # U: units that are drawn together, a group of rows or a row alone.
-    learn_U = np.random.default_rng([seed, _OF_SPLITS]).random(unit_N.max() + 1) < learn_share
+    rng = np.random.default_rng([seed, _OF_SPLITS])
+    learn_U = rng.random(unit_N.max() + 1) < learn_share
+    spoken_U = np.zeros(len(learn_U), dtype=bool)
     if losses:
-        spoken_U = np.zeros(len(learn_U), dtype=bool)
         for loss in losses:
             spoken_U[unit_N[loss.among_N]] = True
         learn_U |= ~spoken_U
-    learn_N = learn_U[unit_N]
-    return LearnTestSplit(learn_N=learn_N, test_N=~learn_N)
+    learn_N, count_N = learn_U[unit_N], grouped.rows.count_N
+    if count_N is None or (count_N == 1).all() or not learn_share:
+        return LearnTestSplit(learn_N=learn_N, test_N=~learn_N)
+    asked_N = asked_requests(count_N, learn_N, 1.0 - learn_share, rng.random(len(count_N)))
+    if losses:
+        asked_N[~spoken_U[unit_N]] = 0
+    return LearnTestSplit(
+        learn_N=learn_N & (asked_N < count_N),
+        test_N=asked_N > 0,
+        asked=AskedRequests(count_N=asked_N, taught_N=learn_N),
+    )
 
 
 def even_path(grouped: GroupedScores, learn_N: Bools, fixed: Mapping[int, float]) -> ThresholdPath:

@@ -45,6 +45,7 @@ def certify_path(task: CertifyTask) -> Finding:
     between those of its two ends: the best of these are taken. O(n log n).
     """
     split = split_rows(task.grouped, task.learn_share, task.seed, task.losses)
+    task = task.divided(split)
     return _along(task, split, _path(task, split), "learned path")
 
 
@@ -118,10 +119,11 @@ def certify_vectors(task: CertifyTask) -> Finding:
     the one that serves the objective best is taken.
     """
     split = split_rows(task.grouped, task.learn_share, task.seed, task.losses)
+    task = task.divided(split)
     tests = _tests(task, split, task.delta)
     if not isinstance(tests, list):
         return tests
-    worth_N = linear_worth(task.grouped, task.objective, split.learn_N)
+    worth_N = linear_worth(task.grouped, task.learning_objective, split.learn_N)
     menu = cut_grid(task.grouped, task.learnt, worth_N, split, task.fixed)
     best: tuple[float, tuple[float, ...]] | None = None
     for thresholds in candidates(menu):
@@ -156,6 +158,7 @@ def certify_anytime(task: CertifyTask) -> Finding:
         )
     among_N = np.any([loss.among_N for loss in task.losses], axis=0)
     split = anytime_split(rows, among_N, task.arrived, learns=_learns(task.grouped, task.losses))
+    _require_whole(task, split)
     delta = task.delta / len({loss.when for loss in task.losses})
     tests = []
     for loss in task.losses:
@@ -166,6 +169,20 @@ def certify_anytime(task: CertifyTask) -> Finding:
         tests.append(test)
     found = _search_along(task, split, _fixed_path(task, split), tests, _ANYTIME)
     return replace(found, looks_again=True) if isinstance(found, NotCertified) else found
+
+
+def _require_whole(task: CertifyTask, split: LearnTestSplit) -> None:
+    """Raise GoalError where rows that fix the path stand for several requests, which would be
+    missing from the tests: a popular prompt is a large part of traffic.
+    """
+    for loss in task.losses:
+        own_N = loss.among_N & split.learn_N
+        if several := int(own_N.sum() and (loss.weight_N[own_N] > 1).sum()):
+            raise GoalError(
+                f"method 'anytime': {several} of the {own_N.sum()} rows that fix the thresholds of "
+                f"{loss.goal.text!r} stand for several requests, and the tests would miss these",
+                "use 'auto', or one category: its thresholds have one order, no row fixes it",
+            )
 
 
 def _learns(grouped: GroupedScores, losses: Sequence[Loss]) -> bool:
@@ -252,7 +269,7 @@ def _path(
     """
     learn_N = split.learn_N
     cost_N, needed_N = goal_weights(task.learnt, learn_N)
-    worth_N = linear_worth(task.grouped, task.objective, learn_N)
+    worth_N = linear_worth(task.grouped, task.learning_objective, learn_N)
     loss_N, gain_N = np.maximum(-worth_N, 0.0), np.maximum(worth_N, 0.0)
     both = cost_N.any() and needed_N.any()
     open_ = ((cost_N == 0) & (loss_N > 0)).any() or ((needed_N == 0) & (gain_N > 0)).any()

@@ -39,6 +39,30 @@ class CertifyTask:
     # per goal its loss by the judge's labels and by the hand's; corrected only
     by_hand: tuple[tuple[Loss, Loss], ...] = ()
 
+    # what to prefer, by the requests that an order is learnt on; None: objective
+    learning: Objective | None = None
+
+    def divided(self, split: LearnTestSplit) -> CertifyTask:
+        """The task with the requests that the split leaves to learn and to test."""
+        if (asked := split.asked) is None:
+            return self
+        whole_N = self.grouped.rows.count_N
+        assert whole_N is not None  # requests are divided where there are several
+        left_N = np.maximum(whole_N - asked.count_N, 1)
+        worth_N = self.objective.worth_N * left_N / whole_N
+        count_N = None if self.objective.count_N is None else left_N
+        return replace(
+            self,
+            losses=tuple(loss.tested_on(split) for loss in self.losses),
+            guides=tuple(loss.learnt_on(split) for loss in self.learnt),
+            learning=replace(self.objective, worth_N=worth_N, count_N=count_N),
+        )
+
+    @property
+    def learning_objective(self) -> Objective:
+        """What to prefer, on rows that an order is learnt on."""
+        return self.objective if self.learning is None else self.learning
+
     @property
     def learnt(self) -> tuple[Loss, ...]:
         """The losses to learn an order by, of each tested one: on rows that are not tested."""
