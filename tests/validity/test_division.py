@@ -2,15 +2,18 @@
 about its requests all the same.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
+from demur.base.errors import DataError
 from demur.core.goals.parse import parse_goals
 from demur.core.policy import CategoryPolicy, Policy
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import single
-from demur.stats.labelled import LabelledScores
+from demur.stats.labelled import UNCHECKED, LabelledScores
 from demur.stats.sample import asked_requests
 from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
 
@@ -79,3 +82,27 @@ def test_a_calibrator_takes_no_popular_prompt_out_of_the_promise(draws):
     broke, granted = broken(left, "shared", draws)
     assert broke <= binom.ppf(0.999, draws, DELTA)
     assert granted > draws / 2
+
+
+@pytest.mark.parametrize("draws", AT_ONCE_AND_SLOWLY)
+def test_hand_labels_speak_for_requests_where_popular_prompts_are_all_labelled(draws):
+    """A random sample of rows alone mostly misses the prompt: promises were broken in .28 of
+    draws.
+    """
+
+    def checked(rng):
+        logit_N, label_N, count_N = draw(rng)
+        hand_N = np.where((rng.random(len(label_N)) < 0.3) | (count_N > 1), label_N, UNCHECKED)
+        return replace(rows_of(logit_N, label_N, count_N), hand_N=hand_N)
+
+    broke, granted = broken(checked, "auto", draws)
+    assert broke <= binom.ppf(0.999, draws, DELTA)
+    assert granted > draws / 2
+
+
+def test_a_popular_prompt_without_a_label_by_hand_is_an_error():
+    logit_N, label_N, count_N = draw(np.random.default_rng(0))
+    hand_N = np.where(np.arange(len(label_N)) % 3 == 1, label_N, UNCHECKED)
+    rows = replace(rows_of(logit_N, label_N, count_N), hand_N=hand_N)
+    with pytest.raises(DataError, match="1 of the 1 rows that stand for several requests"):
+        certify(parse_goals("false_refusal <= 0.1"), TEMPLATE, rows, CertifyOptions())

@@ -6,7 +6,8 @@
 2. A correction bounds the judge's mean on all rows and its mean difference to the hand's labels. It
    may show more where hand labels are many, levels high and the judge is good.
 
-The rows labelled by hand must be drawn at random from the judged ones.
+The rows labelled by hand must be drawn at random from the judged ones, and all rows that stand for
+several requests be among them: asked_by_hand says why.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from demur.base.arrays import Bools
 from demur.base.errors import DataError
 from demur.core.rates import most_errors
 from demur.stats.judging.betting import upper_mean
-from demur.stats.labelled import LabelledScores
+from demur.stats.labelled import UNCHECKED, LabelledScores
+from demur.stats.sample import asked_requests
 from demur.stats.thresholds.problem import Loss, Objective
 from demur.stats.units import one_per_group
 
+_OF_HANDS = 0xA4D5  # a stream of its own, whatever the caller's seed also drew
 # of a judge, by hand labels, from which on thresholds are chosen by its labels, too
 LEAST_YOUDEN = 0.5
 
@@ -37,6 +40,37 @@ def share_beside_hands(rows: LabelledScores, share: float) -> float:
     """
     by_hand = float(rows.by_hand_N.mean())
     return max(0.0, 1.0 - (1.0 - share) / by_hand)
+
+
+def asked_by_hand(rows: LabelledScores, seed: int) -> LabelledScores:
+    """The rows, of which those labelled by hand stand for a random sample of requests.
+
+    A random sample of rows is none of requests where a popular prompt is one row: it mostly misses
+    the few rows that are a large part of traffic. So the rows of several requests must all be
+    labelled by hand, and of their requests as large a part tests as of the other rows. Raises
+    DataError where one has no label by hand.
+    """
+    if rows.hand_N is None or rows.count_N is None or (rows.count_N == 1).all():
+        return rows
+    known_N, several_N = rows.by_hand_N, rows.count_N > 1
+    if (missing_N := several_N & ~known_N).any():
+        raise DataError(
+            f"{missing_N.sum()} of the {several_N.sum()} rows that stand for several requests have "
+            f"no label by hand, first {rows.table.ids[int(np.argmax(missing_N))]!r}: such a prompt "
+            "is a larger part of traffic than one row in a random sample",
+            "label by hand all rows with a count above 1, and a random sample of the others",
+        )
+    share = float(known_N[~several_N].mean()) if not several_N.all() else 1.0
+    rng = np.random.default_rng([seed, _OF_HANDS])
+    tests_N = known_N & (~several_N | (rng.random(len(known_N)) < share))
+    asked_N = asked_requests(rows.count_N, ~tests_N, share, rng.random(len(known_N)))
+    # a row without a request left is one that the judge labelled as the hand did
+    return replace(
+        rows,
+        hand_N=np.where(asked_N > 0, rows.hand_N, UNCHECKED),
+        count_N=np.where(known_N, np.maximum(asked_N, 1), rows.count_N),
+        taught_N=(asked_N > 0) & ~tests_N,
+    )
 
 
 def hand_units(rows: LabelledScores) -> Bools:
@@ -65,8 +99,11 @@ def losses_tested(losses: Sequence[Loss], rows: LabelledScores) -> tuple[tuple[L
                 "label a larger random sample by hand, or drop the goal",
             )
         if not loss.counted_under(loss.among_N, loss.among_N).plain:
-            drawn_N = one_per_group(loss.unit_N, loss.among_N, loss.seed)
-            by_units = replace(loss, unit_N=None, count_N=None).within(known_N & drawn_N)
+            drawn_N = one_per_group(loss.unit_N, loss.among_N, loss.seed, loss.count_N)
+            if loss.taught_N is not None:
+                drawn_N &= ~loss.taught_N
+            alone = replace(loss, unit_N=None, count_N=None, taught_N=None)
+            by_units = alone.within(known_N & drawn_N)
             found.append((loss, by_units))
         found.append((loss, by_requests))
     return tuple(found)

@@ -29,6 +29,7 @@ from demur.stats.thresholds.losses import (
 from demur.stats.thresholds.objective import objective_of
 from demur.stats.thresholds.problem import Arrived, GroupedScores, Loss
 from demur.stats.thresholds.procedures.hand_labels import (
+    asked_by_hand,
     believed,
     hand_units,
     losses_tested,
@@ -95,6 +96,7 @@ def counted_by_hand(case: CertifyCase, asked: Sequence[Goal]) -> CertifyCase:
     label_N = np.where(rows.by_hand_N, rows.hand_N, rows.label_N)
     counted = any(promised(goal).labelled for goal in asked)
     by_hand = replace(rows, label_N=label_N, hand_N=rows.hand_N if counted else None)
+    by_hand = asked_by_hand(by_hand, case.seed)
     return replace(case, rows=by_hand, judged=rows if counted else None)
 
 
