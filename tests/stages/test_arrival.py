@@ -54,6 +54,16 @@ def test_rows_of_one_unit_stay_together_and_learn_as_one(folder):
     assert not set(groups[: arrived.learn]) & set(groups[arrived.learn :])
 
 
+def test_the_file_does_not_choose_the_row_that_speaks_for_a_unit(folder):
+    # families whose first row in the file is an original that never errs
+    rows = [row(n, group=f"g{n // 5}", count=4 if n % 5 == 4 else 1) for n in range(2000)]
+    ordered, _ = in_arrival_order(CONFIG, folder, rows)
+    firsts = list({e.group: int(e.id) % 5 for e in reversed(ordered)}.values())
+    # each first with its part of the eight requests of its unit
+    expected = [50, 50, 50, 50, 200]
+    assert [firsts.count(k) for k in range(5)] == pytest.approx(expected, abs=35)
+
+
 @pytest.mark.parametrize(
     "change",
     [

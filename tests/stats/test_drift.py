@@ -22,6 +22,7 @@ from demur.stats.drift.audit import Audit
 from demur.stats.drift.compare import adjust, compare, compare_rates, compare_scores, stability
 from demur.stats.drift.martingale import Martingale
 from demur.stats.drift.scores import series_log_odds, series_names
+from demur.stats.drift.sessions import MOST_OPEN, LiveRows, gather
 from demur.stats.drift.wealth import Wealth, play
 from tests.builders import log_softmax, policy, simulated_rows
 
@@ -423,3 +424,17 @@ def test_scores_of_another_taxonomy_or_missing_uniforms_are_refused():
         watch.start_monitor(promised(), np.zeros((0, 3), dtype=np.float32))
     with pytest.raises(ValueError, match="alpha"):
         watch.check_promises((), monitor, alpha=1.0)
+
+
+def test_sessions_that_end_with_the_rows_at_hand_are_all_counted():
+    rows = 2 * MOST_OPEN
+    live = LiveRows(
+        logp_TC=np.full((rows, 2), np.log(0.5), dtype=np.float32),
+        error_TA=np.zeros((rows, 0), dtype=bool),
+        session_T=[f"s{n}" for n in range(rows)],
+        at_T=[0.0] * rows,
+        draw_T=np.zeros(rows),
+    )
+    assert len(gather((), live, ended=True)[0].requests_U) == rows
+    units, still_open = gather((), live, ended=False)
+    assert (len(units.requests_U), len(still_open)) == (0, MOST_OPEN)

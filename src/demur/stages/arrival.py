@@ -4,7 +4,8 @@ method "anytime": as their labels came, over all looks at them.
 1. Rows of earlier looks keep the places that the ledger gave them. All of them must still be there,
    labelled as they were: labels that leave or change could undo evidence that spoke against a goal.
 2. New rows come after them, in an order drawn by the seed: they were labelled since the last look,
-   in whatever order the file has them. Rows of one unit stay together.
+   in whatever order the file has them. Rows of one unit stay together, in an order that
+   is drawn, too.
 3. The first rows of the first look fix the thresholds that are tested.
 """
 
@@ -126,11 +127,19 @@ def _ordered(
         )
     old = set(places)
     fresh = [e for mark, e in zip(marks, examples, strict=True) if mark not in old]
-    # A place for each unit, drawn by the seed and the number of rows before.
+    # Places of units, and of rows within each, drawn by the seed and the number of rows before.
+    # The first row of a unit speaks for it, so the file must not choose it: of exponential times
+    # with these rates, the first is each row's with its part of the unit's requests.
+    rng = np.random.default_rng([seed, len(places), _OF_ARRIVALS])
     units = list(dict.fromkeys(_unit(e) for e in fresh))
-    drawn = np.random.default_rng([seed, len(places), _OF_ARRIVALS]).permutation(len(units))
+    drawn = rng.permutation(len(units))
     place = {unit: int(drawn[n]) for n, unit in enumerate(units)}
-    return [by_mark[mark] for mark in places], sorted(fresh, key=lambda e: place[_unit(e)])
+    times = rng.exponential(size=len(fresh)).tolist()
+    in_order = sorted(
+        zip(fresh, times, strict=True),
+        key=lambda one: (place[_unit(one[0])], one[1] / one[0].count),
+    )
+    return [by_mark[mark] for mark in places], [e for e, _ in in_order]
 
 
 def _learning(rows: Sequence[Example]) -> int:

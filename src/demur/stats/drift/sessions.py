@@ -7,8 +7,10 @@ evidence.
 3. The unit that a session becomes has the score of one of its requests, each as likely, and the
    share of them that errs. So units are as exchangeable as sessions are, whatever happens within
    one, if the order in which sessions end tells nothing of their scores.
-4. At most MOST_OPEN sessions are gathered. Further ones are left out until there is room: which
-   ones depends on no score. So the state has one size at most, however much traffic comes.
+   A session of more than MOST_REQUESTS becomes several units, taken to be independent.
+4. At most MOST_OPEN sessions stay open. Further ones are left out until there is room: which ones
+   depends on no score. So the state has one size at most, however much traffic comes. Where all
+   sessions end with the rows at hand, none stays open and none is left out.
 """
 
 from __future__ import annotations
@@ -73,7 +75,7 @@ def gather(
         if key is None:
             done.append(alone)
             continue
-        if key not in found and len(found) >= MOST_OPEN:
+        if key not in found and not ended and len(found) >= MOST_OPEN:
             continue
         session = _joined(found.pop(key), alone, rows.draw_T[t]) if key in found else alone
         if session.requests >= MOST_REQUESTS:

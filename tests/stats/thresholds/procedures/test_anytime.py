@@ -83,6 +83,18 @@ def test_linked_rows_pass_by_the_first_row_of_each_unit_and_by_requests():
     assert anytime_upper(pairs, none_N, 0.05) > anytime_upper(alone, none_N, 0.05)
 
 
+def test_rows_that_came_at_once_in_any_order_have_a_drawn_row_speak_for_their_unit():
+    group_N = np.repeat(np.arange(60), 10)
+    rng, passed = np.random.default_rng(2), 0
+    for draw in range(2000):
+        rows = count_rows(np.ones(600, dtype=bool), group_N, None, draw)
+        # nine rows of a unit err alike, the first never does: .108 of all
+        error_N = np.repeat(rng.random(60) < 0.12, 10)
+        error_N[::10] = False
+        passed += anytime_test(rows, 0.1, 0.1, at_once=True).passes(error_N)
+    assert passed <= binom.ppf(0.999, 2000, 0.1)
+
+
 def test_the_bound_is_the_level_that_would_just_pass():
     rows = count_rows(np.ones(300, dtype=bool), None, None, 0)
     error_N = np.arange(300) < 9

@@ -11,7 +11,8 @@ path. The path itself: certify_anytime in demur.stats.thresholds.procedures.sequ
    The first step with a rate above its level would have to pass, whichever look certifies it: that
    happens with probability delta at most over all looks together.
 4. Both readings of linked rows must pass: by requests, and by units, of which the row that came
-   first counts alone, so that a later row of a unit changes nothing.
+   first counts alone, so that a later row of a unit changes nothing. The order of a unit's rows
+   must be drawn at random, each first with its part of the unit's requests.
 """
 
 from __future__ import annotations
@@ -67,9 +68,14 @@ def anytime_split(
     return LearnTestSplit(learn_N=learn_N, test_N=~np.isin(unit_N, unit_N[learn_N]))
 
 
-def anytime_test(rows: CountedRows, level: float, delta: float) -> AnytimeTest | None:
-    """The test of "the rate is at most level" at delta; None if it fails even without an error."""
-    came_first_M = _came_first(rows)
+def anytime_test(
+    rows: CountedRows, level: float, delta: float, *, at_once: bool = False
+) -> AnytimeTest | None:
+    """The test of "the rate is at most level" at delta; None if it fails even without an error.
+
+    at_once: all rows came at once, in any order: the row that speaks for a unit is drawn.
+    """
+    came_first_M = rows.drawn_M if at_once else _came_first(rows)
     most = most_errors_anytime(rows.requests, level, delta)
     drawn = most_errors_anytime(int(came_first_M.sum()), level, delta)
     if most is None or drawn is None:

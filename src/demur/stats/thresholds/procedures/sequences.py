@@ -163,7 +163,7 @@ def certify_anytime(task: CertifyTask) -> Finding:
     tests = []
     for loss in task.losses:
         counted = loss.counted(split.test_N)
-        test = anytime_test(counted, loss.level, delta)
+        test = anytime_test(counted, loss.level, delta, at_once=task.arrived is None)
         if test is None:
             return _too_few(task, loss, counted.units, delta)
         tests.append(test)
