@@ -18,7 +18,7 @@ from demur.core.goals.attempts import parse_spend
 from demur.core.goals.parse import parse_goals
 from demur.core.maps import correctness
 from demur.core.policy import OnDoubt, Override, Rule
-from demur.core.rows.facets import FACETS, Facet
+from demur.core.rows.facets import FACETS, Facet, MixBy
 
 # How promises are certified: demur.stats.thresholds.solve.
 Method = Literal["auto", "shared", "even", "path", "vectors", "budgets", "graphical", "anytime"]
@@ -132,8 +132,10 @@ class CalibrateSettings:
     sources: tuple[str, ...] = ()
     # JSONL {"id", "label"} of a random sample: the rows' labels are then a judge's
     human_labels: Path | None = None
-    # scores of unlabelled requests: refusal rates are then met on these
+    # scores of unlabelled requests: refusal rates are then met on these; or, with mix_by, promises
+    # are made for their mix
     traffic: Path | None = None
+    mix_by: MixBy | None = None  # None: no mix is estimated
     # facet -> slice -> share of the traffic to promise for; empty: mixed as the rows are
     mix: Mapping[Facet, Mapping[str, float]] = field(default_factory=dict)
     # decide on the scores of the run's front model and its model together: demur distil
@@ -156,6 +158,11 @@ class CalibrateSettings:
                 "0.4 leaves most rows to the thresholds",
             )
         _check_mix(self.mix)
+        if self.mix_by is not None and self.traffic is None:
+            raise ConfigError(
+                f"calibrate.mix_by = {self.mix_by!r} without traffic, whose mix it would be",
+                'name scores of unlabelled requests: traffic = "FILE.parquet"',
+            )
         if self.spend is not None:
             parse_spend(self.spend)
         if self.cascade and (

@@ -175,8 +175,8 @@ def _record_decision(
             at_s=time.time(),
         )
         state.monitors.record_score(prepared.live.digest, scored)
-        if state.live_scores is not None:
-            state.live_scores.record(context.request_id, first.logp_C, context.session)
+        if (live := state.live_scores) is not None:
+            live.record(context.request_id, first.logp_C, context.session, context.tenant)
 
 
 async def _open_declared(

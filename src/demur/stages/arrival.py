@@ -54,6 +54,7 @@ def check_anytime(config: CalibrateSettings, goals: Sequence[Goal], missing: int
         f"calibrator = {config.calibrator!r}": config.calibrator != NONE,
         "human_labels": config.human_labels is not None,
         "mix": bool(config.mix),
+        "mix_by": config.mix_by is not None,
         "spend": config.spend is not None,
         f"{missing} prompts without an outcome": missing > 0,
         "goals in every slice": any(isinstance(g, PromisedGoal) and g.every for g in goals),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from demur.base.errors import DataError, GoalError
-from demur.base.files import digest_json
+from demur.base.files import digest_file, digest_json
 from demur.core.goals.attempts import Attempts
 from demur.core.goals.goal import Promise
 from demur.core.policy import Policy
@@ -29,13 +29,14 @@ from demur.stats.labelled import LabelledScores, label_scores, promised_for
 from demur.stats.missing import with_missing
 from demur.stats.sample import DividedRows
 from demur.stats.thresholds.problem import Arrived
+from demur.stats.traffic.mix import promised_for_traffic, traffic_of
 from demur.store.answers.blackbox_file import prompts_without_outcome
 from demur.store.policies.ledger_file import marks_of
 from demur.store.policies.policy_file import read_policy
 from demur.store.policies.trust import Trust
 from demur.store.run import Receipt, RunFolder
 from demur.store.scores.rewritten import decided_scores
-from demur.store.scores.tables import read_scores
+from demur.store.scores.tables import read_requests, read_scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +95,12 @@ def _rows(
     policy.require_model(model)
     rows = label_scores(divided.left, policy.taxonomy, table, divided.taught)
     rows = promised_for(rows, settings.get("mix", {}))
+    if (mix_by := settings.get("mix_by")) is not None:
+        seen, model = read_scores(folder.traffic)
+        policy.require_model(model)
+        file, requests = folder.traffic, read_requests(folder.traffic)
+        traffic = traffic_of(seen, requests, str(file), digest_file(file))
+        rows = promised_for_traffic(rows, mix_by, traffic, policy.taxonomy.choices)
     return with_missing(rows, prompts_without_outcome(folder))
 
 
@@ -126,9 +133,11 @@ def _verified(
             f"it was made from other rows: {promise.data_digest[:19]}..., the run has "
             f"{digest[:19]}..."
         )
-    # Hand labels and traffic are files outside the run: only their digests are in it.
+    # Hand labels, and traffic that rates are met on, are files outside the run: only their digests
+    # are in it.
     settings: Mapping[str, Any] = receipt.settings
-    elsewhere = [name for name in ("human_labels", "traffic") if settings.get(name)]
+    outside = ("human_labels",) if settings.get("mix_by") else ("human_labels", "traffic")
+    elsewhere = [name for name in outside if settings.get(name)]
     if elsewhere:
         faults.append(
             f"it cannot be counted again: it rests on {elsewhere[0]}, which the run does not keep"

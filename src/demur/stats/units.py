@@ -140,8 +140,11 @@ class CountedRows:
         """Errors out of requests, as files hold them: without the units that its interval needs."""
         return Rate(hits=int(self.count_M[error_N[self.row_M]].sum()), of=self.requests)
 
-    def words(self, error_N: Bools) -> str:
-        """What the rows are as evidence, for people; empty where every row is one request alone."""
+    def words(self, error_N: Bools, delta: float) -> str:  # noqa: ARG002
+        """What the rows are as evidence, for people; empty where every row is one request alone.
+
+        delta: that bounds of shares are made for.
+        """
         if self.plain:
             return ""
         return (

@@ -91,7 +91,7 @@ class WeightedRows(CountedRows):
         weight_M = self.weight_M * self.count_M
         return float((weight_M * error_N[self.row_M]).sum() / weight_M.sum())
 
-    def words(self, error_N: Bools) -> str:
+    def words(self, error_N: Bools, delta: float) -> str:  # noqa: ARG002
         """The rate under the mix, for people."""
         return f"about {self.mean(error_N):.2%} for traffic of {self.mix.words}"
 

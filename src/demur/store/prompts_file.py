@@ -2,8 +2,9 @@
 on each line.
 
 Other keys are ignored but `id`, `group` (rows made from one another), `session`, also named
-`conversation_id` (the session that a request came in), and `count` (requests that a row stands
-for). A reply at the end of a conversation is left out: nobody is asked what has been answered.
+`conversation_id` (the session that a request came in), `count` (requests that a row stands for),
+`source` and the facets that rows say (demur.core.rows.facets), such as `tenant`. A reply at the end
+of a conversation is left out: nobody is asked what has been answered.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 
 from demur.base.errors import DataError
 from demur.base.rows import RawRow, read_rows
-from demur.core.example import Message, fold
+from demur.core.example import Example, Message, fold
+from demur.core.rows.facets import NONE, OF_LABELS, Facet, told_traits, value_of
 from demur.core.rows.requests import joint_session, require_sessions
 from demur.core.rows.shapes import count_cell, read_conversation, session_cell, text_cell
 
@@ -30,6 +32,8 @@ class PromptRow:
     group: str | None
     session: str | None = None
     count: int = 1  # requests that the row stands for
+    source: str | None = None
+    traits: tuple[tuple[str, str], ...] = ()  # what its columns say of it: (facet, value)
 
     @property
     def unit(self) -> str | None:
@@ -107,6 +111,24 @@ def read_each_prompt(path: Path) -> list[PromptRow]:
     return rows
 
 
+def facets_of(rows: Sequence[PromptRow]) -> dict[Facet, tuple[str | None, ...]]:
+    """The value that each row has of the facets that requests say; of a source only where a row
+    names its own.
+    """
+    examples = [
+        Example(
+            id=r.id, source=r.source or NONE, messages=r.messages, kind="benign", traits=r.traits
+        )
+        for r in rows
+    ]
+    found: dict[Facet, tuple[str | None, ...]] = {}
+    for facet in OF_LABELS:
+        values = [value_of(e, facet) for e in examples]
+        if any(value != NONE for value in values):
+            found[facet] = tuple(None if value == NONE else value for value in values)
+    return found
+
+
 def _row(
     raw: RawRow, path: Path, asked: tuple[tuple[Message, ...], str | None, str | None]
 ) -> PromptRow:
@@ -116,6 +138,8 @@ def _row(
     turns, name, group = asked
     try:
         session, count = session_cell(raw.value), count_cell(raw.value)
+        source = text_cell(raw.value, "source")
+        traits = told_traits(lambda name: text_cell(raw.value, name))
     except DataError as e:
         raise DataError(f"{raw.where}: {e.message}", e.hint) from None
     return PromptRow(
@@ -124,6 +148,8 @@ def _row(
         group=group,
         session=session,
         count=count,
+        source=source,
+        traits=traits,
     )
 
 

@@ -109,6 +109,11 @@ class RunFolder:
         return self.stage("calibrate") / "calibrator.json"
 
     @property
+    def traffic(self) -> Path:
+        """calibrate/traffic.parquet: the traffic whose mix is promised for, there only then"""
+        return self.stage("calibrate") / "traffic.parquet"
+
+    @property
     def branches(self) -> Path:
         """evaluate/branches.parquet"""
         return self.stage("evaluate") / "branches.parquet"

@@ -109,7 +109,7 @@ def command(
         for words in choice.notes:
             note(f"calibrator: {words}")
     header = ("category", "threshold", "refused", "false refusals", "missed refusals")
-    chosen_on = " that thresholds were chosen on" if config.traffic is None else ""
+    chosen_on = " that thresholds were chosen on" if config.traffic is None or config.mix_by else ""
     print_table(
         [header, *_rows(workspace.folder, policy)], title=f"on the calibrate rows{chosen_on}"
     )

@@ -77,7 +77,7 @@ def _score_file(
     ConfigError unless both files are named.
     """
     from demur.assembly.run import RunEngine
-    from demur.store.prompts_file import read_each_prompt
+    from demur.store.prompts_file import facets_of, read_each_prompt
     from demur.store.scores.tables import Requests, write_scores
 
     if prompts is None or out is None:
@@ -96,7 +96,9 @@ def _score_file(
         logp_NC = engine.logp([row.messages for row in rows], progress)
     table = ScoreTable(ids=tuple(row.id for row in rows), logp_NC=logp_NC)
     requests = Requests(
-        sessions=tuple(row.unit for row in rows), counts=tuple(row.count for row in rows)
+        sessions=tuple(row.unit for row in rows),
+        counts=tuple(row.count for row in rows),
+        traits=facets_of(rows),
     )
     write_scores(out, table, engine.fingerprint, requests=requests)
     print_table(

@@ -16,6 +16,9 @@ from demur.base.errors import DataError
 from demur.core.conversation.written_language import written_language
 
 Facet = Literal["kind", "category", "source", "tenant", "language", "rewrite", "turn"]
+# What divides unlabelled traffic into slices: a facet that requests say, a bin of the score, or a
+# label (every one, or whether to refuse at all), which no request says.
+MixBy = Literal["source", "tenant", "language", "rewrite", "turn", "score", "label", "refusal"]
 FACETS: tuple[Facet, ...] = get_args(Facet)
 NONE = "none"  # the slice of rows without a value
 

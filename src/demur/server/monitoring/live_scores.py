@@ -31,7 +31,8 @@ MOST_WAITING = 16_384  # rows in the queue
 END_S = 5.0  # for which the end of the server waits for the last file
 
 
-_Row = tuple[str, Floats, str | None]  # request id, score, key of the session
+# request id, score, key of the session, tenant
+_Row = tuple[str, Floats, str | None, str | None]
 
 
 class LiveScores:
@@ -46,13 +47,19 @@ class LiveScores:
         self._thread = threading.Thread(target=self._work, name="demur-live-scores", daemon=True)
         self._thread.start()
 
-    def record(self, request_id: str, logp_C: Floats, session: str | None = None) -> None:
+    def record(
+        self,
+        request_id: str,
+        logp_C: Floats,
+        session: str | None = None,
+        tenant: str | None = None,
+    ) -> None:
         """Queue the score that a request was decided on. logp_C: natural-log probabilities.
 
         session: key of the request's session.
         """
         try:
-            self._queue.put_nowait((request_id, logp_C, session))
+            self._queue.put_nowait((request_id, logp_C, session, tenant))
         except queue.Full:
             self._lost(1)
 
@@ -89,11 +96,11 @@ class LiveScores:
         now = datetime.now(UTC)
         path = self._folder / f"live-{now:%Y%m%dT%H%M%S}-{now.microsecond:06d}.parquet"
         table = ScoreTable(
-            ids=tuple(i for i, _, _ in rows), logp_NC=np.stack([logp_C for _, logp_C, _ in rows])
+            ids=tuple(row[0] for row in rows), logp_NC=np.stack([row[1] for row in rows])
         )
-        sessions = tuple(session for _, _, session in rows)
+        sessions, tenants = tuple(row[2] for row in rows), tuple(row[3] for row in rows)
         try:
-            requests = Requests(sessions=sessions, in_time=True)
+            requests = Requests(sessions=sessions, in_time=True, traits={"tenant": tenants})
             write_scores(path, table, self._fingerprint, requests=requests)
             for old in sorted(self._folder.glob("live-*.parquet"))[:-MOST_FILES]:
                 old.unlink(missing_ok=True)

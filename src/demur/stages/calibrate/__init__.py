@@ -21,7 +21,13 @@ from demur.stages.arrival import arrival_key, check_anytime, in_arrival_order
 from demur.stages.calibrate.calibrator import fit, write_calibrator
 from demur.stages.calibrate.fallback import fallback_policy
 from demur.stages.calibrate.inputs import collect
-from demur.stages.calibrate.thresholds import certify_request, choose, labelled, template
+from demur.stages.calibrate.thresholds import (
+    certify_request,
+    choose,
+    keep_traffic,
+    labelled,
+    template,
+)
 from demur.stats.doubt import measured_rule
 from demur.stats.evidence import with_row_digests
 from demur.stats.missing import note_missing, with_missing
@@ -72,7 +78,7 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
         fallback = replace(fallback, doubt=doubt)
     before = template(config, taxonomy, fitted.fingerprint)
     before = replace(before, calibrator=fitted.calibrator, doubt=doubt)
-    rows = with_missing(labelled(config, examples, fitted, taxonomy), inputs.missing, inputs.goals)
+    rows = with_missing(labelled(config, examples, fitted, before), inputs.missing, inputs.goals)
     request = certify_request(config, inputs, before, fitted.left, fallback)
     if arrived is not None:
         # Looks at more rows are one attempt: its key holds how rows are ordered, not which.
@@ -82,11 +88,11 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     policy = choose(config, request, rows, inputs.digest)
     policy = override_categories(policy, config.override, rows)
     policy = with_sensitivities(note_missing(policy, inputs.missing), config.sensitivities)
-    # Traffic has no labels, so no row of it can be counted for or against a promise.
-    policy = bind_promises(
-        policy if config.traffic else with_row_digests(policy, rows, (config.seed, 0), arrived)
-    )
+    # Where rates are met on traffic, no row is counted for or against a promise.
+    if config.traffic is None or config.mix_by is not None:
+        policy = with_row_digests(policy, rows, (config.seed, 0), arrived)
+    policy = bind_promises(policy)
     write_policy(folder.policy, policy)
-    made = [folder.policy, *write_calibrator(folder, fitted, policy)]
+    made = [folder.policy, *write_calibrator(folder, fitted, policy), *keep_traffic(config, folder)]
     folder.finish("calibrate", inputs.settings, inputs.made_from, made)
     return policy

@@ -135,9 +135,10 @@ def _goals(config: CalibrateSettings) -> tuple[Goal, ...]:
             "probabilities",
             'name a calibrator, such as "auto"',
         )
-    if config.mix and not any(goal.promised for goal in goals):
+    mixed = "mix" if config.mix else "mix_by" if config.mix_by is not None else None
+    if mixed is not None and not any(goal.promised for goal in goals):
         raise ConfigError(
-            f"calibrate.mix beside {config.goal!r}, which promises nothing",
+            f"calibrate.{mixed} beside {config.goal!r}, which promises nothing",
             "leave it out, or add a promise",
         )
     if config.mix and config.human_labels is not None:
@@ -154,18 +155,15 @@ def _check_traffic(config: CalibrateSettings) -> None:
     """Raise ConfigError on settings beside `traffic` that need labels, or other scores than those
     in its file.
     """
-    # Each setting at the only value that needs no labels.
-    plain: dict[str, object] = {
-        "method": "auto",
-        "on_failure": "stop",
-        "cost_from": "labels",
-        "human_labels": None,
-        "mix": {},
-    }
+    # Each setting at the only value that needs no labels; beside a mix that is estimated, at the
+    # only one that leaves the rows' labels and their mix to it.
+    plain: dict[str, object] = {"cost_from": "labels", "human_labels": None, "mix": {}}
+    why = "its mix is promised for by the rows' own labels"
+    if config.mix_by is None:
+        plain = {"method": "auto", "on_failure": "stop", **plain}
+        why = "it has no labels"
     if beside := [name for name, value in plain.items() if getattr(config, name) != value]:
-        raise ConfigError(
-            f"calibrate.traffic beside {', '.join(beside)}: it has no labels", "leave one out"
-        )
+        raise ConfigError(f"calibrate.traffic beside {', '.join(beside)}: {why}", "leave one out")
     if config.calibrator == correctness.NAME:
         raise ConfigError(
             f"calibrate.traffic beside calibrator {config.calibrator!r}: other scores",
@@ -209,6 +207,8 @@ def _plain(config: CalibrateSettings) -> dict[str, object]:
         del plain["cascade"]  # likewise
     if not config.mix:
         del plain["mix"]
+    if config.mix_by is None:
+        del plain["mix_by"]
     if config.spend is None:
         del plain["spend"]
     del plain["ledger"]  # where attempts are counted changes no result

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from demur.base.errors import DataError
-from demur.base.files import digest_file
+from demur.base.files import digest_file, write_bytes
 from demur.core.example import Example
 from demur.core.fingerprint import Fingerprint
 from demur.core.goals.attempts import parse_spend
@@ -29,14 +29,20 @@ from demur.stats.labelled import (
     LabelledScores,
     label_scores,
     promised_for,
-    unlabelled_rows,
 )
 from demur.stats.thresholds.certify import CertifyOptions
 from demur.stats.thresholds.curve import with_curves
 from demur.stats.thresholds.solve import solve, solve_by_probabilities
 from demur.stats.thresholds.traffic import solve_on_traffic
+from demur.stats.traffic.mix import (
+    UnlabelledTraffic,
+    promised_for_traffic,
+    require_apart,
+    traffic_of,
+)
 from demur.store.policies.ledger_file import marks_of, marks_of_texts
 from demur.store.results.monitor_file import read_feedback
+from demur.store.run import RunFolder
 from demur.store.scores.tables import read_requests, read_scores
 
 
@@ -80,16 +86,22 @@ def labelled(
     config: CalibrateSettings,
     examples: Sequence[Example],
     fitted: FittedCalibrator,
-    taxonomy: Taxonomy,
+    before: Policy,
 ) -> LabelledScores:
-    """The rows left by the calibrator, with the mix to promise for and the hand labels of a file.
+    """The rows left by the calibrator, with the mix to promise for, stated or of traffic, and the
+    hand labels of a file.
 
     If every row has a hand label, they replace the judge's labels, and no rate needs a correction.
     Raises DataError on a label of a row
     that is not in the calibrate split, TaxonomyError on an unknown label.
     """
+    taxonomy = before.taxonomy
     rows = label_scores(fitted.left, taxonomy, fitted.table, fitted.taught)
     rows = promised_for(rows, config.mix)
+    if config.mix_by is not None and config.traffic is not None:
+        traffic = _read_traffic(config.traffic, before)
+        require_apart(traffic, [e.id for e in examples])
+        rows = promised_for_traffic(rows, config.mix_by, traffic, taxonomy.choices)
     path = config.human_labels
     if path is None:
         return rows
@@ -109,6 +121,18 @@ def labelled(
     return replace(rows, hand_N=hand_N)
 
 
+def keep_traffic(config: CalibrateSettings, folder: RunFolder) -> list[Path]:
+    """Keep the traffic whose mix is promised for in the run, so that `demur verify` can count it
+    again; remove that of an earlier calibration. Returns the files written.
+    """
+    if config.mix_by is None or config.traffic is None:
+        folder.traffic.unlink(missing_ok=True)
+        return []
+    if config.traffic.resolve() != folder.traffic.resolve():
+        write_bytes(folder.traffic, config.traffic.read_bytes())
+    return [folder.traffic]
+
+
 def certify_request(
     config: CalibrateSettings,
     inputs: Inputs,
@@ -117,12 +141,16 @@ def certify_request(
     fallback: Policy | None,
 ) -> CertifyRequest:
     """What is to be certified on these rows, and the ledger in which it counts."""
+    marks = marks_of(examples)
+    if config.mix_by is not None and config.traffic is not None:
+        # an attempt on these requests, too
+        marks = np.union1d(marks, marks_of_texts(read_scores(config.traffic)[0].ids))
     return CertifyRequest(
         ledger=inputs.folder.ledger,
         goals=inputs.goals,
         before=before,
         options=_how(config, inputs.goals, fallback),
-        marks=marks_of(examples),
+        marks=marks,
         spend=None if config.spend is None else parse_spend(config.spend),
     )
 
@@ -136,7 +164,7 @@ def choose(
     goals, before = request.goals, request.before
     if config.cost_from == "probabilities":
         return solve_by_probabilities(goals, before, rows, data_digest=digest)
-    if config.traffic is not None:
+    if config.traffic is not None and config.mix_by is None:
         return _on_traffic(config.traffic, request, rows, digest)
     return certify_counted(
         replace(request, data=request.data or scored_rows_digest(rows)),
@@ -144,19 +172,24 @@ def choose(
     )
 
 
+def _read_traffic(path: Path, before: Policy) -> UnlabelledTraffic:
+    """The scores of unlabelled requests. Raises PolicyError on those of another model."""
+    table, model = read_scores(path)
+    before.require_model(model)
+    return traffic_of(table, read_requests(path), str(path), digest_file(path))
+
+
 def _on_traffic(path: Path, request: CertifyRequest, rows: LabelledScores, digest: str) -> Policy:
     """Meet the goals on traffic. Its rows are told by their ids: it has no prompts."""
-    table, fingerprint = read_scores(path)
-    request.before.require_model(fingerprint)
-    requests = read_requests(path)
-    traffic = unlabelled_rows(table, requests.sessions, requests.counts)
-    request = replace(request, data=digest_file(path), marks=marks_of_texts(table.ids))
+    traffic = _read_traffic(path, request.before)
+    marks = marks_of_texts(traffic.rows.table.ids)
+    request = replace(request, data=traffic.digest, marks=marks)
     policy = certify_counted(
         request,
         lambda options: solve_on_traffic(
             request.goals,
             request.before,
-            traffic,
+            traffic.rows,
             confidence=options.confidence,
             data_digest=digest,
         ),

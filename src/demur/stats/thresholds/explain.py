@@ -112,8 +112,9 @@ def infeasible(
     probability WRONG at most, however many thresholds there are, because those are not chosen by
     the rows. So if no thresholds stay within the quantiles, none keeps the levels.
     """
-    # Beside locked categories the cuts' errors are no sums: nothing is called infeasible.
-    if grouped.locked:
+    # Beside locked categories the cuts' errors are no sums, and under another mix their weighted
+    # sums are not binomial: nothing is called infeasible.
+    if grouped.locked or any(loss.traffic is not None for loss in losses):
         return None
     # Thresholds that are set otherwise are learnt on some of the rows: the others are looked at.
     part_N = split.test_N if fixed else np.ones(len(grouped.logq_N), dtype=bool)

@@ -18,12 +18,14 @@ from demur.core.goals.goal import Goal
 from demur.core.goals.kinds import TargetRate
 from demur.core.goals.promised import PROMISED, PromisedGoal, promised
 from demur.core.policy import Policy
-from demur.core.rates import Rate, Slice
+from demur.core.rates import Rate, Slice, TrafficMix
 from demur.core.score import ENGINE_TOLERANCE
 from demur.core.taxonomy import Taxonomy
 from demur.stats.labelled import UNCHECKED, LabelledScores, Traits
 from demur.stats.thresholds.problem import NO_GROUP, GroupedScores, Loss
-from demur.stats.units import RowUnits
+from demur.stats.traffic.bounds import EstimatedMix
+from demur.stats.traffic.rows import SpokenShares
+from demur.stats.units import RowUnits, unit_rate
 from demur.stats.weighted import mix_among
 
 STEERABLE = ("heaviest", "sum", "any")  # rules that thresholds steer
@@ -145,7 +147,8 @@ def _loss(goal: PromisedGoal, template: Policy, grouped: GroupedScores, seed: in
     check_categories(goal, template)
     rows = Rows(label_N=label_N, heaviest_N=grouped.heaviest_N, names=names)
     could_err_N = goal.could_err(rows)
-    if grouped.rows.traffic is not None and not goal.monotone:
+    stated = grouped.rows.traffic is not None and not isinstance(grouped.rows.traffic, EstimatedMix)
+    if stated and not goal.monotone:
         raise GoalError(
             f"goal {goal.text!r} beside a stated mix of traffic: what is refused of it is another "
             "mix, which nobody has stated",
@@ -170,7 +173,7 @@ def _loss(goal: PromisedGoal, template: Policy, grouped: GroupedScores, seed: in
             "can be said of it",
             "add such rows to the calibrate split, or drop the goal",
         )
-    traffic = grouped.rows.traffic
+    traffic, spoken = _traffic_of(goal, grouped.rows, among_N)
     return Loss(
         goal=goal,
         among_N=among_N,
@@ -181,9 +184,32 @@ def _loss(goal: PromisedGoal, template: Policy, grouped: GroupedScores, seed: in
         count_N=grouped.rows.count_N,
         taught_N=grouped.rows.taught_N,
         seed=seed,
-        traffic=None if traffic is None else mix_among(traffic, among_N, goal.text),
+        traffic=traffic,
+        spoken=spoken,
         traits=grouped.rows.traits,
     )
+
+
+def _traffic_of(
+    goal: PromisedGoal, rows: LabelledScores, among_N: Bools
+) -> tuple[TrafficMix | None, SpokenShares | None]:
+    """The mix that a goal is promised for, and what it speaks of each slice. None where its rows
+    are of one label or slice, so that no mix changes its rate.
+    """
+    mix = rows.traffic
+    if not isinstance(mix, EstimatedMix):
+        return None if mix is None else mix_among(mix, among_N, goal.text), None
+    # Of other labels a goal about rows of one speaks of no request.
+    alone = len(mix.names) == 1 or (mix.by_label and len(np.unique(mix.slice_N[among_N])) == 1)
+    if alone and goal.whom != "any":
+        return None, None
+    rates = tuple(
+        unit_rate(among_N, mix.slice_N == s, rows.group_N, rows.count_N)
+        for s in range(len(mix.names))
+    )
+    # Whether what it speaks of depends on no more than the slice.
+    whole = not goal.where and (goal.monotone or not goal.categories)
+    return mix, SpokenShares(rates=rates, settled=whole and (goal.whom == "any" or mix.by_label))
 
 
 def goal_rows(goal: PromisedGoal, rows: LabelledScores, taxonomy: Taxonomy) -> Bools:

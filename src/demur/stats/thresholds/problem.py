@@ -26,8 +26,10 @@ from demur.core.rates import Rate, Slice, TrafficMix
 from demur.core.score import ENGINE_TOLERANCE
 from demur.stats.labelled import LabelledScores, Traits
 from demur.stats.sample import AskedRequests
+from demur.stats.traffic.bounds import EstimatedMix
+from demur.stats.traffic.rows import SpokenShares, TrafficRows, rows_of_traffic
 from demur.stats.units import CountedRows, count_rows
-from demur.stats.weighted import weighted
+from demur.stats.weighted import WeightedRows, weighted
 
 NO_GROUP = -1  # no threshold refuses this row
 # of a promise's method, for people
@@ -120,6 +122,8 @@ class Loss:
     taught_N: Bools | None = None
     seed: int = 0  # draws one row of each unit
     traffic: TrafficMix | None = None  # the mix that is promised for, if it is not the rows' own
+    # what the goal speaks of each slice of a mix that is estimated
+    spoken: SpokenShares | None = None
     traits: Traits | None = None  # of all rows
 
     @property
@@ -142,7 +146,7 @@ class Loss:
 
     def counted_under(self, refused_N: Bools, part_N: Bools) -> CountedRows:
         """The rows of part_N in the denominator under these decisions, as evidence."""
-        return self._counted(part_N & self.denominator(refused_N))
+        return self._counted(part_N, refused_N)
 
     def of(self, part_N: Bools) -> int:
         """The number of requests of part_N in the goal's denominator."""
@@ -153,8 +157,8 @@ class Loss:
         """The requests that each row stands for, in the mix that is promised for; shape (N,)."""
         ones_N = np.ones(len(self.among_N))
         weight_N = ones_N if self.count_N is None else self.count_N.astype(np.float64)
-        if self.traffic is not None:
-            rows = weighted(self._counted_rows(self.among_N), self.traffic)
+        rows = self._counted(self.among_N)
+        if isinstance(rows, WeightedRows | TrafficRows):
             weight_N[rows.row_M] *= rows.weight_M
         return weight_N
 
@@ -174,7 +178,14 @@ class Loss:
             )
         return self._counted(part_N)
 
-    def _counted(self, part_N: Bools) -> CountedRows:
+    def _counted(self, part_N: Bools, refused_N: Bools | None = None) -> CountedRows:
+        """The rows of part_N as evidence; refused_N: decisions that the denominator depends on."""
+        if isinstance(self.traffic, EstimatedMix) and self.spoken is not None:
+            counted_N = None if refused_N is None else self.denominator(refused_N)
+            rows = self._counted_rows(part_N)
+            return rows_of_traffic(rows, self.traffic, self.spoken, counted_N)
+        if refused_N is not None:
+            part_N = part_N & self.denominator(refused_N)
         rows = self._counted_rows(part_N)
         return rows if self.traffic is None else weighted(rows, self.traffic)
 

@@ -35,7 +35,7 @@ def evidence(goal: PromisedGoal, rows: CountedRows, error_N: Bools, delta: float
         rate=rows.rate(error_N),
         p_value=rows.p_value(error_N, goal.level, delta),
         upper=rows.upper(error_N, delta),
-        words=rows.words(error_N),
+        words=rows.words(error_N, delta),
     )
 
 

@@ -1,9 +1,9 @@
 """Scores and branches as parquet files.
 
 1. A score file has a column of ids, one of natural-log probabilities per control token, named by
-   the token, and the leftover mass; where requests came in sessions, a column of these, and where
-   rows stand for several, a column of counts. Its metadata names the format and the model's
-   fingerprint.
+   the token, and the leftover mass; where requests came in sessions, a column of these, where rows
+   stand for several, a column of counts, and a column for each facet that requests say, such as
+   their tenant. Its metadata names the format and the model's fingerprint.
 2. A branch file has a row for each text: the prompt's id, the control token before it, the text,
    and the judge's verdict. Its metadata names the digest of model and prompts.
 3. Pages carry checksums: a damaged file is an error, not other numbers.
@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from demur.base.files import write_bytes
 from demur.core.fingerprint import Fingerprint
 from demur.core.judging.outcome import Outcome
 from demur.core.ports import Answer
+from demur.core.rows.facets import OF_LABELS, Facet
 from demur.core.score import ScoreTable
 from demur.store.fingerprint_json import fingerprint_json, read_fingerprint
 
@@ -66,6 +67,8 @@ class Requests:
     sessions: tuple[str | None, ...] | None = None
     counts: tuple[int, ...] | None = None  # requests that each row stands for
     in_time: bool = False  # the rows are in the order in which requests came
+    # facets that requests say, such as their tenant: the value of each row, None without one
+    traits: Mapping[Facet, tuple[str | None, ...]] = field(default_factory=dict)
 
 
 _ALONE = Requests()
@@ -89,6 +92,9 @@ def write_scores(
         columns["session"] = pa.array(requests.sessions, type=pa.string())
     if any(count != 1 for count in requests.counts or ()):
         columns["count"] = pa.array(requests.counts, type=pa.int64())
+    for facet, values in requests.traits.items():
+        if any(value is not None for value in values):
+            columns[facet] = pa.array(values, type=pa.string())
     columns["leftover"] = table.leftover_N  # for people and other programs; not read back
     meta = {
         "format": SCORES_FORMAT,
@@ -124,13 +130,15 @@ def read_requests(path: Path) -> Requests:
     """The requests behind the rows of a score file."""
     table = _read(path, SCORES_FORMAT)
     found = {
-        name: tuple(table[name].to_pylist()) if name in table.column_names else None
-        for name in ("session", "count")
+        name: tuple(table[name].to_pylist())
+        for name in ("session", "count", *OF_LABELS)
+        if name in table.column_names
     }
     return Requests(
-        sessions=found["session"],
-        counts=found["count"],
+        sessions=found.get("session"),
+        counts=found.get("count"),
         in_time=table.schema.metadata.get(b"order") == IN_TIME,
+        traits={facet: found[facet] for facet in OF_LABELS if facet in found},
     )
 
 

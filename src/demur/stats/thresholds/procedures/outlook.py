@@ -42,9 +42,10 @@ _ASSUMED = (0.5, 0.8, 0.9, 0.95)  # of the levels: rates that plans assume, the 
 
 def with_outlook(tried: Tried, failure: Failure) -> Failure:
     """A failure with the number of rows that would do."""
-    # Beside a judge's labels a path may be learnt on any of the rows, and bets on labels as they
-    # come have no binomial test: nothing is planned there.
+    # Beside a judge's labels a path may be learnt on any of the rows; bets on labels as they come,
+    # and tests under another mix, are not binomial: nothing is planned there.
     planned = tried.method in get_args(PlanMethod) and not tried.task.by_hand
+    planned &= all(loss.traffic is None for loss in tried.task.losses)
     if not isinstance(failure, Uncertified) or not planned:
         return failure
     outlook = outlook_of(tried)

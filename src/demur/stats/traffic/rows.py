@@ -1,0 +1,384 @@
+"""Tests and bounds of a rate under every mix of slices within bounds, on rows of another mix.
+
+1. Under a mix the rate is the sum over slices s of share_s times the rate in s. A row of slice s
+   weighs share_s over its slice's part of the tested rows, and bets against "the rate is above the
+   level" are tests of it: see demur.stats.weighted.
+2. Shares of traffic are estimated. Bounds hold for all of them together but with a part of delta,
+   and the least wealth over all mixes within the bounds must refute at the rest (union bound).
+3. Log wealth is a sum over slices of functions of their shares. Each lies above the lower convex
+   hull of its values at three shares, because it is concave up to a clip and straight beyond it.
+   The least sum of the hulls is found by filling the steepest falls first (a linear program).
+4. Beyond a clip of weights, requests of a slice count as errors, all of them; so do those of a
+   slice without tested rows. Bets with and without a clip have their wealth averaged.
+5. Shares of traffic are of all requests. A goal speaks of a part of each slice, whose share rows
+   with labels bound; with these the bounds are turned into those of the requests that it speaks
+   of. All else is conditional on which rows these are, so that rows that no goal speaks of may
+   teach what is tested.
+
+Sizes of bets never depend on the errors and scores of tested rows. Evidence is counted by units and
+by requests, as in demur.stats.weighted, and both must pass.
+
+Shapes: M rows of a denominator, U units, S slices, B sizes of bets, E entries of alike values, P
+shares that a function is looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from demur.base.arrays import Bools, Doubles, Ints
+from demur.core.rates import Rate
+from demur.stats.traffic.bounds import SPENDS, EstimatedMix, ShareBounds
+from demur.stats.units import BISECTIONS, CountedRows, bet_sizes
+
+_CLIP = 4.0  # a weight at which bets of their own clip, where some weight exceeds it
+_TINY = 1e-300  # in place of 0: 0 of 0 is 0, and the logarithm of a factor of 0 stays finite
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpokenShares:
+    """Of each slice the share of its requests that a goal speaks of."""
+
+    rates: tuple[Rate, ...]  # by the rows' labels
+    settled: bool  # whether a slice is spoken of as a whole or not at all, by what slices are
+
+    def bounds(self, delta: float) -> ShareBounds:
+        """Bounds that all of them keep together, but with probability delta."""
+        likely_S = self.likely_S
+        if self.settled:
+            return ShareBounds(low_S=likely_S, high_S=likely_S)
+        each = delta / (2 * len(self.rates))
+        return ShareBounds(
+            low_S=np.array([rate.lower(each) for rate in self.rates]),
+            high_S=np.array([rate.upper(each) for rate in self.rates]),
+        )
+
+    @property
+    def likely_S(self) -> Doubles:
+        """The shares of the rows."""
+        return np.array([rate.value for rate in self.rates])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrafficRows(CountedRows):
+    """The M rows that a goal speaks of, each in a slice of a mix that is promised for."""
+
+    slice_M: Ints
+    counted_M: Bools  # whether decisions put the row into the denominator
+    mix: EstimatedMix
+    spoken: SpokenShares
+
+    @property
+    def weight_M(self) -> Doubles:
+        """The weight of each row under the likeliest mix; mean 1 over requests."""
+        part_S = self._in_slices(self.count_M)
+        return self._likely_S[self.slice_M] * self.requests / part_S[self.slice_M]
+
+    def rate(self, error_N: Bools) -> Rate:
+        """Errors out of the requests in the denominator."""
+        hits = int(self.count_M[error_N[self.row_M] & self.counted_M].sum())
+        return Rate(hits=hits, of=int(self.count_M[self.counted_M].sum()))
+
+    def test(self, level: float, delta: float) -> TrafficTest | None:
+        """The test of "the rate under the mix is at most level" at delta; None if it fails even
+        without an error.
+        """
+        if not len(self.row_M):
+            return None
+        found = TrafficTest(
+            rows=self,
+            level=level,
+            least_log=-math.log(delta * (1.0 - SPENDS)),
+            bounds=self.bounds(delta),
+            bets=self._bets(level, delta),
+            most=int(level * self.requests),
+        )
+        return found if found.passes(np.zeros(int(self.row_M.max()) + 1, dtype=bool)) else None
+
+    def needed(self, level: float, delta: float) -> int:
+        """About the fewest units, mixed as these, that pass the test when no error is seen."""
+        nothing_N = np.zeros(int(self.row_M.max()) + 1, dtype=bool)
+        wealth = self.log_wealth(nothing_N, level, self.bounds(delta), self._bets(level, delta))
+        return math.ceil(self.units * math.log(1.0 / delta) / max(wealth, 1e-9))
+
+    def p_value(self, error_N: Bools, level: float, delta: float) -> float:
+        """The p-value of "the rate under the mix is above level"; 1 without rows. delta: that bets
+        and bounds of shares are made for.
+        """
+        if not self.counted_M.any():
+            return 1.0
+        return self._p_value(error_N, level, delta, self.bounds(delta))
+
+    def upper(self, error_N: Bools, delta: float) -> float:
+        """One-sided upper confidence bound of the rate under the mix; 1 without rows.
+
+        Under every mix the wealth against a level grows with it, because a bet times the level
+        grows and a bet times 1 - level falls. So does the least wealth.
+        """
+        if not self.counted_M.any():
+            return 1.0
+        bounds, low, high = self.bounds(delta), 0.0, 1.0
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            refuted = self._p_value(error_N, middle, delta, bounds) <= delta
+            low, high = (low, middle) if refuted else (middle, high)
+        return high
+
+    def mean(self, error_N: Bools) -> float:
+        """The rate under the likeliest mix, as these rows estimate it."""
+        weight_M = self.weight_M * self.count_M
+        counted = float(weight_M[self.counted_M].sum())
+        return float(weight_M[error_N[self.row_M] & self.counted_M].sum()) / max(counted, _TINY)
+
+    def words(self, error_N: Bools, delta: float) -> str:
+        """The rate under the mix, what it is, and how it is known, for people."""
+        mix = self.mix
+        said = mix.bounds(self._for_shares(delta)).words(mix.facet, mix.names)
+        return (
+            f"about {self.mean(error_N):.2%} for the traffic that was seen, and held under any "
+            f"mix of {said}: {mix.source}"
+        )
+
+    def bounds(self, delta: float) -> ShareBounds:
+        """Bounds of the shares of the slices among the requests that the goal speaks of."""
+        shares = self.mix.bounds(self._for_shares(delta))
+        return _among(shares, self.spoken.bounds(delta * SPENDS / 2.0))
+
+    def log_wealth(self, error_N: Bools, level: float, bounds: ShareBounds, bets: Bets) -> float:
+        """Natural log of the mean wealth of the bets, the least over all mixes within the bounds:
+        the lesser of that by units and by requests.
+        """
+        return min(
+            _least_log_wealth(reading, level, bounds, bets)
+            for reading in self._readings(error_N, level)
+        )
+
+    def _for_shares(self, delta: float) -> float:
+        """What the bounds of the mix's shares have of delta; those of the spoken parts have as
+        much.
+        """
+        return delta * SPENDS * (1.0 if self.spoken.settled else 0.5)
+
+    def _p_value(self, error_N: Bools, level: float, delta: float, bounds: ShareBounds) -> float:
+        wealth = self.log_wealth(error_N, level, bounds, self._bets(level, delta))
+        return min(1.0, delta * SPENDS + math.exp(-max(wealth, 0.0)))
+
+    @property
+    def _likely_S(self) -> Doubles:
+        """The likeliest share of each slice among the requests that the goal speaks of."""
+        share_S = self.mix.share_S * self.spoken.likely_S
+        return np.asarray(share_S / max(float(share_S.sum()), _TINY))
+
+    def _bets(self, level: float, delta: float) -> Bets:
+        """Sizes of bets from shares, weights and units alone; the largest keeps every factor
+        positive.
+        """
+        shares = self.mix.foreseen(self._for_shares(delta))
+        foreseen_S = _among(shares, self.spoken.bounds(delta * SPENDS / 2.0)).high_S
+        heaviest = 1.0
+        for size_S, total in self._sizes():
+            some_S = size_S > 0
+            weight_S = foreseen_S[some_S] * total / size_S[some_S]
+            heaviest = max(heaviest, float(weight_S.max(initial=0.0)))
+        part_S = self._in_slices(self.count_M)
+        square = float((self._likely_S**2 / np.maximum(part_S, 1.0)).sum() * self.requests)
+        alike, aim = level * (1.0 - level) * square, delta * (1.0 - SPENDS)
+        clips = [heaviest, _CLIP] if heaviest > _CLIP else [heaviest]
+        # Where units are in several slices, factors take that many times the excess.
+        most = 1 if self.plain else int(self._in_slices_of_pair.max(initial=1))
+        sizes = [bet_sizes(self, alike, aim, 1.0 / ((1.0 - level) * clip * most)) for clip in clips]
+        clip_B = np.repeat(clips, [len(bet_B) for bet_B in sizes])
+        return Bets(bet_B=np.concatenate(sizes), clip_B=clip_B)
+
+    def _in_slices(self, value_M: Doubles | Ints | Bools) -> Doubles:
+        """The sum of a value over the rows of each slice, shape (S,)."""
+        found_S = np.bincount(self.slice_M, weights=value_M, minlength=len(self.mix.names))
+        return np.asarray(found_S, dtype=np.float64)
+
+    @property
+    def _pairs(self) -> tuple[Ints, Ints]:
+        """The pairs of a unit and a slice that it has rows in, as unit * S + slice, and the pair of
+        each row that is counted by units.
+        """
+        own_M = self.in_units_M
+        key_M = self.unit_M[own_M] * len(self.mix.names) + self.slice_M[own_M]
+        pair, pair_M = np.unique(key_M, return_inverse=True)
+        return pair, pair_M
+
+    @property
+    def _in_slices_of_pair(self) -> Ints:
+        """In how many slices the unit of each pair is."""
+        unit_P = self._pairs[0] // len(self.mix.names)
+        return np.asarray(np.bincount(unit_P)[unit_P], dtype=np.int64)
+
+    def _sizes(self) -> list[tuple[Doubles, float]]:
+        """The requests of each slice, and of all; and where rows are no plain requests, its
+        units.
+        """
+        sizes = [(self._in_slices(self.count_M), float(self.requests))]
+        if self.plain:
+            return sizes
+        slices = len(self.mix.names)
+        units_S = np.bincount(self._pairs[0] % slices, minlength=slices).astype(np.float64)
+        return [*sizes, (units_S, float(self.units))]
+
+    def _readings(self, error_N: Bools, level: float) -> Iterator[_Reading]:
+        """The excess of the rows by requests; and where rows are no plain requests, by units."""
+        error_M = error_N[self.row_M] & self.counted_M
+        slices, sizes = len(self.mix.names), self._sizes()
+        # Of each slice the errors, and what else is in the denominator.
+        hits_S, right_S = (
+            self._in_slices(self.count_M * flag_M)
+            for flag_M in (error_M, self.counted_M & ~error_M)
+        )
+        yield _Reading(
+            slice_E=np.tile(np.arange(slices), 2),
+            excess_E=np.repeat([1.0 - level, -level], slices),
+            times_E=np.concatenate([hits_S, right_S]),
+            size_S=sizes[0][0],
+            total=sizes[0][1],
+        )
+        if self.plain:
+            return
+        own_M, (pair_E, entry_M) = self.in_units_M, self._pairs
+        count_M = self.count_M[own_M].astype(np.float64)
+        excess_M = np.where(self.counted_M, error_M - level, 0.0)[own_M]
+        excess_E = np.bincount(entry_M, weights=count_M * excess_M)
+        # The factor of a unit in k slices is the mean over these of factors with k times the
+        # excess, and its logarithm at least the mean of theirs (Jensen).
+        in_slices_E = self._in_slices_of_pair
+        yield _Reading(
+            slice_E=pair_E % slices,
+            excess_E=in_slices_E * excess_E / np.bincount(entry_M, weights=count_M),
+            times_E=1.0 / in_slices_E,
+            size_S=sizes[1][0],
+            total=sizes[1][1],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Bets:
+    """Sizes of bets, each with the weight at which it clips."""
+
+    bet_B: Doubles
+    clip_B: Doubles
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Reading:
+    """Values of excess before weights, each in a slice and as often as it occurs."""
+
+    slice_E: Ints
+    excess_E: Doubles
+    times_E: Doubles
+    size_S: Doubles  # of each slice, in requests or units
+    total: float  # requests or units
+
+    def log_factors(self, stake_SP: Doubles) -> Doubles:
+        """The sum over each slice's entries of log(1 - stake * excess), shape (S, P)."""
+        factor_EP = 1.0 - stake_SP[self.slice_E] * self.excess_E[:, None]
+        log_EP = np.log(np.maximum(factor_EP, _TINY)) * self.times_E[:, None]
+        found = [
+            np.bincount(self.slice_E, weights=log_E, minlength=len(self.size_S))
+            for log_E in log_EP.T
+        ]
+        return np.stack(found, axis=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrafficTest:
+    """A test of "the rate is at most level" under every mix within bounds, monotone in the
+    errors.
+    """
+
+    rows: TrafficRows
+    level: float
+    least_log: float  # natural log of the wealth that refutes
+    bounds: ShareBounds
+    bets: Bets
+    most: int  # errors that would be right at the level, to learn an order by
+
+    def passes(self, error_N: Bools) -> bool:
+        """Whether these errors certify the level."""
+        wealth = self.rows.log_wealth(error_N, self.level, self.bounds, self.bets)
+        return wealth >= self.least_log
+
+
+def rows_of_traffic(
+    rows: CountedRows, mix: EstimatedMix, spoken: SpokenShares, counted_N: Bools | None = None
+) -> TrafficRows:
+    """The rows that a goal speaks of, as evidence for the mix of traffic. counted_N: the rows that
+    decisions put into the denominator; None: all.
+    """
+    everyone_M = np.ones(len(rows.row_M), dtype=bool)
+    return TrafficRows(
+        row_M=rows.row_M,
+        count_M=rows.count_M,
+        unit_M=rows.unit_M,
+        drawn_M=rows.drawn_M,
+        slice_M=mix.slice_N[rows.row_M],
+        counted_M=everyone_M if counted_N is None else counted_N[rows.row_M],
+        mix=mix,
+        spoken=spoken,
+    )
+
+
+def least_sum(share_SP: Doubles, value_SP: Doubles) -> float:
+    """The least sum over slices of functions of their shares, which sum to 1, each between the
+    first and the last of three shares: a lower bound, by the lower convex hulls of the values.
+
+    share_SP: three ascending shares a slice, the first of them summing to at most 1, the last to 1
+    or more. value_SP: of each function at these.
+    """
+    length_SP = np.diff(share_SP, axis=1)
+    fall_SP = np.diff(value_SP, axis=1)
+    whole_S = np.maximum(length_SP.sum(axis=1), _TINY)
+    slope_SP = fall_SP / np.maximum(length_SP, _TINY)
+    # A middle above the chord, or at an end, is not on the hull: one slope for both pieces.
+    chord_S = (slope_SP[:, 0] >= slope_SP[:, 1]) | (length_SP <= 0.0).any(axis=1)
+    slope_SP = np.where(chord_S[:, None], (fall_SP.sum(axis=1) / whole_S)[:, None], slope_SP)
+    slope_L, length_L = slope_SP.ravel(), length_SP.ravel()
+    order = np.argsort(slope_L, kind="stable")
+    before_L = np.cumsum(length_L[order]) - length_L[order]
+    rest = max(1.0 - float(share_SP[:, 0].sum()), 0.0)
+    filled_L = np.clip(rest - before_L, 0.0, length_L[order])
+    return float(value_SP[:, 0].sum() + slope_L[order] @ filled_L)
+
+
+def _least_log_wealth(reading: _Reading, level: float, bounds: ShareBounds, bets: Bets) -> float:
+    """Natural log of the mean over bets of their least wealth within the bounds."""
+    size_S, total = reading.size_S, reading.total
+    found = []
+    for bet, clip in zip(bets.bet_B.tolist(), bets.clip_B.tolist(), strict=True):
+        cap_S = clip * size_S / total  # shares up to which rows speak for a slice; 0 without rows
+        middle_S = np.clip(cap_S, bounds.low_S, bounds.high_S)
+        share_SP = np.stack([bounds.low_S, middle_S, bounds.high_S], axis=1)
+        spoken_SP = np.minimum(share_SP, cap_S[:, None])
+        stake_SP = bet * total * spoken_SP / np.maximum(size_S, _TINY)[:, None]
+        paid_SP = bet * total * (share_SP - spoken_SP) * (1.0 - level)
+        found.append(least_sum(share_SP, reading.log_factors(stake_SP) - paid_SP))
+    return float(np.logaddexp.reduce(found)) - math.log(len(found))
+
+
+def _among(shares: ShareBounds, spoken: ShareBounds) -> ShareBounds:
+    """Bounds of each slice's share among the requests that a goal speaks of: share * spoken over
+    the sum of these.
+    """
+    least_S, most_S = shares.low_S * spoken.low_S, shares.high_S * spoken.high_S
+    apart_SS = ~np.eye(len(least_S), dtype=bool)
+    # Of the others: the sum of their own ends, and what is left to them at the end that is looked
+    # at, all in the slice that is spoken of the most, or the least.
+    above_S, below_S = (apart_SS @ end_S for end_S in (most_S, least_S))
+    if len(least_S) > 1:
+        most_other_S = np.where(apart_SS, spoken.high_S, 0.0).max(axis=1)
+        least_other_S = np.where(apart_SS, spoken.low_S, 1.0).min(axis=1)
+        above_S = np.minimum(above_S, (1.0 - shares.low_S) * most_other_S)
+        below_S = np.maximum(below_S, (1.0 - shares.high_S) * least_other_S)
+    return ShareBounds(
+        low_S=least_S / np.maximum(least_S + above_S, _TINY),
+        high_S=most_S / np.maximum(most_S + below_S, _TINY),
+    )
