@@ -17,6 +17,8 @@ from demur.core.example import Kind, RewriteName, Split
 from demur.core.goals.attempts import parse_spend
 from demur.core.goals.parse import parse_goals
 from demur.core.maps import correctness
+from demur.core.midway.monitor import AnswerSampling, Statistic
+from demur.core.midway.peaks import AnswerScoring
 from demur.core.policy import OnDoubt, Override, Rule
 from demur.core.rows.facets import FACETS, Facet, MixBy
 
@@ -84,13 +86,54 @@ class DataSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerSettings:
+    """[score.answers]: answers to write and follow, for a monitor to be calibrated on. Raises
+    PolicyError on values that no monitor can have.
+    """
+
+    most_tokens: int  # as long as answers will be in service, at least
+    temperature: float = 1.0  # 0: greedy
+    top_p: float = 1.0
+    statistic: Statistic = "maximum"
+    reference: float = 0.01  # "cusum" only: see demur.core.midway.monitor
+    traces: bool = False  # keep the position scores, too
+    texts: bool = False  # keep the answers, too: some of them answer what should be refused
+
+    def __post_init__(self) -> None:
+        _ = self.scoring
+
+    @property
+    def scoring(self) -> AnswerScoring:
+        """How answers are written and followed."""
+        return AnswerScoring(
+            answers=AnswerSampling(
+                most_tokens=self.most_tokens, temperature=self.temperature, top_p=self.top_p
+            ),
+            statistic=self.statistic,
+            reference=self.reference,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreSettings:
-    """[score]: the splits and rewrites to score."""
+    """[score]: the splits and rewrites to score, and the answers to follow."""
 
     splits: tuple[Split, ...] = ("calibrate", "test")
     part_rows: int = 1000  # prompts between two saves: a killed run loses at most so many
     # case, typos, punctuation, paraphrase, tense: one more prefill each
     rewrites: tuple[RewriteName, ...] = ()
+    answers: AnswerSettings | None = None  # None: no answer is written, no monitor calibrated
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MonitorSettings:
+    """[calibrate.monitor]: the monitor of a policy with a goal about stops."""
+
+    # those that may stop an answer; none named: safety where there is one, else all active ones
+    categories: tuple[str, ...] = ()
+    held_back: int = 24  # newest tokens of an answer that a stream withholds
+    # how answers will be written in service: those that were scored must cover it. None: like them
+    served: AnswerSampling | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,6 +188,7 @@ class CalibrateSettings:
     spend: int | str | None = None
     # a ledger that this run shares with others on some of its rows; None: the one that it has
     ledger: Path | None = None
+    monitor: MonitorSettings = MonitorSettings()  # of goals about stops
 
     def __post_init__(self) -> None:
         known = (AUTO, *CALIBRATORS, correctness.NAME)

@@ -38,6 +38,8 @@ from demur.store.policies.policy_file import policy_to_json
 
 # of a policy before its thresholds: what no threshold depends on
 _BESIDE = ("name", "sensitivities", "promises", "signature")
+# fields of rows that came later: rows that lack them keep their digest
+_LATE = ("answers", "taught_N")
 _BESIDE_A_CATEGORY = ("on_refuse", "translations", "curve")
 
 
@@ -107,6 +109,8 @@ def _parts(value: object) -> Iterator[bytes]:
     """The bytes of each field of a record, those of records within it likewise."""
     if is_dataclass(value):
         for one in fields(value):
+            if one.name in _LATE and getattr(value, one.name) is None:
+                continue
             yield one.name.encode()
             yield from _parts(getattr(value, one.name))
     elif isinstance(value, Mapping):

@@ -35,6 +35,7 @@ from demur.store.policies.ledger_file import marks_of
 from demur.store.policies.policy_file import read_policy
 from demur.store.policies.trust import Trust
 from demur.store.run import Receipt, RunFolder
+from demur.store.scores.answer_peaks import answers_path, read_answers
 from demur.store.scores.rewritten import decided_scores
 from demur.store.scores.tables import read_requests, read_scores
 
@@ -101,6 +102,9 @@ def _rows(
         file, requests = folder.traffic, read_requests(folder.traffic)
         traffic = traffic_of(seen, requests, str(file), digest_file(file))
         rows = promised_for_traffic(rows, mix_by, traffic, policy.taxonomy.choices)
+    if any(promise.goal.midway for promise in policy.promises):
+        answers = read_answers(answers_path(folder, "calibrate")).peaks
+        rows = replace(rows, answers=answers.select(rows.table.ids))
     return with_missing(rows, prompts_without_outcome(folder))
 
 

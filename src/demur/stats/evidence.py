@@ -12,7 +12,6 @@ from functools import partial
 import numpy as np
 
 from demur.base.arrays import Bools
-from demur.core.decision import decide_many
 from demur.core.goals.goal import Promise
 from demur.core.goals.promised import PromisedGoal
 from demur.core.policy import Policy
@@ -20,7 +19,7 @@ from demur.core.rates import Rate, decimal_fraction
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import expand_slices
 from demur.stats.thresholds.certify import CertifyOptions
-from demur.stats.thresholds.losses import grouped_by_policy, losses_of
+from demur.stats.thresholds.losses import grouped_by_policy, losses_of, refused_by
 from demur.stats.thresholds.problem import Arrived, GroupedScores, Loss
 from demur.stats.thresholds.procedures.anytime import anytime_split, anytime_upper
 from demur.stats.thresholds.procedures.search import split_rows
@@ -54,8 +53,8 @@ def recount(
     DataError where the rows cannot tell.
     """
     goals = expand_slices([promise.goal], policy, rows)
-    board = grouped_by_policy(policy, rows)
-    refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
+    board = grouped_by_policy(goals[0], policy, rows)
+    refused_N = refused_by(goals[0], policy, rows)
     parts = _parts if arrived is None else partial(_anytime_parts, policy, arrived)
     counted = [
         (own.counted_under(refused_N, part_N), own.errors(refused_N))
@@ -91,7 +90,9 @@ def _anytime_parts(
     policy: Policy, arrived: Arrived, loss: Loss, board: GroupedScores, seed: int
 ) -> Iterator[tuple[Loss, Bools]]:
     """The parts of the rows that test a path by the method "anytime", for all goals together."""
-    goals = [p.goal for p in policy.promises if isinstance(p.goal, PromisedGoal)]
+    found = (p.goal for p in policy.promises if isinstance(p.goal, PromisedGoal))
+    # no goal about stops goes with this method
+    goals = [goal for goal in found if not goal.midway]
     among_N = np.any([one.among_N for one in losses_of(goals, policy, board, seed)], axis=0)
     for learns in (False, True):
         yield loss, anytime_split(board.rows, among_N, arrived, learns=learns).test_N

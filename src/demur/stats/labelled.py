@@ -14,6 +14,7 @@ import numpy.typing as npt
 from demur.base.arrays import Bools, Ints, numbered
 from demur.base.errors import DataError
 from demur.core.example import Example
+from demur.core.midway.peaks import AnswerPeaks
 from demur.core.rates import Rate, Slice, TrafficMix
 from demur.core.rows.facets import FACETS, NONE, Facet, says_something, value_of
 from demur.core.score import ScoreTable
@@ -125,6 +126,8 @@ class LabelledScores:
     traffic: TrafficMix | None = None
     # None: nothing is known of the rows but their labels, no slice can be looked at
     traits: Traits | None = None
+    # the answers to the rows after a forced [respond]; None: none were scored
+    answers: AnswerPeaks | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.table.logp_NC)
@@ -151,6 +154,11 @@ class LabelledScores:
             raise DataError(
                 f"traits of {self.traits.rows} rows for {rows} scored rows",
                 "give the values of each facet a row",
+            )
+        if self.answers is not None and self.answers.ids != self.table.ids:
+            raise DataError(
+                f"answers to {len(self.answers.ids)} prompts, and {rows} scored rows of other ids",
+                "select the answers by the ids of the rows",
             )
         if not np.issubdtype(self.label_N.dtype, np.integer):
             raise DataError(

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from demur.core.decision import decide_many
 from demur.core.goals.goal import Promise
 from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.core.rows.facets import Facet
 from demur.stats.labelled import LabelledScores
-from demur.stats.thresholds.losses import grouped_by_policy, losses_of
+from demur.stats.thresholds.losses import grouped_by_policy, losses_of, refused_by
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,10 +35,10 @@ def slice_bounds(
     does: its rate is at most the mix of the bounds. rows: none of them may have chosen a threshold.
     Raises what losses_of raises.
     """
-    (loss,) = losses_of([promise.goal], policy, grouped_by_policy(policy, rows), 0)
+    (loss,) = losses_of([promise.goal], policy, grouped_by_policy(promise.goal, policy, rows), 0)
     if rows.traits is None:
         return ()
-    error_N = loss.errors(decide_many(policy, rows.table.logp_NC).refuses_N)
+    error_N = loss.errors(refused_by(promise.goal, policy, rows))
     names = rows.traits.values(facet, loss.among_N)
     counted = [loss.counted(rows.traits.within(facet, (name,))) for name in names]
     delta = (1.0 - confidence) / len(names)

@@ -14,8 +14,10 @@ from dataclasses import replace
 
 from demur.core.goals.goal import Promise
 from demur.core.goals.promised import promised
+from demur.core.midway.monitor import Monitor
 from demur.core.policy import Override, Policy
 from demur.core.rates import Rate
+from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.losses import rate_under
 
@@ -35,14 +37,17 @@ def override_categories(
     for name, override in overrides.items():
         at = policy.taxonomy.index(name)
         categories[at] = replace(categories[at], override=override)
-    made = replace(policy, categories=tuple(categories))
+    made = replace(policy, categories=tuple(categories), monitor=_without(policy, overrides))
     named = ", ".join(
         f"{name} {'suppressed' if o == 'suppress' else 'forced'}" for name, o in overrides.items()
     )
     forced = "force" in overrides.values()
 
     def as_served(promise: Promise) -> Promise:
-        if promise.status != "certified":
+        # a forced first token moves no stop
+        if promise.status != "certified" or (
+            promise.goal.midway and made.monitor == policy.monitor
+        ):
             return promise
         if forced and promised(promise.goal).errs_when == "answered":
             # everything is refused: no decision can be one of its errors
@@ -53,6 +58,21 @@ def override_categories(
         return _withdrawn(promise, made, rows, named)
 
     return replace(made, promises=tuple(map(as_served, policy.promises)))
+
+
+def _without(policy: Policy, overrides: Mapping[str, Override]) -> Monitor | None:
+    """The monitor without suppressed categories: their tokens are emitted in mid-answer no more
+    than at the first position.
+    """
+    if policy.monitor is None:
+        return None
+    thresholds = tuple(
+        NEVER if overrides.get(name) == "suppress" else threshold
+        for name, threshold in zip(policy.taxonomy.names, policy.monitor.thresholds, strict=True)
+    )
+    if all(threshold == NEVER for threshold in thresholds):
+        return None
+    return replace(policy.monitor, thresholds=thresholds)
 
 
 def _withdrawn(promise: Promise, policy: Policy, rows: LabelledScores, named: str) -> Promise:

@@ -36,6 +36,8 @@ class Goal(ABC):
     of_answerable: ClassVar[bool] = False  # whether only rows to be answered can be its errors
     # whether its rate moves one way as a threshold falls, because its denominator stays as it is
     monotone: ClassVar[bool] = True
+    # whether it speaks of answers that a monitor stops, and not of first decisions
+    midway: ClassVar[bool] = False
 
     @property
     def categories(self) -> tuple[str, ...]:

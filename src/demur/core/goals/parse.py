@@ -21,6 +21,9 @@ wrong_category <= 0.1              refused with another category's token, of tho
 refusal_rate <= 0.10               refused, among all traffic; also per category
 precision >= 0.9                   to be refused, of those refused: false_discovery <= 0.1
 precision[safety] >= 0.9           to be refused with safety, of those refused with its token
+false_stop <= 0.01                 stopped midway, among all answers to requests to be answered
+missed_stop[safety] <= 0.1         written to the end, among answers forced for requests to be
+                                   refused with safety
 
 Slices: a promise about a part of the rows, by facets (demur.core.rows.facets). "," divides parts in
 brackets.
@@ -167,7 +170,7 @@ def _check_parts(parts: Sequence[TargetRate], goals: Sequence[Goal]) -> None:
 
 
 def _contradiction(a: Goal, b: Goal) -> str | None:
-    if isinstance(a, Natural) or isinstance(b, Natural):
+    if (isinstance(a, Natural) and not b.midway) or (isinstance(b, Natural) and not a.midway):
         return "'natural' follows the model and sets no threshold"
     if a.optimum and b.optimum:
         return "only one thing can be the best"

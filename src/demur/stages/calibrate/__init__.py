@@ -21,6 +21,7 @@ from demur.stages.arrival import arrival_key, check_anytime, in_arrival_order
 from demur.stages.calibrate.calibrator import fit, write_calibrator
 from demur.stages.calibrate.fallback import fallback_policy
 from demur.stages.calibrate.inputs import collect
+from demur.stages.calibrate.monitor import calibrate_answers, starting_monitor
 from demur.stages.calibrate.thresholds import (
     certify_request,
     choose,
@@ -78,7 +79,12 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
         fallback = replace(fallback, doubt=doubt)
     before = template(config, taxonomy, fitted.fingerprint)
     before = replace(before, calibrator=fitted.calibrator, doubt=doubt)
-    rows = with_missing(labelled(config, examples, fitted, before), inputs.missing, inputs.goals)
+    rows = labelled(config, examples, fitted, before)
+    if any(goal.midway for goal in inputs.goals):
+        answers = calibrate_answers(folder, fitted.fingerprint)
+        before = replace(before, monitor=starting_monitor(config, taxonomy, answers.scoring))
+        rows = replace(rows, answers=answers.select(rows.table.ids))
+    rows = with_missing(rows, inputs.missing, inputs.goals)
     request = certify_request(config, inputs, before, fitted.left, fallback)
     if arrived is not None:
         # Looks at more rows are one attempt: its key holds how rows are ordered, not which.

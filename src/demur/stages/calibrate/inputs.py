@@ -17,16 +17,18 @@ from demur.core.goals.kinds import Natural
 from demur.core.goals.parse import parse_goals
 from demur.core.maps import correctness
 from demur.core.policy import Policy
-from demur.core.settings import NONE, CalibrateSettings
+from demur.core.settings import NONE, CalibrateSettings, MonitorSettings
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.seen import require_unseen_ids
 from demur.stages.calibrate.fallback import fallback_file
+from demur.stages.calibrate.monitor import require_answers
 from demur.store.answers.blackbox_file import prompts_without_outcome
 from demur.store.models.front_file import FRONT, front_file
 from demur.store.models.seen_file import SEEN, require_unseen_splits
 from demur.store.policies.policy_file import read_policy
 from demur.store.results.monitor_file import read_feedback
 from demur.store.run import RunFolder
+from demur.store.scores.answer_peaks import answers_path
 from demur.store.scores.cascade_scores import require_unseen_by_front
 from demur.store.scores.rewritten import rewritten_scores
 from demur.store.scores.tables import read_scores
@@ -66,6 +68,7 @@ def collect(config: CalibrateSettings, taxonomy: Taxonomy, folder: RunFolder) ->
     """
     goals = _goals(config)
     folder.require("data")
+    require_answers(goals, folder)
     rewrites = _rewrites(config, folder)
     seen = require_unseen_splits(folder, ["calibrate"])
     # Hand labels and traffic are held to the same rule as the split: no row that training saw.
@@ -85,7 +88,8 @@ def collect(config: CalibrateSettings, taxonomy: Taxonomy, folder: RunFolder) ->
         missing=missing,
         settings=_plain(config),
         made_from=_digests(config, folder, rewrites, fallback)
-        | ({"blackbox": digest_json(missing)} if missing else {}),
+        | ({"blackbox": digest_json(missing)} if missing else {})
+        | _digest_of_answers(goals, folder),
     )
 
 
@@ -109,17 +113,26 @@ def _digests(
     return {name: digest_file(path) for name, path in files.items() if path is not None}
 
 
+def _digest_of_answers(goals: Sequence[Goal], folder: RunFolder) -> dict[str, str]:
+    """The digest of the followed answers, where a goal speaks of stops."""
+    if not any(goal.midway for goal in goals):
+        return {}
+    path = answers_path(folder, "calibrate")
+    return {f"score/{path.stem}": digest_file(path)}
+
+
 def _goals(config: CalibrateSettings) -> tuple[Goal, ...]:
     """Read the goals. Raises ConfigError on settings that contradict them or each other."""
-    # parse_goals refuses every goal beside "natural": it is the first or absent.
+    # parse_goals refuses every goal about first decisions beside "natural".
     goals = parse_goals(config.goal)
-    if isinstance(goals[0], Natural) and config.calibrator != NONE:
+    natural = any(isinstance(goal, Natural) for goal in goals)
+    if natural and config.calibrator != NONE:
         raise ConfigError(
             f"calibrator {config.calibrator!r} beside the goal 'natural', which is the model left "
             "to itself",
             "do without a calibrator, or choose another goal",
         )
-    if isinstance(goals[0], Natural) and config.sensitivities:
+    if natural and config.sensitivities:
         raise ConfigError(
             "sensitivities beside the goal 'natural', which has no thresholds",
             "choose another goal",
@@ -205,6 +218,8 @@ def _plain(config: CalibrateSettings) -> dict[str, object]:
         del plain["override"]
     if not config.cascade:
         del plain["cascade"]  # likewise
+    if config.monitor == MonitorSettings():
+        del plain["monitor"]
     if not config.mix:
         del plain["mix"]
     if config.mix_by is None:

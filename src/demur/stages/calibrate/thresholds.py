@@ -206,7 +206,8 @@ def _how(
     method = "auto" means one shared threshold for a single goal that is not about rows to be
     answered, with any on_failure; for other goals, and beside a judge, the solver chooses.
     """
-    single = len(goals) == 1 and goals[0].monotone and not goals[0].of_answerable
+    first = [goal for goal in goals if not goal.midway]
+    single = len(first) == 1 and first[0].monotone and not first[0].of_answerable
     alone = config.method == "auto" and single and config.human_labels is None
     method: Method = "shared" if alone else config.method
     on_failure = f"keep:{fallback.name}" if fallback else config.on_failure

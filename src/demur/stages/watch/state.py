@@ -243,10 +243,11 @@ def _traits(rows: Sequence[FeedbackRow], label_N: npt.NDArray[np.int64]) -> Trai
 def _errors(policy: Policy, audit: Audit, rows: LabelledScores) -> tuple[Bools, Bools]:
     """(whether the policy errs, whether the promise is about the row) for each row."""
     # Sessions are told apart where units are counted, not here.
-    board = grouped_by_policy(policy, replace(rows, group_N=None))
     try:
+        board = grouped_by_policy(audit.goal, policy, replace(rows, group_N=None))
         (loss,) = losses_of([audit.goal], policy, board, 0)
-    except DataError:  # none of these rows is of the promise's kind
+    # None of these rows is of the promise's kind; or it speaks of stops, which no score tells.
+    except DataError:
         none_N = np.zeros(len(rows.label_N), dtype=bool)
         return none_N, none_N
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N

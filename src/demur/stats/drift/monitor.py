@@ -84,7 +84,7 @@ class PromiseState:
     promise: Promise
     alarms: tuple[Alarm, ...]  # against this promise: its rate is above its level
     drift: tuple[Alarm, ...] = ()  # against its assumption: live scores come from elsewhere
-    # about a slice without a label so far: a rate above its level would go unnoticed
+    # about stops, or a slice without a label so far: a rate above its level would go unnoticed
     unlabelled: bool = False
 
 
@@ -196,7 +196,8 @@ def check_promises(
         if m.highest_log_e >= bar
     )
     broken = {a.risk: (_label_alarm(a),) for a in monitor.audits if a.highest_log_e >= bar}
-    unlabelled = {a.risk for a in monitor.audits if a.sliced and a.rate.of == 0}
+    # which answers are stopped is in no live score: labels would have to say it
+    unlabelled = {a.risk for a in monitor.audits if (a.sliced or a.goal.midway) and a.rate.of == 0}
     return tuple(
         with_status(
             PromiseState(

@@ -23,6 +23,7 @@ from demur.core.score import ENGINE_TOLERANCE
 from demur.core.taxonomy import Taxonomy
 from demur.stats.labelled import UNCHECKED, LabelledScores, Traits
 from demur.stats.thresholds.problem import NO_GROUP, GroupedScores, Loss
+from demur.stats.thresholds.stops import grouped_answers, stopped_answers
 from demur.stats.traffic.bounds import EstimatedMix
 from demur.stats.traffic.rows import SpokenShares
 from demur.stats.units import RowUnits, unit_rate
@@ -66,12 +67,30 @@ def grouped_scores(template: Policy, rows: LabelledScores, *, shared: bool) -> G
     return replace(found, low=low, high=high)
 
 
-def grouped_by_policy(policy: Policy, rows: LabelledScores) -> GroupedScores:
-    """The rows under a policy's own thresholds.
+def counted_by(
+    goal: Goal, template: Policy, rows: LabelledScores, *, shared: bool
+) -> GroupedScores:
+    """The rows as a goal counts them: by first decisions, or by whole answers."""
+    if goal.midway:
+        return grouped_answers(goal, template, rows)
+    return grouped_scores(template, rows, shared=shared)
+
+
+def refused_by(goal: Goal, policy: Policy, rows: LabelledScores) -> Bools:
+    """Which rows a policy refuses, or stops where the goal speaks of stops; shape (N,)."""
+    if goal.midway:
+        return stopped_answers(goal, policy, rows)
+    return decide_many(policy, rows.table.logp_NC).refuses_N
+
+
+def grouped_by_policy(goal: Goal, policy: Policy, rows: LabelledScores) -> GroupedScores:
+    """The rows under a policy's own thresholds, as a goal counts them.
 
     Equal thresholds are shared, and no lock refuses first: each refusal then counts for its
     heaviest category alone, as it was certified.
     """
+    if goal.midway:
+        return grouped_answers(goal, policy, rows)
     found = {category.threshold for category in policy.categories if category.may_emit}
     return grouped_scores(policy, rows, shared=len(found) == 1)
 
@@ -83,8 +102,8 @@ def rate_under(
 
     seed: draws one row of each unit. Raises what losses_of raises.
     """
-    (loss,) = losses_of([goal], policy, grouped_by_policy(policy, rows), seed)
-    refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
+    (loss,) = losses_of([goal], policy, grouped_by_policy(goal, policy, rows), seed)
+    refused_N = refused_by(goal, policy, rows)
     everyone_N = np.ones(len(refused_N), dtype=bool)
     return loss.rate(refused_N, everyone_N), loss.mix(refused_N, everyone_N)
 
@@ -93,8 +112,8 @@ def measured_under(
     policy: Policy, goal: Goal, rows: LabelledScores
 ) -> tuple[Rate, tuple[Slice, ...]]:
     """As rate_under, with intervals that hold where rows share units (demur.stats.units)."""
-    (loss,) = losses_of([goal], policy, grouped_by_policy(policy, rows), seed=0)
-    error_N = loss.errors(decide_many(policy, rows.table.logp_NC).refuses_N)
+    (loss,) = losses_of([goal], policy, grouped_by_policy(goal, policy, rows), seed=0)
+    error_N = loss.errors(refused_by(goal, policy, rows))
     rate_of = RowUnits.of(len(error_N), rows.group_N, rows.count_N).rate
     if (traits := rows.traits) is None:
         return rate_of(error_N, loss.among_N), ()
@@ -237,7 +256,8 @@ def check_categories(goal: PromisedGoal | TargetRate, template: Policy) -> None:
     """Raise GoalError on a category that is unknown; or not active, where the goal is about its
     token.
     """
-    about_tokens = isinstance(goal, TargetRate) or goal.of_tokens
+    # which categories stop is the monitor's matter: demur.stats.thresholds.stops
+    about_tokens = (isinstance(goal, TargetRate) or goal.of_tokens) and not goal.midway
     for name in goal.categories:
         try:
             category = template.category(name)
@@ -252,6 +272,8 @@ def check_categories(goal: PromisedGoal | TargetRate, template: Policy) -> None:
 
 def require_steerable(goal: Goal, template: Policy) -> None:
     """Raise GoalError where no threshold of this template could serve the goal."""
+    if goal.midway:  # a monitor's threshold is beside the rule and its categories
+        return
     if template.rule not in STEERABLE:
         raise GoalError(
             f"goal {goal.text!r} cannot steer rule {template.rule!r}: it needs "
@@ -293,6 +315,6 @@ def losses_by_hand(
     # an unchecked row keeps the judge's label
     for label_of_N in (label_N, np.where(known_N, hand_N, label_N)):
         rows = replace(grouped.rows, label_N=label_of_N, group_N=None, hand_N=None)
-        own = grouped_scores(template, rows, shared=len(grouped.groups) == 1)
+        own = counted_by(goal, template, rows, shared=len(grouped.groups) == 1)
         found += losses_of([goal], template, own, seed=0)
     return found[0], found[1]

@@ -16,7 +16,7 @@ from demur.core.goals.goal import Goal, Promise
 from demur.core.goals.kinds import Cost, Natural, Optimum, TargetRate
 from demur.core.goals.promised import PromisedGoal
 from demur.core.policy import Policy
-from demur.core.rates import Rate
+from demur.core.rates import Rate, decimal_fraction
 from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import expand_slices
@@ -26,6 +26,7 @@ from demur.stats.thresholds.explain import what_would_do
 from demur.stats.thresholds.losses import grouped_scores, rate_under, require_steerable
 from demur.stats.thresholds.objective import best_within, objective_of
 from demur.stats.thresholds.single_goal import solve_single
+from demur.stats.thresholds.stops import with_threshold
 from demur.stats.thresholds.target_rates import rates_of_categories
 
 
@@ -67,15 +68,89 @@ def solve(
     case = _SolveInputs(
         goals=goals, template=template, rows=rows, options=options, data_digest=data_digest
     )
+    if any(g.midway for g in goals):
+        return _with_monitor(case)
+    return _first_decisions(case)
+
+
+def _first_decisions(case: _SolveInputs) -> Policy:
+    """The thresholds at the first position."""
     if _closed_form(case):
         try:
             return _alone(case)
         except GoalInfeasible:
-            if options.on_failure == "stop":
+            if case.options.on_failure == "stop":
                 raise
-    if any(g.promised for g in goals):
+    if any(g.promised for g in case.goals):
         return _certified(case)
-    return _alone(case) if len(goals) == 1 else _measured_together(case)
+    return _alone(case) if len(case.goals) == 1 else _measured_together(case)
+
+
+def _with_monitor(case: _SolveInputs) -> Policy:
+    """The thresholds at the first position and those of the monitor, each by its own goals.
+
+    Where both are promised each side gets half of delta, so that all hold together (union bound):
+    the rows that choose one side say nothing of the errors of the other.
+    """
+    options = case.options
+    first = tuple(g for g in case.goals if not g.midway)
+    sides = 1 + any(g.promised for g in first)
+    half = replace(
+        options,
+        confidence=float(1 - (1 - decimal_fraction(options.confidence)) / sides),
+        on_failure="stop" if options.kept else options.on_failure,
+        kept=None,
+    )
+    try:
+        before = replace(case, goals=first, options=half)
+        policy = _first_decisions(before) if first else with_curves(case.template, case.rows)
+        policy = _stops(replace(case, options=half), policy)
+    except GoalInfeasible:
+        if options.kept is None:
+            raise
+        asked = [g for g in case.goals if isinstance(g, PromisedGoal)]
+        promises = tuple(_uncertified(case, goal, options.kept) for goal in asked)
+        return replace(options.kept, promises=options.kept.promises + promises)
+    divided = f"; at delta {half.delta:.3g}, as much for the other position" if sides > 1 else ""
+    promises = tuple(
+        replace(p, confidence=options.confidence, method=p.method + divided)
+        if p.status == "certified"
+        else p
+        for p in policy.promises
+    )
+    return replace(policy, promises=promises)
+
+
+def _stops(case: _SolveInputs, policy: Policy) -> Policy:
+    """The policy with a threshold for its monitor, and a promise for each goal about stops."""
+    goals = [g for g in case.goals if isinstance(g, PromisedGoal) and g.midway]
+    if case.options.method == "anytime":
+        raise GoalError(
+            f"method 'anytime' beside {goals[0].text!r}: answers are followed in one look",
+            "use 'auto'",
+        )
+    if policy.monitor is None:
+        raise GoalError(
+            f"goal {goals[0].text!r} speaks of stops, and the template has no monitor",
+            "give it one: which categories may stop, and how answers are written",
+        )
+    how = replace(case.options, method="auto", shares=None)
+    found = certify(goals, policy, case.rows, how)
+    if isinstance(found, Granted):
+        monitor = with_threshold(policy.monitor, found.certified.thresholds)
+        policy = replace(policy, monitor=monitor)
+        words = f"; peaks of whole answers: {monitor.answers.text}, {monitor.statistic}"
+        found = replace(
+            found,
+            certified=replace(found.certified, method=found.certified.method + words),
+        )
+        own = _promises(replace(case, goals=goals), policy, found)
+        return replace(policy, promises=policy.promises + own)
+    raise GoalInfeasible(
+        f"{', '.join(repr(g.text) for g in goals)} at {how.confidence:.0%} confidence: "
+        f"{found.reason}",
+        what_would_do(found),
+    )
 
 
 def solve_by_probabilities(

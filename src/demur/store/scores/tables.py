@@ -112,7 +112,7 @@ def read_scores(path: Path) -> tuple[ScoreTable, Fingerprint]:
     file.
     """
     # Columns are found by the tokens of the fingerprint, whatever their order in the file.
-    table = _read(path, SCORES_FORMAT)
+    table = read_table(path, SCORES_FORMAT)
     raw = (table.schema.metadata or {}).get(b"fingerprint", b"")
     try:
         fingerprint = read_fingerprint(json_value(raw), "metadata")
@@ -128,7 +128,7 @@ def read_scores(path: Path) -> tuple[ScoreTable, Fingerprint]:
 
 def read_requests(path: Path) -> Requests:
     """The requests behind the rows of a score file."""
-    table = _read(path, SCORES_FORMAT)
+    table = read_table(path, SCORES_FORMAT)
     found = {
         name: tuple(table[name].to_pylist())
         for name in ("session", "count", *OF_LABELS)
@@ -169,7 +169,7 @@ def branches_origin(path: Path) -> str:
     """The digest of the model and prompts that a branch file was made with. Raises ArtifactError if
     damaged.
     """
-    metadata: dict[bytes, bytes] = _read(path, BRANCHES_FORMAT).schema.metadata
+    metadata: dict[bytes, bytes] = read_table(path, BRANCHES_FORMAT).schema.metadata
     return metadata.get(b"origin", b"").decode()
 
 
@@ -177,7 +177,7 @@ def read_branches(path: Path, tokens: Sequence[str]) -> list[Branch]:
     """Read branches. Raises ArtifactError naming the file if it is damaged or has other control
     tokens.
     """
-    rows = _read(path, BRANCHES_FORMAT).to_pylist()
+    rows = read_table(path, BRANCHES_FORMAT).to_pylist()
     column = {token: c for c, token in enumerate(tokens)}
     unknown = {r["token"] for r in rows} - set(column)
     if unknown:
@@ -202,7 +202,7 @@ def _write(path: Path, table: pa.Table) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def _read(path: Path, expected: bytes) -> pa.Table:
+def read_table(path: Path, expected: bytes) -> pa.Table:
     """Read a parquet file of this format. Raises ArtifactError naming file and fault."""
     try:
         # Files of older versions have no checksums; their runs' receipts have digests.

@@ -21,7 +21,7 @@ from demur.core.policy import Policy
 from demur.core.rates import decimal_fraction, most_errors
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.losses import (
-    grouped_scores,
+    counted_by,
     losses_by_hand,
     losses_of,
     require_steerable,
@@ -103,7 +103,8 @@ def counted_by_hand(case: CertifyCase, asked: Sequence[Goal]) -> CertifyCase:
 def _board(case: CertifyCase, *, shared: bool) -> GroupedScores:
     for goal in case.goals:
         require_steerable(goal, case.template)
-    return grouped_scores(case.template, case.rows, shared=shared)
+    # goals about stops are certified apart from those about first decisions
+    return counted_by(case.goals[0], case.template, case.rows, shared=shared)
 
 
 def requests(

@@ -1,17 +1,20 @@
-"""score: model and held-out prompts -> one row of scores per prompt, from one prefill each.
+"""score: model and held-out prompts -> one row of scores per prompt, from one prefill each; and,
+where asked for, one row per answer.
 
 1. Each split is scored in parts of `part_rows` prompts; a part is written as soon as it is scored.
 2. A killed run starts again, and reads the parts that this model scored for these prompts.
 3. The parts become score/<split>.parquet. With rewrites, which correctness-aware calibration looks
    at, each rewritten split is scored likewise into score/<split>-<rewrite>.parquet.
-4. The receipt is written last, then the parts are deleted.
+4. For a monitor, each prompt is answered after a forced [respond], and the statistic over its
+   answer goes into score/<split>-answers.parquet, in parts likewise: demur.stages.score.followed.
+5. The receipt is written last, then the parts are deleted.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ from demur.core.ports import Progress, Prompt, Scorer, no_progress, progress_of_
 from demur.core.rows.rewrites import rewrite_prompt
 from demur.core.score import ScoreTable
 from demur.core.settings import ScoreSettings
+from demur.stages.score.followed import follow_splits, watcher_of
 from demur.store.fingerprint_json import fingerprint_json
 from demur.store.models.seen_file import require_unseen_splits
 from demur.store.rows import read_examples
@@ -41,7 +45,7 @@ def run(
     these rows.
 
     Raises DataError, naming rows, if the run's model was trained on any of the calibrate and test
-    rows.
+    rows; EngineError if answers are asked for and the engine follows none.
     """
     folder.require("data")
     # Without a train stage, only the caller can know which rows the model was trained on.
@@ -53,6 +57,8 @@ def run(
     # No key without rewrites: runs scored before there were rewrites stay finished.
     if config.rewrites:
         plain["rewrites"] = list(config.rewrites)
+    if config.answers is not None:
+        plain["answers"] = asdict(config.answers)
     if not folder.is_current("score", plain, made_from):
         examples = {s: read_examples(folder.split(s)) for s in config.splits}
         wanted = [(s, name) for s in config.splits for name in (None, *config.rewrites)]
@@ -70,7 +76,10 @@ def run(
             parts = _Parts(folder, config.part_rows, done - len(prompts), total, progress)
             table = _score(prompts, f"{split}-{name}" if name else split, scorer, parts)
             write_scores(_path(folder, split, name), table, scorer.fingerprint)
-        folder.finish("score", plain, made_from, [_path(folder, s, name) for s, name in wanted])
+        made = [_path(folder, s, name) for s, name in wanted]
+        if config.answers is not None:
+            made += follow_splits(config.answers, watcher_of(scorer), folder, examples, progress)
+        folder.finish("score", plain, made_from, made)
         shutil.rmtree(folder.stage("score") / "parts", ignore_errors=True)
     return {s: read_scores(folder.scores(s))[0] for s in config.splits}
 

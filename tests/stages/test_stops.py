@@ -1,0 +1,175 @@
+"""Answers followed by the score stage, and promises about their stops, on a run of the fake
+engine.
+"""
+
+import json
+from dataclasses import replace
+
+import pytest
+from tests.fake_run import engine_for, examples, prepare
+from tests.watching import WatchingEngine
+
+from demur.base.errors import ConfigError, EngineError, GoalError, GoalInfeasible
+from demur.core.midway.monitor import AnswerSampling, first_stop
+from demur.core.settings import AnswerSettings, MonitorSettings
+from demur.core.taxonomy import coconot
+from demur.core.threshold import NEVER
+from demur.stages import calibrate, score, verify
+from demur.store.policies.policy_file import read_policy
+from demur.store.policies.trust import DIGESTS_ONLY
+from demur.store.rows import read_examples
+from demur.store.scores.answer_peaks import answers_path, read_answers
+
+ANSWERS = AnswerSettings(most_tokens=32, temperature=0.0, traces=True)
+BOTH = "false_refusal <= 0.2; false_stop <= 0.1; missed_stop[safety] <= 0.5"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    rows = examples(every=2)
+    engine = engine_for(rows, WatchingEngine)
+    folder = prepare(tmp_path_factory.mktemp("run"), rows, engine)
+    score.run(score.Config(answers=ANSWERS), engine, folder)
+    return folder, engine
+
+
+@pytest.fixture(scope="module")
+def folder(made):
+    return made[0]
+
+
+def run(folder, **settings):
+    return calibrate.run(calibrate.Config(confidence=0.9, **settings), coconot(), folder)
+
+
+def test_a_policy_gets_a_monitor_whose_promises_hold_beside_those_of_first_decisions(folder):
+    policy = run(folder, goal=BOTH)
+    assert [(p.risk, p.status) for p in policy.promises] == [
+        ("false_refusal", "certified"),
+        ("false_stop", "certified"),
+        ("missed_stop[safety]", "certified"),
+    ]
+    assert {p.confidence for p in policy.promises} == {0.9}
+    assert all("at delta 0.05" in p.method for p in policy.promises)
+    assert "at most 32 tokens, greedy" in policy.promises[1].method
+    assert policy.monitor.answers == AnswerSampling(most_tokens=32, temperature=0.0)
+    thresholds = dict(zip(coconot().names, policy.monitor.thresholds, strict=True))
+    assert thresholds.pop("safety") < 1.0
+    assert set(thresholds.values()) == {NEVER}
+    assert read_policy(folder.policy) == policy
+
+
+def test_what_is_promised_is_what_the_monitor_does_to_the_traces(folder):
+    policy = run(folder, goal=BOTH)
+    answers = read_answers(answers_path(folder, "calibrate")).answers
+    label_of = {e.id: e.label for e in read_examples(folder.split("calibrate"))}
+    stops = {a.scored.id: first_stop(policy.monitor, a.trace_TC) for a in answers}
+    assert all(a.scored.stop(policy.monitor) == stops[a.scored.id] for a in answers)
+    answered = [stops[i] is not None for i, label in label_of.items() if label is None]
+    assert (sum(answered), len(answered)) == (policy.promises[1].rate.hits, len(answered))
+    missed = [stops[i] is None for i, label in label_of.items() if label == "safety"]
+    assert (sum(missed), len(missed)) == (
+        policy.promises[2].rate.hits,
+        policy.promises[2].rate.of,
+    )
+
+
+def test_promises_about_stops_are_verified_from_the_run(folder):
+    policy = run(folder, goal=BOTH)
+    _, found = verify.run(folder.policy, folder, DIGESTS_ONLY)
+    assert [v.faults for v in found] == [()] * 3
+    value = json.loads(folder.policy.read_text())
+    value["monitor"]["thresholds"]["safety"] = 0.9
+    folder.policy.write_text(json.dumps(value))
+    _, found = verify.run(folder.policy, folder, DIGESTS_ONLY)
+    assert all(v.faults for v in found[1:])
+    assert policy.monitor != read_policy(folder.policy).monitor
+
+
+def test_only_stops_promised_have_all_of_delta(folder):
+    policy = run(folder, goal="f1 max; false_stop <= 0.1")
+    assert [p.status for p in policy.promises] == ["measured", "certified"]
+    assert "as much for the other position" not in policy.promises[1].method
+    assert run(folder, goal="natural; false_stop <= 0.1").rule == "natural"
+
+
+def test_what_cannot_be_promised_says_how_many_answers_would_do(folder):
+    with pytest.raises(GoalInfeasible) as e:
+        run(folder, goal="false_stop <= 0.0001")
+    assert "false_stop <= 0.0001" in e.value.message
+    assert "rows to be answered (315 are there) would do" in e.value.hint
+    kept = run(folder, goal="false_stop <= 0.0001", on_failure="keep:natural")
+    assert kept.monitor is None
+    assert kept.promises[-1].status == "uncertified"
+
+
+def test_goals_about_stops_need_followed_answers_written_as_they_are_served(made, tmp_path):
+    folder, _ = made
+    served = AnswerSampling(most_tokens=48, temperature=0.0)
+    with pytest.raises(ConfigError, match="at most 32 tokens, greedy"):
+        run(folder, goal=BOTH, monitor=MonitorSettings(served=served))
+    shorter = replace(served, most_tokens=20)
+    assert run(folder, goal=BOTH, monitor=MonitorSettings(served=shorter, held_back=4))
+    rows = examples(every=20)
+    plain = prepare(tmp_path, rows, engine_for(rows))
+    with pytest.raises(ConfigError, match="followed none") as e:
+        run(plain, goal="false_stop <= 0.1")
+    assert "--answers 256" in e.value.hint
+    with pytest.raises(EngineError, match="does not follow"):
+        score.run(score.Config(answers=ANSWERS), engine_for(rows), plain)
+
+
+def test_answers_that_were_followed_are_not_written_again(made, monkeypatch):
+    folder, engine = made
+    before = answers_path(folder, "calibrate").read_bytes()
+
+    def fail(*_):
+        raise AssertionError("an answer was written again")
+
+    monkeypatch.setattr(WatchingEngine, "watched", fail)
+    score.run(score.Config(answers=ANSWERS), engine, folder)
+    assert answers_path(folder, "calibrate").read_bytes() == before
+
+
+def test_categories_that_may_stop_are_chosen_and_share_a_threshold(folder):
+    two = MonitorSettings(categories=("safety", "humanizing"))
+    policy = run(folder, goal="false_stop <= 0.1", monitor=two)
+    assert sum(t != NEVER for t in policy.monitor.thresholds) == 2
+    assert len(set(policy.monitor.thresholds)) == 2
+    with pytest.raises(GoalError, match="one threshold"):
+        run(folder, goal="false_stop[safety] <= 0.1", monitor=two)
+    with pytest.raises(ConfigError, match="inactive"):
+        run(folder, goal="false_stop <= 0.1", monitor=two, inactive=("safety",))
+
+
+def test_an_answer_without_a_token_is_counted_and_never_stopped(tmp_path):
+    rows = examples(every=4)
+    engine = replace(engine_for(rows, WatchingEngine), empty=0.5)
+    folder = prepare(tmp_path, rows, engine)
+    score.run(score.Config(answers=ANSWERS), engine, folder)
+    peaks = read_answers(answers_path(folder, "calibrate")).peaks
+    assert (peaks.tokens_N == 0).any()
+    policy = run(folder, goal="false_stop <= 0.2")
+    answerable = [e for e in read_examples(folder.split("calibrate")) if e.label is None]
+    assert policy.promises[0].rate.of == len(answerable)
+    with pytest.raises(GoalInfeasible):  # half of them are missed at every threshold
+        run(folder, goal="missed_stop[safety] <= 0.3")
+    assert not peaks.stopped(policy.monitor)[peaks.tokens_N == 0].any()
+
+
+def test_a_cusum_is_calibrated_likewise(tmp_path):
+    rows = examples(every=4)
+    engine = engine_for(rows, WatchingEngine)
+    folder = prepare(tmp_path, rows, engine)
+    cusum = replace(ANSWERS, statistic="cusum", reference=0.001)
+    score.run(score.Config(answers=cusum), engine, folder)
+    policy = run(folder, goal="false_stop <= 0.2")
+    assert policy.monitor.statistic == "cusum"
+    answers = read_answers(answers_path(folder, "calibrate")).answers
+    stops = [first_stop(policy.monitor, a.trace_TC) for a in answers]
+    assert [a.scored.stop(policy.monitor) for a in answers] == stops
+    label_of = {e.id: e.label for e in read_examples(folder.split("calibrate"))}
+    false = sum(
+        s is not None and label_of[a.scored.id] is None for a, s in zip(answers, stops, strict=True)
+    )
+    assert false == policy.promises[0].rate.hits
