@@ -24,6 +24,13 @@ ANSWERS = AnswerSettings(most_tokens=32, temperature=0.0, traces=True)
 BOTH = "false_refusal <= 0.2; false_stop <= 0.1; missed_stop[safety] <= 0.5"
 
 
+class Deaf:
+    """A scorer of first positions alone."""
+
+    def __init__(self, engine):
+        self.fingerprint, self.logp = engine.fingerprint, engine.logp
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     rows = examples(every=2)
@@ -116,7 +123,7 @@ def test_goals_about_stops_need_followed_answers_written_as_they_are_served(made
         run(plain, goal="false_stop <= 0.1")
     assert "--answers 256" in e.value.hint
     with pytest.raises(EngineError, match="does not follow"):
-        score.run(score.Config(answers=ANSWERS), engine_for(rows), plain)
+        score.run(score.Config(answers=ANSWERS), Deaf(engine_for(rows)), plain)
 
 
 def test_answers_that_were_followed_are_not_written_again(made, monkeypatch):
