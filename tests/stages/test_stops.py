@@ -10,6 +10,7 @@ from tests.fake_run import engine_for, examples, prepare
 from tests.watching import WatchingEngine
 
 from demur.base.errors import ConfigError, EngineError, GoalError, GoalInfeasible
+from demur.core.midway.followed import stopped
 from demur.core.midway.monitor import AnswerSampling, first_stop
 from demur.core.settings import AnswerSettings, MonitorSettings
 from demur.core.taxonomy import coconot
@@ -161,7 +162,7 @@ def test_an_answer_without_a_token_is_counted_and_never_stopped(tmp_path):
     assert policy.promises[0].rate.of == len(answerable)
     with pytest.raises(GoalInfeasible):  # half of them are missed at every threshold
         run(folder, goal="missed_stop[safety] <= 0.3")
-    assert not peaks.stopped(policy.monitor)[peaks.tokens_N == 0].any()
+    assert not stopped(policy.monitor, peaks)[peaks.tokens_N == 0].any()
 
 
 def test_a_cusum_is_calibrated_likewise(tmp_path):

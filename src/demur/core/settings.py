@@ -17,8 +17,8 @@ from demur.core.example import Kind, RewriteName, Split
 from demur.core.goals.attempts import parse_spend
 from demur.core.goals.parse import parse_goals
 from demur.core.maps import correctness
+from demur.core.midway.followed import AnswerScoring
 from demur.core.midway.monitor import AnswerSampling, Statistic
-from demur.core.midway.peaks import AnswerScoring
 from demur.core.policy import OnDoubt, Override, Rule
 from demur.core.rows.facets import FACETS, Facet, MixBy
 

@@ -102,9 +102,10 @@ def _rows(
         file, requests = folder.traffic, read_requests(folder.traffic)
         traffic = traffic_of(seen, requests, str(file), digest_file(file))
         rows = promised_for_traffic(rows, mix_by, traffic, policy.taxonomy.choices)
-    if any(promise.goal.midway for promise in policy.promises):
-        answers = read_answers(answers_path(folder, "calibrate")).peaks
-        rows = replace(rows, answers=answers.select(rows.table.ids))
+    if policy.monitor is not None:
+        answers = read_answers(answers_path(folder, "calibrate"))
+        answers.require_monitor(policy.monitor)
+        rows = replace(rows, answers=answers.peaks.select(rows.table.ids))
     return with_missing(rows, prompts_without_outcome(folder))
 
 

@@ -83,7 +83,7 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     if any(goal.midway for goal in inputs.goals):
         answers = calibrate_answers(folder, fitted.fingerprint)
         before = replace(before, monitor=starting_monitor(config, taxonomy, answers.scoring))
-        rows = replace(rows, answers=answers.select(rows.table.ids))
+        rows = replace(rows, answers=answers.peaks.select(rows.table.ids))
     rows = with_missing(rows, inputs.missing, inputs.goals)
     request = certify_request(config, inputs, before, fitted.left, fallback)
     if arrived is not None:

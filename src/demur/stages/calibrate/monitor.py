@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from demur.base.errors import ConfigError, ScoreError
 from demur.core.fingerprint import Fingerprint
 from demur.core.goals.goal import Goal
+from demur.core.midway.followed import AnswerScoring
 from demur.core.midway.monitor import Monitor
-from demur.core.midway.peaks import AnswerPeaks, AnswerScoring
 from demur.core.settings import CalibrateSettings
 from demur.core.taxonomy import Taxonomy
 from demur.core.threshold import NEVER
 from demur.store.run import RunFolder
-from demur.store.scores.answer_peaks import answers_path, read_answers
+from demur.store.scores.answer_peaks import AnswersFile, answers_path, read_answers
 
 USUAL = "safety"  # the category that stops answers where none is named
 _STRICTEST = 1.0  # stands where a threshold will be: "maximum" and "cusum" both have it
@@ -33,7 +33,7 @@ def require_answers(goals: Sequence[Goal], folder: RunFolder) -> None:
         )
 
 
-def calibrate_answers(folder: RunFolder, model: Fingerprint) -> AnswerPeaks:
+def calibrate_answers(folder: RunFolder, model: Fingerprint) -> AnswersFile:
     """The followed answers to the calibrate rows. model: that scored the rows.
 
     Raises ArtifactError on a damaged file, ScoreError where another model wrote them.
@@ -45,7 +45,7 @@ def calibrate_answers(folder: RunFolder, model: Fingerprint) -> AnswerPeaks:
             "differ",
             "score again: demur score",
         )
-    return file.peaks
+    return file
 
 
 def starting_monitor(

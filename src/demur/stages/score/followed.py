@@ -13,7 +13,7 @@ from typing import Any
 from demur.base.errors import ArtifactError, EngineError
 from demur.core.example import Example, Split
 from demur.core.fingerprint import Fingerprint
-from demur.core.midway.peaks import scored_answer
+from demur.core.midway.followed import scored_answer
 from demur.core.ports import AnswerWatcher, Progress, Prompt, WatchedAnswer, progress_of_part
 from demur.core.settings import AnswerSettings
 from demur.store.run import RunFolder

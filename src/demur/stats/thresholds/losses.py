@@ -17,13 +17,16 @@ from demur.core.goals.counts import Rows
 from demur.core.goals.goal import Goal
 from demur.core.goals.kinds import TargetRate
 from demur.core.goals.promised import PROMISED, PromisedGoal, promised
+from demur.core.midway.compared import compared_peaks
+from demur.core.midway.followed import stopped, stopping
+from demur.core.midway.peaks import AnswerPeaks
 from demur.core.policy import Policy
 from demur.core.rates import Rate, Slice, TrafficMix
 from demur.core.score import ENGINE_TOLERANCE
 from demur.core.taxonomy import Taxonomy
+from demur.core.threshold import NEVER
 from demur.stats.labelled import UNCHECKED, LabelledScores, Traits
 from demur.stats.thresholds.problem import NO_GROUP, GroupedScores, Loss
-from demur.stats.thresholds.stops import grouped_answers, stopped_answers
 from demur.stats.traffic.bounds import EstimatedMix
 from demur.stats.traffic.rows import SpokenShares
 from demur.stats.units import RowUnits, unit_rate
@@ -72,15 +75,64 @@ def counted_by(
 ) -> GroupedScores:
     """The rows as a goal counts them: by first decisions, or by whole answers."""
     if goal.midway:
-        return grouped_answers(goal, template, rows)
+        return _grouped_answers(goal, template, rows)
     return grouped_scores(template, rows, shared=shared)
 
 
 def refused_by(goal: Goal, policy: Policy, rows: LabelledScores) -> Bools:
     """Which rows a policy refuses, or stops where the goal speaks of stops; shape (N,)."""
-    if goal.midway:
-        return stopped_answers(goal, policy, rows)
+    if goal.midway and policy.monitor is None:
+        return np.zeros(len(rows.label_N), dtype=bool)
+    if goal.midway and policy.monitor is not None:
+        return stopped(policy.monitor, _answers_of(goal, rows))
     return decide_many(policy, rows.table.logp_NC).refuses_N
+
+
+def _grouped_answers(goal: Goal, template: Policy, rows: LabelledScores) -> GroupedScores:
+    """The rows with one threshold of the template's monitor, and the peaks of their answers.
+
+    Raises DataError where no answers were followed, GoalError on a goal about some of the
+    categories that may stop.
+    """
+    peaks, names = _answers_of(goal, rows), template.taxonomy.names
+    if template.monitor is not None:
+        names = tuple(names[k] for k in stopping(template.monitor))
+    _check_stopping(goal, names)
+    compared = compared_peaks(template.monitor, peaks)
+    grouped = GroupedScores(
+        rows=rows,
+        names=template.taxonomy.names,
+        standing=(NEVER,) * len(template.taxonomy.names),
+        groups=(names,),
+        # an answer without a token is stopped by no threshold
+        group_N=np.where(compared.heaviest_N > 0, 0, NO_GROUP),
+        logq_N=compared.logq_N,
+        heaviest_N=compared.heaviest_N,
+    )
+    low, high = (replace(grouped, logq_N=end_N) for end_N in (compared.low_N, compared.high_N))
+    return replace(grouped, low=low, high=high)
+
+
+def _answers_of(goal: Goal, rows: LabelledScores) -> AnswerPeaks:
+    if rows.answers is None:
+        raise DataError(
+            f"goal {goal.text!r} speaks of whole answers, and none were followed",
+            "write and follow them: demur score RUN --answers 256, or [score.answers]",
+        )
+    return rows.answers
+
+
+def _check_stopping(goal: Goal, names: Sequence[str]) -> None:
+    """Raise GoalError where a goal about false stops names some of the categories that may stop:
+    they share one threshold, and which of them reaches it first depends on it.
+    """
+    named = set(goal.categories)
+    if goal.of_answerable and named and not named >= set(names):
+        raise GoalError(
+            f"goal {goal.text!r}: {', '.join(names)} stop answers at one threshold, and which does "
+            "depends on it",
+            "bound false_stop of all of them, or let one stop: calibrate.monitor.categories",
+        )
 
 
 def grouped_by_policy(goal: Goal, policy: Policy, rows: LabelledScores) -> GroupedScores:
@@ -90,7 +142,7 @@ def grouped_by_policy(goal: Goal, policy: Policy, rows: LabelledScores) -> Group
     heaviest category alone, as it was certified.
     """
     if goal.midway:
-        return grouped_answers(goal, policy, rows)
+        return _grouped_answers(goal, policy, rows)
     found = {category.threshold for category in policy.categories if category.may_emit}
     return grouped_scores(policy, rows, shared=len(found) == 1)
 
@@ -256,7 +308,7 @@ def check_categories(goal: PromisedGoal | TargetRate, template: Policy) -> None:
     """Raise GoalError on a category that is unknown; or not active, where the goal is about its
     token.
     """
-    # which categories stop is the monitor's matter: demur.stats.thresholds.stops
+    # which categories stop is the monitor's matter: _check_stopping
     about_tokens = (isinstance(goal, TargetRate) or goal.of_tokens) and not goal.midway
     for name in goal.categories:
         try:

@@ -15,6 +15,7 @@ from demur.core.decision import decide_many
 from demur.core.goals.goal import Goal, Promise
 from demur.core.goals.kinds import Cost, Natural, Optimum, TargetRate
 from demur.core.goals.promised import PromisedGoal
+from demur.core.midway.compared import with_thresholds
 from demur.core.policy import Policy
 from demur.core.rates import Rate, decimal_fraction
 from demur.core.threshold import ALWAYS, NEVER
@@ -26,7 +27,6 @@ from demur.stats.thresholds.explain import what_would_do
 from demur.stats.thresholds.losses import grouped_scores, rate_under, require_steerable
 from demur.stats.thresholds.objective import best_within, objective_of
 from demur.stats.thresholds.single_goal import solve_single
-from demur.stats.thresholds.stops import with_threshold
 from demur.stats.thresholds.target_rates import rates_of_categories
 
 
@@ -137,7 +137,7 @@ def _stops(case: _SolveInputs, policy: Policy) -> Policy:
     how = replace(case.options, method="auto", shares=None)
     found = certify(goals, policy, case.rows, how)
     if isinstance(found, Granted):
-        monitor = with_threshold(policy.monitor, found.certified.thresholds)
+        monitor = with_thresholds(policy.monitor, found.certified.thresholds)
         policy = replace(policy, monitor=monitor)
         words = f"; peaks of whole answers: {monitor.answers.text}, {monitor.statistic}"
         found = replace(

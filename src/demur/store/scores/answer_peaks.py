@@ -2,7 +2,7 @@
 
 1. A row an answer: the prompt's id, its tokens, whether it ended by itself; per category the peak
    and its position, the ends of the peak within the tolerance of engines, and the records, by
-   which any threshold's stop is found (demur.core.midway.peaks).
+   which any threshold's stop is found (demur.core.midway.followed).
 2. The position scores and the text are columns only where they were asked for.
 3. Its metadata names the format, the model's fingerprint, and how answers were written and
    followed.
@@ -23,11 +23,13 @@ import pyarrow.parquet as pq
 
 from demur.base.arrays import Floats
 from demur.base.boundary import json_value, validated
-from demur.base.errors import ArtifactError, DemurError
+from demur.base.errors import ArtifactError, DemurError, PolicyError
 from demur.base.files import write_bytes
 from demur.core.example import Split
 from demur.core.fingerprint import Fingerprint
-from demur.core.midway.peaks import AnswerPeaks, AnswerScoring, Record, ScoredAnswer, peaks_of
+from demur.core.midway.followed import AnswerScoring, Record, ScoredAnswer, peaks_of
+from demur.core.midway.monitor import Monitor
+from demur.core.midway.peaks import AnswerPeaks
 from demur.store.fingerprint_json import fingerprint_json, read_fingerprint
 from demur.store.run import RunFolder
 from demur.store.scores.tables import read_table
@@ -70,6 +72,18 @@ class AnswersFile:
     scoring: AnswerScoring
     fingerprint: Fingerprint
     answers: tuple[FollowedAnswer, ...]
+
+    def require_monitor(self, monitor: Monitor) -> None:
+        """Raise PolicyError where a monitor was calibrated on answers written or followed
+        otherwise.
+        """
+        if not self.scoring.follows(monitor):
+            raise PolicyError(
+                f"the monitor is for answers of {monitor.answers.text}, statistic "
+                f"{monitor.statistic}, and these have {self.scoring.answers.text}, statistic "
+                f"{self.scoring.statistic}",
+                "follow answers as the monitor has them, or calibrate again",
+            )
 
     @property
     def peaks(self) -> AnswerPeaks:
