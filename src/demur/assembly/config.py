@@ -277,9 +277,10 @@ def _stage(name: str, section: BaseModel, seed: int, where: str) -> Any:
 
 
 def _anchored(stage: Any, base: Path) -> Any:
-    """Return a stage's settings with relative paths, single or in tuples, made absolute."""
+    """Return settings with relative paths, single, in tuples or in a record, made absolute."""
     # (base / path) is path itself where that is absolute
     values = {f.name: getattr(stage, f.name) for f in fields(stage)}
+    records = {name: _anchored(one, base) for name, one in values.items() if is_dataclass(one)}
     paths = {
         name: (base / path).resolve() for name, path in values.items() if isinstance(path, Path)
     }
@@ -288,7 +289,7 @@ def _anchored(stage: Any, base: Path) -> Any:
         for name, some in values.items()
         if isinstance(some, tuple) and some and all(isinstance(path, Path) for path in some)
     }
-    return replace(stage, **paths, **lists)
+    return replace(stage, **paths, **lists, **records)
 
 
 def _options(section: Mapping[str, Any], base: Path) -> dict[str, Any]:

@@ -311,8 +311,10 @@ class _LazyTrainer:
         """Train as core.ports.Trainer says. Raises MissingDependency without the packages."""
         with explain_missing_extra("training"):
             from demur.engines.training.sft import SftTrainer
+        from demur.judges.phrases import PhraseJudge
 
-        return SftTrainer(self._settings).train(examples, taxonomy, folder, progress)
+        trainer = SftTrainer(self._settings, judge=PhraseJudge())
+        return trainer.train(examples, taxonomy, folder, progress)
 
 
 def stages_of(config: RunConfig) -> tuple[Stage, ...]:

@@ -64,6 +64,9 @@ class Example:
     # what the row's own columns say of it, such as its tenant: (facet of core.rows.facets, value)
     traits: tuple[tuple[str, str], ...] = ()
     split: Split | None = None  # set by the source when it has splits of its own
+    # of a refusal: the beginning of an answer that should not have been written, for training to
+    # turn back from; never learnt itself
+    prefix: str | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt or self.prompt[-1].role != "user":
@@ -75,6 +78,11 @@ class Example:
             raise DataError(
                 f"row {self.id!r} is to be refused but has no category",
                 "name the category of the refusal",
+            )
+        if self.prefix is not None and (self.kind != "refusal" or not self.prefix.strip()):
+            raise DataError(
+                f"row {self.id!r} of kind {self.kind!r} has the prefix {self.prefix!r:.60}",
+                "a prefix is the beginning of an answer to a request that is to be refused",
             )
         if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
             raise DataError(

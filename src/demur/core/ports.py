@@ -21,6 +21,7 @@ from demur.core.taxonomy import Taxonomy
 
 Prompt = tuple[Message, ...]
 NOT_STATED = "not stated"
+HARVEST = "harvest.jsonl"  # beside a trained model: what it harvested to turn back from
 # (done, total) in the caller's unit; called often, must be cheap
 Progress = Callable[[int, int], None]
 
@@ -75,6 +76,14 @@ class TrainedModel:
     details: dict[str, str | int | float | bool] = field(default_factory=dict)
     origin: Origin | None = None  # None: trained from nothing, or by others
 
+    @property
+    def turns_back(self) -> bool:
+        """Whether the model was taught a refusal token at positions after the first.
+
+        Where it was not, its probabilities of refusal tokens there were never trained.
+        """
+        return bool(self.details.get("transition_rows") or self.details.get("turn_back_rows"))
+
 
 class Trainer(Protocol):
     """Trains a checkpoint that emits a control token first."""
@@ -87,7 +96,7 @@ class Trainer(Protocol):
         progress: Progress = no_progress,
     ) -> TrainedModel | None:
         """Train, write a plain Hugging Face checkpoint to `folder`/model, resume from
-        `folder`/checkpoints if there.
+        `folder`/checkpoints if there. `folder`/HARVEST lists what was harvested to turn back from.
 
         None on every process but the first.
         """

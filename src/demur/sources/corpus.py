@@ -2,7 +2,8 @@
 forty everyday prompts.
 
 1. A line holds group, kind, subcategory, prompt and reply. It may also hold "system", a system
-   prompt, and "before", the texts before the prompt: user and assistant in turn, the user first.
+   prompt, "before", the texts before the prompt: user and assistant in turn, the user first, and
+   "prefix", the beginning of an answer that cannot be finished. None of these is about safety.
 2. A refusal and the contrast row that differs from it by a few words share a group: a minimal pair.
 3. tests/sources/test_corpus.py checks these properties.
 """
@@ -50,6 +51,7 @@ class BuiltinSource:
                         category=category,
                         subcategory=row["subcategory"],
                         group=row["group"],
+                        prefix=row.get("prefix"),
                     )
 
 

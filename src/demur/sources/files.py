@@ -34,7 +34,7 @@ from demur.core.rows.labels import (
     read_count,
     read_session,
 )
-from demur.core.rows.shapes import read_conversation
+from demur.core.rows.shapes import read_conversation, read_prefix
 
 _SPLITS: Mapping[str, Split] = {
     "train": "train",
@@ -154,7 +154,14 @@ class FileSource:
             count=read_count(raw.value, rule),
             split=self._split(raw, rule),
             traits=told_traits(lambda name: cell(raw.value, rule, name)),
+            prefix=self._prefix(raw, label, rule),
         )
+
+    def _prefix(self, raw: RawRow, label: RowLabel, rule: LabelRule) -> str | None:
+        """The beginning of an answer to turn back from; of rows to be answered there is none."""
+        cell(raw.value, rule, "prefix")  # a column that is named must be there
+        own = read_prefix(raw.value, rule.columns.get("prefix"))
+        return own if label.kind == "refusal" else None
 
     def _split(self, raw: RawRow, rule: LabelRule) -> Split | None:
         """The row's own split; None: the data stage splits. Raises DataError on an unknown one."""

@@ -32,7 +32,7 @@ from demur.core.rows.labels import (
     read_count,
     read_session,
 )
-from demur.core.rows.shapes import Row, read_conversation
+from demur.core.rows.shapes import Row, read_conversation, read_prefix
 from demur.core.rows.turns import check_text
 
 AdapterName = Literal["coconot", "chat", "xstest", "columns"]
@@ -231,6 +231,7 @@ def _by_label_rule(row: Row, where: str, source: HubSource, rule: LabelRule) -> 
         session=read_session(row, rule),
         count=read_count(row, rule),
         traits=told_traits(lambda name: cell(row, LabelRule(), name)),
+        prefix=read_prefix(row) if label.kind == "refusal" else None,
     )
 
 

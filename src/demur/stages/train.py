@@ -1,10 +1,13 @@
 """train: the training split and a base model -> a checkpoint that says why before it declines.
 
 1. The trainer writes into train/work; the model of an earlier training stays meanwhile.
-2. demur.json and seen.npz are written beside the weights. seen.npz holds the digests of all rows
+2. Of rows to be refused, those with a *prefix* (the beginning of an answer) teach it to turn back:
+   demur.core.training.turn_back. A file of prefixes is read here; harvested ones lie beside the
+   model afterwards, as digests unless `keep_text` says otherwise.
+3. demur.json and seen.npz are written beside the weights. seen.npz holds the digests of all rows
    that the weights were trained on: the run's own, those of its base, and those named in
    `train.seen`. No promise may count such a row.
-3. The finished folder takes the place of train/model, and the receipt is written last.
+4. The finished folder takes the place of train/model, and the receipt is written last.
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from demur.base.boundary import dumped
+from demur.base.errors import ConfigError
 from demur.base.files import digest_file, digest_json, make_readable
-from demur.core.ports import Origin, Progress, Scorer, TrainedModel, Trainer, no_progress
+from demur.core.example import SPLITS, Example
+from demur.core.ports import HARVEST, Origin, Progress, Scorer, TrainedModel, Trainer, no_progress
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.learning_rows import learning_rows
 from demur.core.training.seen import Seen, merge_records, seen_of, without_missing
@@ -32,6 +37,7 @@ from demur.store.models.model_file import (
     write_model_file,
 )
 from demur.store.models.seen_file import SEEN, seen_by_base, seen_by_files, seen_by_run, write_seen
+from demur.store.prefixes_file import add_prefixes
 from demur.store.rows import read_examples
 from demur.store.run import Receipt, RunFolder
 
@@ -57,7 +63,7 @@ def run(
     made_from = _inputs(settings, folder)
     if folder.is_current("train", plain, made_from):
         return read_model_file(folder.model).to_core()
-    examples = read_examples(folder.split("train"))
+    examples = _with_prefixes(settings, folder)
     # Read before training: a damaged record must not come to light after hours of it.
     before = base_seen(settings)
     work = folder.stage("train") / "work"
@@ -74,6 +80,9 @@ def run(
     )
     write_model_file(work / "model", taxonomy, trained, made_from["data/train"])
     _take_over(folder, work / "model")
+    (folder.stage("train") / HARVEST).unlink(missing_ok=True)  # of the model before
+    if (work / HARVEST).exists():
+        (work / HARVEST).replace(folder.stage("train") / HARVEST)
     _finish(folder, plain, made_from)
     shutil.rmtree(work, ignore_errors=True)
     return trained
@@ -178,7 +187,32 @@ def _inputs(settings: Config, folder: RunFolder) -> dict[str, str]:
         receipt and "base" not in receipt.made_from
     ):
         made_from["base"] = digest_file(Path(settings.base) / FILE_NAME)
+    if (path := _prefixes_file(settings)) is not None:
+        made_from["prefixes"] = digest_file(path)
     return made_from
+
+
+def _with_prefixes(settings: Config, folder: RunFolder) -> list[Example]:
+    """The training rows, with the prefixes of the file that the settings name, if they do."""
+    examples = read_examples(folder.split("train"))
+    if (path := _prefixes_file(settings)) is None:
+        return examples
+    held_out = {split: read_examples(folder.split(split)) for split in SPLITS if split != "train"}
+    return add_prefixes(path, examples, held_out)
+
+
+def _prefixes_file(settings: Config) -> Path | None:
+    turn_back = settings.turn_back
+    named = turn_back is not None and isinstance(turn_back.prefixes, Path)
+    if not named:
+        return None
+    path = Path(turn_back.prefixes)
+    if not path.exists():
+        raise ConfigError(
+            f"train.turn_back.prefixes = {path} does not exist",
+            'name a file of prompts and prefixes, or set "rows" or "harvest"',
+        )
+    return path
 
 
 def _take_over(folder: RunFolder, made: Path) -> None:
@@ -194,5 +228,6 @@ def _take_over(folder: RunFolder, made: Path) -> None:
 
 
 def _finish(folder: RunFolder, settings: dict[str, object], made_from: Mapping[str, str]) -> None:
-    files = sorted(p for p in folder.model.rglob("*") if p.is_file())
+    harvest = folder.stage("train") / HARVEST
+    files = sorted(p for p in (*folder.model.rglob("*"), harvest) if p.is_file())
     folder.finish("train", settings, made_from, files)

@@ -52,6 +52,7 @@ class ExampleRow(Strict):
     count: int = 1
     source_group: str | None = None
     traits: tuple[tuple[str, str], ...] = ()  # in the file each is a key of its own
+    prefix: str | None = None  # left out of the file where there is none
 
     @model_validator(mode="before")
     @classmethod
@@ -77,6 +78,7 @@ class ExampleRow(Strict):
             count=self.count,
             source_group=self.source_group,
             traits=self.traits,
+            prefix=self.prefix,
         )
         if example.expected != self.expected:
             raise DataError(
@@ -156,4 +158,5 @@ def _row(e: Example) -> dict[str, object]:
         "count": e.count,
         "source_group": e.source_group,
         **dict(e.traits),
+        **({} if e.prefix is None else {"prefix": e.prefix}),
     }

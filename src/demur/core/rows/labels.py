@@ -33,7 +33,7 @@ KIND_WORDS: Mapping[str, Kind] = {
 }
 COLUMN_NAMES = (
     *("messages", "prompt", "reply", "system", "kind", "category", "label", "expected"),
-    *("subcategory", "group", "session", "count", "id", "source", "split", *TOLD),
+    *("subcategory", "group", "session", "count", "id", "source", "split", "prefix", *TOLD),
 )
 _LABEL_COLUMNS = ("label", "kind", "category")
 _LISTED = 12  # values that an error lists

@@ -28,6 +28,9 @@ LISTS: tuple[tuple[str, Shape], ...] = (
 )
 PROMPTS = ("prompt", "question", "request", "query", "input")
 REPLIES = ("completion", "response", "answer", "output", "reply")
+# The beginning of an answer that should not have been written. Also a reply that `is_safe` calls
+# unsafe, as BeaverTails writes it.
+PREFIXES = ("prefix", "unsafe_reply", "unsafe_response")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +59,24 @@ def read_conversation(row: Row, columns: Mapping[str, str] | None = None) -> Con
     return Conversation(shape=shape, turns=turns)
 
 
+def read_prefix(row: Row, column: str | None = None) -> str | None:
+    """The beginning of an answer to turn back from; None if the row has none.
+
+    column: the row's own name for it. Raises DataError on a text that no file of ours could hold.
+    """
+    if column is not None:
+        return text_cell(row, column)
+    key = next((k for k in PREFIXES if has_value(row.get(k))), None)
+    if key is None and is_unsafe(row):
+        key = _reply_key(row, "")
+    return text_cell(row, key) if key else None
+
+
+def is_unsafe(row: Row) -> bool:
+    """Whether a row says of its reply that it is unsafe: BeaverTails' column `is_safe`."""
+    return as_text(row.get("is_safe")) in ("false", "False", "0")
+
+
 def has_value(value: object) -> bool:
     """Whether a cell has a value: None, NaN (which tables write for it) and blank texts are
     none.
@@ -75,9 +96,17 @@ def _turns(row: Row, named: Mapping[str, str]) -> tuple[Shape, tuple[Message, ..
     if has_value(row.get("chosen")):
         return "preference", _chosen(row)
     key = _prompt_key(row)
-    reply_key = next((k for k in ("reply", *REPLIES) if k != key and has_value(row.get(k))), None)
+    reply_key = _reply_key(row, key)
+    if reply_key and is_unsafe(row):
+        reply_key = None  # never learnt: it is the row's prefix
     prompt = _asked(row[key], key)
     return "prompt", (*prompt, *(_replied(row[reply_key], reply_key) if reply_key else ()))
+
+
+def _reply_key(row: Row, prompt_key: str) -> str | None:
+    """The key that holds the reply; None if there is none."""
+    keys = ("reply", *REPLIES)
+    return next((k for k in keys if k != prompt_key and has_value(row.get(k))), None)
 
 
 def _prompt_key(row: Row) -> str:

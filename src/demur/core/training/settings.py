@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from demur.base.errors import ConfigError
 from demur.core.example import RewriteName
+from demur.core.training.turn_back import TurnBack
 
 Balance = Literal["none", "category", "class", "source"]
 WHOLE_ANSWER = 1_000_000  # answer_tokens: more than any answer has
@@ -73,6 +74,8 @@ class TrainSettings:
     # rows that are learnt once more, said otherwise: see core.rows.rewrites
     rewrites: tuple[RewriteName, ...] = ()
     rewritten_share: float = 0.0  # so many of them, for each row; half of them refusals; 0: none
+    # rows that teach to refuse in mid-answer, [train.turn_back]; None: none
+    turn_back: TurnBack | None = None
     # muon: torch.optim.Muon on matrices, AdamW on the rest
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 2e-5  # of AdamW
@@ -132,6 +135,8 @@ class TrainSettings:
             )
         if self.lora_rank:
             self._check_adapters()
+        if self.turn_back is not None:
+            self._check_turn_back(self.turn_back)
         if self.base == "tiny" and self.recipe != "none":
             raise ConfigError(
                 f"train.recipe = {self.recipe!r} fine-tunes a base model, and train.base = 'tiny' "
@@ -193,6 +198,26 @@ class TrainSettings:
                 "its own",
             )
 
+    def _check_turn_back(self, turn_back: TurnBack) -> None:
+        """Raise ConfigError where turning back meets a setting that it cannot be learnt with."""
+        if self.packing:
+            raise ConfigError(
+                "train.packing and train.turn_back are both set",
+                "packed rows have no weights of their own: set batch_tokens in place of packing",
+            )
+        if turn_back.most_tokens >= self.max_length:
+            raise ConfigError(
+                f"train.turn_back.most_tokens = {turn_back.most_tokens} is not below "
+                f"train.max_length = {self.max_length}",
+                "a row holds a prompt and the prefix: lower most_tokens, or raise max_length",
+            )
+        if turn_back.prefixes == "harvest" and self.base == "tiny":
+            raise ConfigError(
+                "train.turn_back.prefixes = 'harvest', and train.base = 'tiny' starts from "
+                "nothing: it writes no answers that could be harvested",
+                "name a base model, or a file of prefixes",
+            )
+
     def _check_adapters(self) -> None:
         if self.saved_dtype is not None:
             raise ConfigError(
@@ -222,12 +247,22 @@ def learnt(settings: TrainSettings) -> dict[str, Any]:
     for name in _LATER:
         if plain[name] == usual[name]:
             del plain[name]
+    if settings.turn_back is not None:
+        _without_places(plain["turn_back"])
     return plain
+
+
+def _without_places(turn_back: dict[str, Any]) -> None:
+    """Leave out where a file lies, whose digest receipts hold, and what changes no weights."""
+    del turn_back["keep_text"]
+    if isinstance(turn_back["prefixes"], Path):
+        turn_back["prefixes"] = "file"
 
 
 _LATER = (  # settings that receipts of before do not hold
     "rewrites",
     "rewritten_share",
+    "turn_back",
     "thought",
     "frozen_share",
     "control_start",

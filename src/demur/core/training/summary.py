@@ -34,6 +34,22 @@ def language_line(details: Details) -> str | None:
     )
 
 
+def turn_back_line(details: Details) -> str | None:
+    """The rows that taught the model to turn back; None where it was not taught to."""
+    if not details.get("turn_back_rows") and not details.get("transition_rows"):
+        return None
+    harvested = ""
+    if "harvested" in details:
+        harvested = (
+            f", from {details['harvested']:,} harvested answers ({details['harvest_left_out']:,} "
+            "more declined in words, or said nothing, and were left out)"
+        )
+    return (
+        f"turning back: {details['turn_back_rows']:,} turn-back rows and "
+        f"{details['transition_rows']:,} transition rows{harvested}"
+    )
+
+
 def training_warnings(details: Details) -> tuple[str, ...]:
     """Warnings about a trained model, each with what to do."""
     found = []
@@ -56,7 +72,7 @@ def training_warnings(details: Details) -> tuple[str, ...]:
 
 def summary_lines(details: Details) -> tuple[str, ...]:
     """All summary lines and warnings, for a terminal."""
-    lines = (validation_line(details), language_line(details))
+    lines = (validation_line(details), language_line(details), turn_back_line(details))
     return (
         *(line for line in lines if line),
         *(f"warning: {text}" for text in training_warnings(details)),

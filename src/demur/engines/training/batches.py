@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -21,9 +21,12 @@ class TrainingRow:
     """One conversation to learn from."""
 
     input_ids: list[int]
-    labels: list[int]  # as input_ids where the loss counts, IGNORE elsewhere
+    # as input_ids where the loss counts (of a transition row a refusal token), IGNORE elsewhere
+    labels: list[int]
     has_reply: bool = False  # whether a reply follows its control token
-    weight: float = 1.0  # factor of its control token's weight in the loss
+    weight: float = 1.0  # factor of its control tokens' weight in the loss
+    # of a row whose control tokens stand in mid-answer; None: at the first position of each answer
+    midway: Literal["turn_back", "transition"] | None = None
 
 
 class TokenBudgetBatches(Sampler[list[int]]):
@@ -90,7 +93,12 @@ def _cut(lengths: Sequence[int], budget: int, *, at_least: int) -> list[tuple[in
 
 def as_read(row: TrainingRow) -> dict[str, Any]:
     """The row as the dictionary that the collator takes."""
-    return {"input_ids": row.input_ids, "labels": row.labels, "weights": row.weight}
+    return {
+        "input_ids": row.input_ids,
+        "labels": row.labels,
+        "weights": row.weight,
+        "midway": row.midway is not None,
+    }
 
 
 class NoisyRows(Dataset[dict[str, Any]]):
@@ -143,17 +151,17 @@ class PadRight:
     pad_id: int
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """{"input_ids", "labels"} of shape (B, T), {"weights"} of shape (B,)."""
+        """{"input_ids", "labels"} of shape (B, T), {"weights", "midway"} of shape (B,)."""
         longest = max(len(r["input_ids"]) for r in rows)
 
         def padded(key: str, filler: int) -> torch.Tensor:
             return torch.tensor([r[key] + [filler] * (longest - len(r[key])) for r in rows])
 
-        weights_B = torch.tensor([r["weights"] for r in rows])
         return {
             "input_ids": padded("input_ids", self.pad_id),
             "labels": padded("labels", IGNORE),
-            "weights": weights_B,
+            "weights": torch.tensor([r["weights"] for r in rows]),
+            "midway": torch.tensor([r["midway"] for r in rows]),
         }
 
 

@@ -201,6 +201,7 @@ class StateRows(Dataset[dict[str, torch.Tensor]]):
     def __init__(self, states: Sequence[torch.Tensor], rows: Sequence[TrainingRow]) -> None:
         self._states, self._labels = states, [torch.tensor(r.labels) for r in rows]
         self._weights = [torch.tensor(r.weight) for r in rows]
+        self._midway = [torch.tensor(r.midway is not None) for r in rows]
 
     def __len__(self) -> int:
         return len(self._states)
@@ -211,6 +212,7 @@ class StateRows(Dataset[dict[str, torch.Tensor]]):
             "inputs_embeds": self._states[n],
             "labels": self._labels[n],
             "weights": self._weights[n],
+            "midway": self._midway[n],
         }
 
 
@@ -225,12 +227,16 @@ def stacked(states: Sequence[torch.Tensor]) -> torch.Tensor:
 def pad_states(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Collate rows of StateRows by padding on the right.
 
-    {"inputs_embeds": (B, T, d) float32, "labels": (B, T), "weights": (B,)}.
+    {"inputs_embeds": (B, T, d) float32, "labels": (B, T), "weights": (B,), "midway": (B,)}.
     """
     states_BTd = stacked([r["inputs_embeds"] for r in rows])
     longest = states_BTd.shape[1]
     labels = [
         functional.pad(r["labels"], (0, longest - len(r["labels"])), value=IGNORE) for r in rows
     ]
-    weights_B = torch.stack([r["weights"] for r in rows])
-    return {"inputs_embeds": states_BTd, "labels": torch.stack(labels), "weights": weights_B}
+    return {
+        "inputs_embeds": states_BTd,
+        "labels": torch.stack(labels),
+        "weights": torch.stack([r["weights"] for r in rows]),
+        "midway": torch.stack([r["midway"] for r in rows]),
+    }

@@ -3,8 +3,9 @@
 1. Tokenizer and chat template; control tokens are added, their position is proved.
 2. Rows are encoded, and memory and disk are estimated before anything is loaded.
 3. The model is loaded; the control tokens' rows are added and initialised.
-4. The base's loss on held-out replies is measured.
-5. Adapters are added (LoRA), or the lower layers are computed for all rows and cut off.
+4. Prefixes to turn back from are harvested where the settings say so; their rows are added.
+5. The base's loss on held-out replies is measured.
+6. Adapters are added (LoRA), or the lower layers are computed for all rows and cut off.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerFast, set_seed
 
+from demur.base.errors import EngineError
 from demur.core.example import Example, Message
-from demur.core.ports import Origin, Progress
+from demur.core.ports import Judge, Origin, Progress
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.settings import TrainSettings
 from demur.engines.chat_encoder import ChatEncoder
@@ -28,11 +30,12 @@ from demur.engines.hf import token_rows
 from demur.engines.hf.load import load_base
 from demur.engines.thought_position import require_same_position, with_thought
 from demur.engines.tokenizer import add_control_tokens, load_tokenizer
-from demur.engines.training import frozen_layers, language
+from demur.engines.training import frozen_layers, harvest, language
 from demur.engines.training.base_model.find import Base, origin_of
 from demur.engines.training.base_model.tiny import TinyConfig, make_tiny
 from demur.engines.training.batches import NoisyRows, PadRight, TrainingRow
 from demur.engines.training.hidden_states import CombinedProgress, States
+from demur.engines.training.mid_answer_rows import expected_rows, mid_answer_rows
 from demur.engines.training.packing import check_packing
 from demur.engines.training.probe_start import probe_rows
 from demur.engines.training.resources.machine import shards_weights, uses_bfloat16
@@ -54,6 +57,7 @@ class Task:
     work: Path  # folder of checkpoints and other files that a killed training needs to go on
     state: PartialState  # of the processes
     progress: Progress
+    judge: Judge | None = None  # of harvested answers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +82,7 @@ class Prepared:
     )
     states: States | None = None  # with frozen layers: hidden states of `rows`
     aside_states: States | None = None  # the same of `aside`
+    harvested: tuple[harvest.Harvested, ...] = ()  # answers of the base, to turn back from
 
     def validation_rows(self) -> torch.utils.data.Dataset[Any]:
         """Dataset of the validation rows: token ids, or hidden states for a cut model."""
@@ -109,7 +114,8 @@ def prepare(task: Task) -> Prepared:
     require_same_position(tokenizer, encoder)
     rows = training_rows(task.learnt_from, task.taxonomy, encoder, s)
     aside = validation_rows(task.aside, task.taxonomy, encoder, s)
-    require_room(base.name, [*rows, *aside], s, task.work)  # before anything is loaded
+    expected = expected_rows(task.learnt_from, encoder, s)
+    require_room(base.name, [*rows, *expected, *aside], s, task.work)  # before anything is loaded
     set_seed(s.seed)
     model = load_base(base.name, s.dtype)
     if s.frozen_share:
@@ -117,6 +123,11 @@ def prepare(task: Task) -> Prepared:
     token_rows.add_token_rows(model, tokenizer, task.taxonomy, encoder.token_ids)
     header = encoder.prompt([Message(role="user", content="Hello")])[-1]
     token_rows.start_respond_row(model, encoder.token_ids[0], header)
+    harvested = _harvest(
+        task, harvest.Writer(model=model, tokenizer=tokenizer, encoder=encoder, settings=s)
+    )
+    examples = harvest.with_harvested(task.learnt_from, harvested)
+    rows += mid_answer_rows(examples, task.taxonomy, encoder, s)
     prepared = Prepared(
         model=model,
         tokenizer=tokenizer,
@@ -129,6 +140,7 @@ def prepare(task: Task) -> Prepared:
         scale=_scale(task, rows),
         # its files are here by now
         origin=origin_of(task.base) if task.base and state.is_main_process else None,
+        harvested=tuple(harvested),
     )
     return _teachable(task, replace(prepared, language=_language(task, prepared)))
 
@@ -145,6 +157,25 @@ def _tiny(task: Task) -> Base:
         )
         make_tiny(task.learnt_from, sizes, folder, seed=s.seed)
     return Base(name=str(folder))
+
+
+def _harvest(task: Task, writer: harvest.Writer) -> list[harvest.Harvested]:
+    """Harvest prefixes; the first process writes the answers, the others read its file.
+
+    Raises EngineError where weights are sharded: no process then has all of them.
+    """
+    turn_back = task.settings.turn_back
+    if turn_back is None or turn_back.prefixes != "harvest":
+        return []
+    if shards_weights():
+        raise EngineError(
+            "train.turn_back.prefixes = 'harvest' with weights that are sharded over processes",
+            "harvest in one process first, with keep_text = true, and name that file",
+        )
+    with task.state.main_process_first():
+        if task.state.is_main_process:
+            writer.model.to(task.state.device)
+        return harvest.harvest(writer, task.learnt_from, task.judge, task.work)
 
 
 def _scale(task: Task, rows: Sequence[TrainingRow]) -> CombinedProgress:
@@ -210,8 +241,11 @@ def _cut(task: Task, prepared: Prepared) -> Prepared:
     cut = frozen_layers.cut(model, frozen, prepared.encoder.token_ids, prepared.rows[0])
     if task.settings.control_start == "probe":
         ids, seed = prepared.encoder.token_ids, task.settings.seed
+        # A probe is fitted to decisions: rows that turn back in mid-answer hold none.
+        first = [n for n, row in enumerate(prepared.rows) if row.midway is None]
+        of_rows, rows = [states[n] for n in first], [prepared.rows[n] for n in first]
         cut.model.get_output_embeddings().start_at(
-            probe_rows(cut.model, states[:learnt], prepared.rows, ids, seed=seed)
+            probe_rows(cut.model, of_rows, rows, ids, seed=seed)
         )
     return replace(
         prepared,

@@ -21,13 +21,13 @@ def training_rows(
     """One row per example, labelled on control tokens and the first tokens of each answer.
 
     A row without a reply, or one not drawn for it (`reply_share`), ends at its control token;
-    others have labels on `answer_tokens` tokens of each answer. Past assistant turns of a
-    conversation open with [respond], the last one with the example's own token. A row longer than
-    max_length tokens is left out; raises EngineError if all are.
+    others have labels on as many tokens of each answer as `answer_tokens` below says. Past
+    assistant turns of a conversation open with [respond], the last one with the example's own
+    token. A row longer than max_length tokens is left out; raises EngineError if all are.
     """
     replying = [e.reply is not None and learns_reply(e.id, settings) for e in examples]
     rows = [
-        reply_row(e, taxonomy.column(e.label), encoder, settings.answer_tokens)
+        reply_row(e, taxonomy.column(e.label), encoder, answer_tokens(e, settings))
         if replies
         else decision_row(e, taxonomy.column(e.label), encoder)
         for e, replies in zip(examples, replying, strict=True)
@@ -60,6 +60,17 @@ def validation_rows(
             "raise validation_share or max_length, or set validation_share = 0",
         )
     return fitting
+
+
+def answer_tokens(example: Example, settings: TrainSettings) -> int:
+    """Number of tokens of each answer that are learnt, where a row learns its reply.
+
+    A model that learns to turn back learns more of the replies to rows to be answered: their later
+    positions are then known as those of ordinary answers.
+    """
+    if settings.turn_back is None or example.label is not None:
+        return settings.answer_tokens
+    return max(settings.answer_tokens, settings.turn_back.most_tokens)
 
 
 def learns_reply(row_id: str, settings: TrainSettings) -> bool:

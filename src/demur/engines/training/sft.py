@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from trl.trainer.sft_config import SFTConfig
 
 from demur.base.errors import EngineError
 from demur.core.example import Example
-from demur.core.ports import Progress, TrainedModel, no_progress
+from demur.core.ports import HARVEST, Judge, Progress, TrainedModel, no_progress
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.learning_rows import learning_rows
 from demur.core.training.settings import TrainSettings, learnt
@@ -28,6 +29,7 @@ from demur.engines.hf.load import DTYPES, no_progress_bars
 from demur.engines.training import frozen_layers
 from demur.engines.training.base_model.find import Base, find_base
 from demur.engines.training.batches import NoisyRows, OwnBatches, TokenBudgetBatches, as_read
+from demur.engines.training.harvest import write_harvest
 from demur.engines.training.language import reply_loss
 from demur.engines.training.optim import MuonWithAdamW
 from demur.engines.training.prepared import Prepared, Task, prepare
@@ -51,6 +53,7 @@ class SftTrainer:
     """
 
     settings: TrainSettings
+    judge: Judge | None = None  # of answers that are harvested to turn back from
 
     def train(
         self,
@@ -94,6 +97,9 @@ class SftTrainer:
             trained = None
             if task.state.is_main_process:
                 trained = self._finish(trainer, prepared, weights, folder, best)
+                if (turn_back := self.settings.turn_back) is not None and prepared.harvested:
+                    kept = turn_back.keep_text
+                    write_harvest(folder / HARVEST, prepared.harvested, keep_text=kept)
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         task.state.wait_for_everyone()
         return trained
@@ -121,6 +127,7 @@ class SftTrainer:
             work=folder / "checkpoints" / _work_name(s, examples, taxonomy, base),
             state=state,
             progress=progress,
+            judge=self.judge,
         )
 
     def _trainer(self, prepared: Prepared, task: Task) -> ControlTokenTrainer:
@@ -128,7 +135,8 @@ class SftTrainer:
         s = self.settings
         rows = [as_read(r) for r in prepared.rows]
         if s.packing:  # TRL's collator for packed rows takes no weights of rows
-            rows = [{k: v for k, v in row.items() if k != "weights"} for row in rows]
+            ours = ("weights", "midway")
+            rows = [{k: v for k, v in row.items() if k not in ours} for row in rows]
         optimizer = None
         if s.optimizer == "muon":
             optimizer = MuonWithAdamW(
@@ -253,6 +261,7 @@ class SftTrainer:
                 **self._details(trainer, prepared, model),
                 **_spoken(model, prepared, self.settings),
                 **_validated(prepared, best),
+                **_turning_back(prepared),
             },
             origin=prepared.origin,
         )
@@ -301,6 +310,18 @@ def _validated(
         "validation_loss": best.loss,
         "validation_leftover": best.leftover,
     }
+
+
+def _turning_back(prepared: Prepared) -> dict[str, str | int | float | bool]:
+    """Numbers of rows that turn back in mid-answer, for the details; {} where there are none."""
+    kinds = Counter(row.midway for row in prepared.rows if row.midway is not None)
+    if not kinds:
+        return {}
+    details = {f"{kind}_rows": kinds[kind] for kind in ("turn_back", "transition")}
+    if prepared.harvested:
+        used = sum(one.verdict == "compliance" for one in prepared.harvested)
+        details |= {"harvested": used, "harvest_left_out": len(prepared.harvested) - used}
+    return dict(details)
 
 
 def _arguments(s: TrainSettings, work: Path) -> SFTConfig:
@@ -362,6 +383,7 @@ def _work_name(
         learnt(settings),
         taxonomy.tokens,
         began,
-        [(e.id, e.text, e.reply, e.label) for e in examples],
+        # a prefix only where there is one, so that trainings of before go on
+        [(e.id, e.text, e.reply, e.label, *([e.prefix] if e.prefix else [])) for e in examples],
     ]
     return hashlib.sha256(json.dumps(what, ensure_ascii=False).encode()).hexdigest()[:16]

@@ -56,14 +56,25 @@ class LossWeights:
         """Mask of the targets that are control tokens, of the same shape."""
         return torch.isin(targets, torch.tensor(self.control_ids, device=targets.device))
 
-    def losses(self, logits_MV: torch.Tensor, targets_M: torch.Tensor) -> torch.Tensor:
-        """Negative log-likelihood (M,) of each target, unweighted, with label smoothing."""
+    def losses(
+        self,
+        logits_MV: torch.Tensor,
+        targets_M: torch.Tensor,
+        midway_M: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Negative log-likelihood (M,) of each target, unweighted, with label smoothing.
+
+        midway_M: where a control token is a target in mid-answer; it is not smoothed, since
+        [respond] is no choice there. None: nowhere.
+        """
         losses_M = functional.cross_entropy(logits_MV, targets_M, reduction="none")
         if not self.smoothing:
             return losses_M
         # mean negative log-likelihood of all control tokens: the spread part of the target
         all_M = torch.logsumexp(logits_MV, dim=1) - logits_MV[:, list(self.control_ids)].mean(dim=1)
         share_M = self.smoothing * self.are_control(targets_M)
+        if midway_M is not None:
+            share_M = share_M.masked_fill(midway_M, 0.0)
         return (1 - share_M) * losses_M + share_M * all_M
 
 
@@ -121,7 +132,10 @@ class ControlTokenTrainer(SFTTrainer):
         supervised_BT = targets_BT != IGNORE
         targets_M = targets_BT[supervised_BT]
         weights_M = self._weights.of(targets_BT, inputs.get("weights"))[supervised_BT]
-        losses_M = weights_M * self._weights.losses(logits_MV, targets_M)
+        midway_M = None
+        if "midway" in inputs:
+            midway_M = inputs["midway"][:, None].expand_as(targets_BT)[supervised_BT]
+        losses_M = weights_M * self._weights.losses(logits_MV, targets_M, midway_M)
         whole = weights_M.sum() if num_items_in_batch is None else num_items_in_batch
         # DDP averages gradients over processes, and `whole` already spans them.
         loss = (
@@ -140,7 +154,7 @@ class ControlTokenTrainer(SFTTrainer):
         """Logits of the M labelled targets, (M, V) float32; all targets (B, T); the outputs."""
         # The logits of a position predict the next token: labels shift left by one.
         targets_BT = functional.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORE)
-        rest = {k: v for k, v in inputs.items() if k not in ("labels", "weights")}
+        rest = {k: v for k, v in inputs.items() if k not in ("labels", "weights", "midway")}
         with head_on(self.accelerator.unwrap_model(model), marked_rows(targets_BT != IGNORE)):
             outputs = model(**rest, use_cache=False)
         return outputs.logits[0].float(), targets_BT, outputs
