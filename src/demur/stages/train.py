@@ -22,7 +22,7 @@ from typing import Any
 from demur.base.boundary import dumped
 from demur.base.errors import ConfigError
 from demur.base.files import digest_file, digest_json, make_readable
-from demur.core.example import SPLITS, Example
+from demur.core.example import SPLITS, Example, Split
 from demur.core.ports import HARVEST, Origin, Progress, Scorer, TrainedModel, Trainer, no_progress
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.learning_rows import learning_rows
@@ -197,16 +197,16 @@ def _with_prefixes(settings: Config, folder: RunFolder) -> list[Example]:
     examples = read_examples(folder.split("train"))
     if (path := _prefixes_file(settings)) is None:
         return examples
-    held_out = {split: read_examples(folder.split(split)) for split in SPLITS if split != "train"}
+    held_out: dict[Split, list[Example]] = {
+        split: read_examples(folder.split(split)) for split in SPLITS if split != "train"
+    }
     return add_prefixes(path, examples, held_out)
 
 
 def _prefixes_file(settings: Config) -> Path | None:
-    turn_back = settings.turn_back
-    named = turn_back is not None and isinstance(turn_back.prefixes, Path)
-    if not named:
+    path = settings.turn_back.prefixes if settings.turn_back is not None else None
+    if not isinstance(path, Path):
         return None
-    path = Path(turn_back.prefixes)
     if not path.exists():
         raise ConfigError(
             f"train.turn_back.prefixes = {path} does not exist",

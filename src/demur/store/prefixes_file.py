@@ -13,7 +13,7 @@ from pathlib import Path
 
 from demur.base.errors import DataError
 from demur.base.rows import read_rows
-from demur.core.example import Example, fold, prompt_key
+from demur.core.example import Example, Split, fold, prompt_key
 from demur.core.rows.shapes import is_unsafe, read_conversation, read_prefix
 from demur.core.training.turn_back import may_turn_back
 
@@ -56,7 +56,7 @@ def read_prefixes(path: Path) -> list[PrefixRow]:
 
 
 def add_prefixes(
-    path: Path, learnt: Sequence[Example], held_out: Mapping[str, Sequence[Example]]
+    path: Path, learnt: Sequence[Example], held_out: Mapping[Split, Sequence[Example]]
 ) -> list[Example]:
     """The training rows, those to be refused with the prefix that the file has for their prompt.
 

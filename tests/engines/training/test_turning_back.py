@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,7 +188,7 @@ BAD = [
 ]
 
 
-def story(words: list[str], draw: random.Random, length: int = 8) -> str:
+def story(words: Sequence[str], draw: random.Random, length: int = 8) -> str:
     return " ".join(draw.choice(words) for _ in range(length))
 
 

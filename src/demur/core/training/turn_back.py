@@ -45,6 +45,7 @@ class TurnBack:
     # of a prefix; and of the replies to rows to be answered that learn theirs, where
     # train.answer_tokens is less: a later position is only then known not to be turned back from
     most_tokens: int = 64
+    temperature: float = 0.0  # of harvested answers; 0: greedy
     keep_text: bool = False  # of harvested prefixes, in the run folder; else their digests
 
     def __post_init__(self) -> None:
@@ -63,10 +64,12 @@ class TurnBack:
                 f"train.turn_back.kept_share = {self.kept_share} is not in (0, 1]",
                 "0.05 to 0.2 are usual",
             )
-        if not 0.0 < self.weight < math.inf or self.most_tokens < 1:
+        heats = 0.0 <= self.temperature < math.inf
+        if not heats or not 0.0 < self.weight < math.inf or self.most_tokens < 1:
             raise ConfigError(
-                f"train.turn_back: weight {self.weight}, most_tokens {self.most_tokens}",
-                "weight is above 0, most_tokens at least 1",
+                f"train.turn_back: weight {self.weight}, most_tokens {self.most_tokens}, "
+                f"temperature {self.temperature}",
+                "weight is above 0, most_tokens at least 1, temperature at least 0",
             )
 
 
@@ -87,7 +90,7 @@ def may_turn_back(row: Example) -> bool:
 def kept_positions(row_id: str, length: int, share: float, seed: int) -> tuple[int, ...]:
     """Draw the positions of a prefix that are targets: a share of 0 .. length - 1, at least one."""
     count = max(1, round(share * length))
-    return tuple(sorted(_random(seed, f"kept:{row_id}").sample(range(length), count)))
+    return tuple(sorted(seeded(seed, f"kept:{row_id}").sample(range(length), count)))
 
 
 def sentence_ends(text: str) -> list[int]:
@@ -98,14 +101,14 @@ def sentence_ends(text: str) -> list[int]:
 
 def cut_at_sentence(row_id: str, prefix: str, seed: int) -> str | None:
     """Cut a prefix at one of its sentence ends; None for every other row, and where it has none."""
-    random = _random(seed, f"cut:{row_id}")
+    random = seeded(seed, f"cut:{row_id}")
     ends = sentence_ends(prefix)
     return prefix[: random.choice(ends)] if random.random() < 0.5 and ends else None
 
 
 def cut_at_token(row_id: str, length: int, seed: int) -> int:
     """Draw how many tokens of a prefix stand before the turn: uniform on 1 .. length."""
-    return _random(seed, f"tokens:{row_id}").randint(1, length)
+    return seeded(seed, f"tokens:{row_id}").randint(1, length)
 
 
 def rows_to_harvest(examples: Sequence[Example], settings: TurnBack, seed: int) -> list[Example]:
@@ -114,6 +117,7 @@ def rows_to_harvest(examples: Sequence[Example], settings: TurnBack, seed: int) 
     return [e for e in examples if may_turn_back(e) and not e.prefix and is_drawn(e, share, seed)]
 
 
-def _random(seed: int, name: str) -> Random:
+def seeded(seed: int, name: str) -> Random:
+    """Draws that depend on seed and name alone."""
     digest = sha256(f"{seed}:{name}".encode("utf-8", "surrogatepass")).digest()
     return Random(int.from_bytes(digest[:8], "big"))

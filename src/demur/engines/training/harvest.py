@@ -1,7 +1,7 @@
 """Harvested prefixes: the base model's own answers to training rows that are to be refused.
 
 1. Before anything is trained the base writes an answer to each of these rows behind a forced
-   [respond], greedily; control tokens are banned from it.
+   [respond], greedily or sampled; control tokens are banned from it.
 2. An answer that declines in words is no prefix to turn back from: it is left out and counted.
 3. Answers are appended to a file beside the checkpoints, batch by batch, so that a killed training
    goes on behind the last one. The file goes when training ends.
@@ -24,10 +24,11 @@ from demur.base.files import digest_bytes, write_text
 from demur.core.example import Example
 from demur.core.judging.outcome import Verdict
 from demur.core.ports import Judge
+from demur.core.serving import Sampling
 from demur.core.training.settings import TrainSettings
-from demur.core.training.turn_back import rows_to_harvest
+from demur.core.training.turn_back import rows_to_harvest, seeded
 from demur.engines.chat_encoder import ChatEncoder
-from demur.engines.hf.decode import DecodeRules, decode_greedily, prefill
+from demur.engines.hf.decode import AnswerRow, DecodeRules, decode, prefill
 from demur.engines.hf.load import context_of, stop_ids
 from demur.engines.training.batches import by_length
 from demur.engines.training.mid_answer_rows import prompt_ids
@@ -125,10 +126,11 @@ def _written(writer: Writer, wanted: Sequence[Example], file: Path) -> dict[str,
     model = _to_write_with(writer)
     with file.open("a", encoding="utf-8") as out:
         for batch in by_length([len(ids) + most for _, ids in rows], WRITE_TOKENS):
-            answers = _batch(writer, model, [rows[n][1] for n in batch], most)
-            for n, (text, tokens) in zip(batch, answers, strict=True):
-                found[rows[n][0]] = text, tokens
-                line = {"id": rows[n][0], "text": text, "tokens": tokens}
+            some = [rows[n] for n in batch]
+            answers = _batch(writer, model, some, most)
+            for (name, _), (text, tokens) in zip(some, answers, strict=True):
+                found[name] = text, tokens
+                line = {"id": name, "text": text, "tokens": tokens}
                 out.write(json.dumps(line, ensure_ascii=False) + "\n")
             out.flush()
     return found
@@ -153,25 +155,31 @@ def _to_write_with(writer: Writer) -> Any:
 
 @torch.inference_mode()
 def _batch(
-    writer: Writer, model: Any, prompts: Sequence[Sequence[int]], most: int
+    writer: Writer, model: Any, rows: Sequence[tuple[str, Sequence[int]]], most: int
 ) -> list[tuple[str, int]]:
-    """Text and tokens of the greedy answer to each prompt, behind [respond]."""
-    encoder, tokenizer = writer.encoder, writer.tokenizer
+    """Text and tokens of the answer to each row (id, ids of its prompt), behind [respond]."""
+    encoder, tokenizer, settings = writer.encoder, writer.tokenizer, writer.settings
     stops = stop_ids(model, tokenizer, encoder)
     pad = [] if tokenizer.pad_token_id is None else [tokenizer.pad_token_id]
     rules = DecodeRules(
+        control_ids=encoder.token_ids,
         stops=stops,
         banned=tuple({*encoder.token_ids, *pad} - stops),
         max_new_tokens=most,
         context=context_of(model),
     )
     respond = encoder.token_ids[0]
-    written = decode_greedily(
-        model,
-        prefill(model, prompts, respond),
-        range(len(prompts)),
-        [respond] * len(prompts),
-        rules,
-    )
-    texts = tokenizer.batch_decode([list(w.ids) for w in written], skip_special_tokens=True)
-    return [(text.strip(), len(w.ids)) for text, w in zip(texts, written, strict=True)]
+    sampling = Sampling(temperature=settings.turn_back.temperature if settings.turn_back else 0.0)
+    # A row's draws depend on its id alone, so that a training that was killed draws the same.
+    answers = [
+        AnswerRow(
+            prompt=n,
+            first_id=respond,
+            sampling=sampling,
+            random=seeded(settings.seed, f"harvest:{name}"),
+        )
+        for n, (name, _) in enumerate(rows)
+    ]
+    decode(model, prefill(model, [ids for _, ids in rows], respond), answers, rules)
+    texts = tokenizer.batch_decode([a.ids for a in answers], skip_special_tokens=True)
+    return [(text.strip(), len(a.ids)) for text, a in zip(texts, answers, strict=True)]
