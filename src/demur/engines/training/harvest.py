@@ -31,7 +31,6 @@ from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.hf.decode import AnswerRow, DecodeRules, decode, prefill
 from demur.engines.hf.load import context_of, stop_ids
 from demur.engines.training.batches import by_length
-from demur.engines.training.mid_answer_rows import prompt_ids
 from demur.engines.training.resources.machine import uses_bfloat16
 
 WRITE_TOKENS = 4096  # positions cached at once, those of the answers counted
@@ -116,7 +115,7 @@ def _written(writer: Writer, wanted: Sequence[Example], file: Path) -> dict[str,
     Rows whose prompt leaves no room in max_length are left out, as training leaves them out.
     """
     found = {row["id"]: (row["text"], row["tokens"]) for row in _kept(file)}
-    rows = [(e.id, prompt_ids(e, writer.encoder)) for e in wanted if e.id not in found]
+    rows = [(e.id, writer.encoder.prompt(e.prompt)) for e in wanted if e.id not in found]
     rows = [(name, ids) for name, ids in rows if len(ids) + 2 <= writer.settings.max_length]
     if not rows:
         return found

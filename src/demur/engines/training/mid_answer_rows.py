@@ -72,18 +72,11 @@ def expected_rows(
     kinds = (turn_back.turn_back_share > 0) + (turn_back.transition_share > 0)
     rows = []
     for example in rows_to_harvest(examples, turn_back, settings.seed):
-        ids = [*prompt_ids(example, encoder), *[0] * (turn_back.most_tokens + 1)]
+        ids = [*encoder.prompt(example.prompt), *[0] * (turn_back.most_tokens + 1)]
         labels = [IGNORE] * (len(ids) - 1) + ids[-1:]
         if len(ids) <= settings.max_length:
             rows += [TrainingRow(input_ids=ids, labels=labels)] * kinds
     return rows
-
-
-def prompt_ids(example: Example, encoder: ChatEncoder) -> list[int]:
-    """Ids of a row's prompt, up to where its control token belongs; past answers open with
-    [respond].
-    """
-    return encoder.prompt(example.prompt, _past(example))
 
 
 class _Builder:
