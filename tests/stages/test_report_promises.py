@@ -12,9 +12,9 @@ from demur.stages.arrival import left_rows
 from demur.stages.report import curves, risks, tables
 from demur.stages.report.finished_run import read_finished_run
 from demur.stats.labelled import label_scores
-from demur.stats.thresholds.losses import grouped_scores, losses_of
+from demur.stats.thresholds.losses import grouped_scores, losses_of, rate_under
 from demur.store.policies.policy_file import read_policy
-from demur.store.results.metrics_file import MeasuredRate, read_metrics
+from demur.store.results.metrics_file import read_metrics
 from demur.store.scores.tables import read_scores
 
 GOALS = (
@@ -65,10 +65,26 @@ def test_the_measured_rate_of_a_promise_is_counted_as_its_certificate_counts(mat
     rows = type(material.rows)(table=material.rows.table, label_N=material.rows.label_N)
     (loss,) = losses_of([goal], policy, grouped_scores(policy, rows, shared=False), 0)
     refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
-    _, shown = risks.measured(goal, material.measured, policy.taxonomy.names)
-    assert shown == MeasuredRate.from_core(
-        loss.rate(refused_N, np.ones(len(refused_N), dtype=bool))
-    )
+    everyone_N = np.ones(len(refused_N), dtype=bool)
+    shown, _ = rate_under(policy, goal, material.rows)
+    expected = loss.rate(refused_N, everyone_N)
+    assert (shown.hits, shown.of) == (expected.hits, expected.of)
+
+
+def test_intervals_of_rates_made_from_counts_know_the_units_of_their_rows(material):
+    lines = {str(row[0]): row for row in tables.agreement(material).rows if len(row) > 1}
+    for choice, kept in material.evaluation.forced.items():
+        refuse, answer = lines[choice][1:3]
+        own = answer if choice == "respond" else refuse
+        assert own == kept.kept
+        assert (refuse.low, refuse.high) == pytest.approx((1 - answer.high, 1 - answer.low))
+    emitted = material.measured.tokens["humanizing"].emitted
+    goal = parse_goal("refusal_rate[humanizing] = 10%")
+    assert risks.measured(goal, material.measured, policy_names(material))[1] == emitted
+
+
+def policy_names(material):
+    return material.calibrated.taxonomy.names
 
 
 @pytest.mark.parametrize(

@@ -94,3 +94,9 @@ def test_a_row_is_drawn_by_its_part_of_the_requests_of_its_group():
     share = np.mean(drawn, axis=0)
     assert all(marked_N.sum() == 2 for marked_N in drawn)
     assert share == pytest.approx([0.9, 0.1, 0.5, 0.5], abs=0.035)
+
+
+def test_rows_that_all_taught_say_nothing_by_units():
+    everyone_N = np.ones(4, dtype=bool)
+    rows = count_rows(everyone_N, None, np.array([40, 1, 1, 1]), 0, taught_N=everyone_N)
+    assert rows.measured(np.zeros(4, dtype=bool)).interval() == (0.0, 1.0)

@@ -12,9 +12,11 @@ from demur.core.rates import Rate
 from demur.stats import paired
 from demur.stats.judging.correction import CheckedSample, regression_rate, regression_share
 from demur.stats.judging.judged import rogan_gladen
+from demur.stats.labelled import traits_from
 from demur.stats.measure import errors_of
 from demur.stats.paired import compare_paired, mcnemar_of_groups, mcnemar_p
 from demur.stats.points import Resampling
+from demur.stats.thresholds.problem import mix_of
 from demur.stats.units import RowUnits, unit_interval
 
 DRAWS = 2000
@@ -70,6 +72,20 @@ def test_intervals_of_families_miss_the_rate_in_at_most_five_of_a_hundred_draws(
 
 def test_an_interval_that_counts_rows_would_show():
     assert missed(60, (5,), 0.3, 0.9, draws=200)[1] > binom.ppf(SLACK, 200, 0.25)
+
+
+def test_the_slices_that_a_promise_keeps_know_their_families():
+    rng, misses, by_counts = np.random.default_rng(5), 0, 0
+    traits = traits_from({"source": ["a"] * 300})
+    for _ in range(DRAWS):
+        hit_N, unit_N = families(rng, 60, (5,), 0.3, 0.9)
+        (part,) = mix_of(traits, hit_N, np.ones(300, dtype=bool), RowUnits.of(300, unit_N))
+        low, high = part.interval
+        misses += not low <= 0.3 <= high
+        low, high = part.rate.interval()
+        by_counts += not low <= 0.3 <= high
+    assert misses <= binom.ppf(SLACK, DRAWS, 0.05)
+    assert by_counts > 0.25 * DRAWS  # what files of before hold
 
 
 def test_the_rates_of_an_evaluation_know_their_families():

@@ -15,6 +15,7 @@ from demur.base.arrays import Doubles, Ints
 from demur.base.errors import Undefined
 
 SHOWN = 4  # slices of one facet that a sentence names
+SHOWN_CONFIDENCE = 0.95  # of intervals that are shown and stored
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +53,7 @@ class Rate:
         """One-sided lower bound; see lower_bound. Raises Undefined if of == 0."""
         return lower_bound(self.hits, self.of, delta)
 
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+    def interval(self, confidence: float = SHOWN_CONFIDENCE) -> tuple[float, float]:
         """Two-sided interval: covers the true rate with probability >= confidence.
 
         Clopper-Pearson, which wants independent rows: rows that may share a group or session are
@@ -60,6 +61,25 @@ class Rate:
         """
         half = (1.0 - confidence) / 2.0
         return self.lower(half), self.upper(half)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ByUnits:
+    """The 95 % interval of a stored rate whose rows share units, or stand for several requests: its
+    counts alone do not tell it.
+    """
+
+    units: int  # pieces of evidence
+    low: float
+    high: float
+
+
+def stored(rate: Rate) -> tuple[Rate, ByUnits | None]:
+    """A rate as files keep it: its counts, and its interval where these do not tell it."""
+    if rate.units == rate.of:
+        return rate, None
+    low, high = rate.interval()
+    return Rate(hits=rate.hits, of=rate.of), ByUnits(units=rate.units, low=low, high=high)
 
 
 def decimal_fraction(number: float) -> Fraction:
@@ -170,6 +190,20 @@ class Slice:
     name: str
     # errors of this slice; its `of` over the promise's own is the slice's share of the mix
     rate: Rate
+    # None where each of its requests is one piece of evidence, and in files of before it was stored
+    by_units: ByUnits | None = None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of its rate."""
+        if self.by_units is None:
+            return self.rate.interval()
+        return self.by_units.low, self.by_units.high
+
+    @property
+    def pieces(self) -> int:
+        """The pieces of evidence among its rows."""
+        return self.rate.of if self.by_units is None else self.by_units.units
 
     @property
     def label(self) -> str:
@@ -177,16 +211,16 @@ class Slice:
         return f"{self.facet} {self.name}"
 
 
-def worst(mix: Sequence[Slice], confidence: float = 0.95) -> Slice | None:
-    """The slice that is most surely bad: the highest lower end of its exact interval, then the
-    highest rate.
+def worst(mix: Sequence[Slice]) -> Slice | None:
+    """The slice that is most surely bad: the highest lower end of its interval, then the highest
+    rate.
 
     Not the highest rate alone: one error in one row would always be it. Only facets with several
     slices count; None if there are none.
     """
 
     def key(part: Slice) -> tuple[float, float, float]:
-        low, high = part.rate.interval(confidence)
+        low, high = part.interval
         return low, part.rate.value, high
 
     return max(divided(mix), key=key, default=None)
@@ -216,21 +250,22 @@ def mix_words(mix: Sequence[Slice]) -> str:
 
 
 def worst_words(mix: Sequence[Slice], level: float, confidence: float = 0.95) -> str:
-    """The worst slice with its exact interval, and what so many rows of it can say. Empty without
+    """The worst slice with its interval, and what so many rows of it can say. Empty without
     slices.
     """
     part = worst(mix)
     if part is None:
         return ""
-    low, high = part.rate.interval()
+    low, high = part.interval
     words = (
         f"{part.label}, {part.rate.hits} of {part.rate.of}: {part.rate.value:.1%} (95% "
         f"{low:.1%} to {high:.1%})"
     )
     needed = rows_to_bound(level, confidence)
-    if part.rate.of < needed:
+    if part.pieces < needed:
+        what = "rows" if part.by_units is None else "units of rows"
         words += (
-            f"; {part.rate.of} rows are too few to bound it at {level:g}, {needed} without "
+            f"; {part.pieces} {what} are too few to bound it at {level:g}, {needed} without "
             "an error would do"
         )
     return words
@@ -246,4 +281,4 @@ def too_small(mix: Sequence[Slice], level: float, confidence: float = 0.95) -> t
     error.
     """
     needed = rows_to_bound(level, confidence)
-    return tuple(part for part in divided(mix) if part.rate.of < needed)
+    return tuple(part for part in divided(mix) if part.pieces < needed)

@@ -13,7 +13,7 @@ from demur.core.goals.goal import Promise
 from demur.core.policy import Policy
 from demur.core.rates import Rate, Slice
 from demur.stats.labelled import LabelledScores
-from demur.stats.thresholds.losses import measured_under
+from demur.stats.thresholds.losses import rate_under
 
 # settings under which promises are about other rows than the splits hold
 ELSEWHERE = ("traffic", "human_labels", "mix")
@@ -46,7 +46,7 @@ def promised_rate(
     is about.
     """
     try:
-        return measured_under(policy, promise.goal, rows)
+        return rate_under(policy, promise.goal, rows)
     except DataError:
         return None
 

@@ -15,7 +15,7 @@ from demur.base.arrays import Bools, Ints, numbered
 from demur.base.errors import DataError
 from demur.core.example import Example
 from demur.core.midway.peaks import AnswerPeaks
-from demur.core.rates import Rate, Slice, TrafficMix
+from demur.core.rates import TrafficMix
 from demur.core.rows.facets import FACETS, NONE, Facet, says_something, value_of
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import Taxonomy
@@ -61,24 +61,6 @@ class Traits:
         column = self.columns[facet]
         of_V = np.bincount(column.code_N[among_N], minlength=len(column.names))
         return tuple(name for name, of in zip(column.names, of_V.tolist(), strict=True) if of)
-
-    def mix(self, error_N: Bools, among_N: Bools, count_N: Ints | None = None) -> tuple[Slice, ...]:
-        """Count errors and requests of each slice among these rows, by facet, then name."""
-        found = []
-        weight_N = np.ones(self.rows, dtype=np.int64) if count_N is None else count_N
-        for facet in FACETS:
-            if facet not in self.columns:
-                continue
-            column = self.columns[facet]
-            of_V, hits_V = (
-                np.bincount(column.code_N[part_N], weight_N[part_N], len(column.names))
-                for part_N in (among_N, among_N & error_N)
-            )
-            for name, hits, of in zip(column.names, hits_V, of_V, strict=True):
-                if of:
-                    rate = Rate(hits=round(hits), of=round(of))
-                    found.append(Slice(facet=facet, name=name, rate=rate))
-        return tuple(found)
 
     def select(self, at: Ints) -> Traits:
         """The traits of some rows, in this order; a row may be there more than once."""

@@ -38,9 +38,12 @@ def slice_bounds(
     (loss,) = losses_of([promise.goal], policy, grouped_by_policy(promise.goal, policy, rows), 0)
     if rows.traits is None:
         return ()
-    error_N = loss.errors(refused_by(promise.goal, policy, rows))
-    names = rows.traits.values(facet, loss.among_N)
-    counted = [loss.counted(rows.traits.within(facet, (name,))) for name in names]
+    refused_N = refused_by(promise.goal, policy, rows)
+    error_N = loss.errors(refused_N)
+    names = rows.traits.values(facet, loss.denominator(refused_N))
+    if not names:  # a precision, and no row is refused
+        return ()
+    counted = [loss.counted_under(refused_N, rows.traits.within(facet, (name,))) for name in names]
     delta = (1.0 - confidence) / len(names)
     upper = [rows_of.upper(error_N, delta) for rows_of in counted]
     requests = [rows_of.requests for rows_of in counted]

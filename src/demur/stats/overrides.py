@@ -16,7 +16,7 @@ from demur.core.goals.goal import Promise
 from demur.core.goals.promised import promised
 from demur.core.midway.monitor import Monitor
 from demur.core.policy import Override, Policy
-from demur.core.rates import Rate
+from demur.core.rates import Rate, stored
 from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.losses import rate_under
@@ -51,10 +51,13 @@ def override_categories(
             return promise
         if forced and promised(promise.goal).errs_when == "answered":
             # everything is refused: no decision can be one of its errors
-            mix = tuple(replace(part, rate=Rate(hits=0, of=part.rate.of)) for part in promise.mix)
+            mix = tuple(
+                replace(part, rate=Rate(hits=0, of=part.rate.of), by_units=None)
+                for part in promise.mix
+            )
             rate = promise.rate and Rate(hits=0, of=promise.rate.of)
             method = f"{promise.method}; {named}: none is missed"
-            return replace(promise, rate=rate, mix=mix, method=method)
+            return replace(promise, rate=rate, by_units=None, mix=mix, method=method)
         return _withdrawn(promise, made, rows, named)
 
     return replace(made, promises=tuple(map(as_served, policy.promises)))
@@ -84,6 +87,7 @@ def _withdrawn(promise: Promise, policy: Policy, rows: LabelledScores, named: st
         status="uncertified",
         confidence=None,
         rate=None,
+        by_units=None,
         mix=(),
         method=(
             f"not certified: thresholds were chosen before {named}; to choose them without it, "
@@ -94,4 +98,5 @@ def _withdrawn(promise: Promise, policy: Policy, rows: LabelledScores, named: st
     if not all(policy.category(name).may_emit for name in promise.goal.categories):
         return bare
     rate, mix = rate_under(policy, promise.goal, rows, seed=0)
-    return replace(bare, rate=rate, mix=mix)
+    counts, by_units = stored(rate)
+    return replace(bare, rate=counts, by_units=by_units, mix=mix)

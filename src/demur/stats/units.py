@@ -279,7 +279,7 @@ def count_rows(
     if group_N is None:
         unit_M[own_M] = np.arange(own_M.sum())
     else:
-        unit_M[own_M] = np.unique(group_N[row_M[own_M]], return_inverse=True)[1]
+        unit_M[own_M] = _renumbered(group_N[row_M[own_M]])
         drawn_M = one_per_group(group_N, units_N, seed, count_N)[row_M]
     return CountedRows(row_M=row_M, count_M=count_M, unit_M=unit_M, drawn_M=drawn_M)
 
@@ -302,10 +302,25 @@ def one_per_group(
         # Of exponential times with these rates, the first is each row's with a probability that is
         # its part of the group's requests.
         order = row_M[np.argsort(rng.exponential(size=len(row_M)) / count_N[row_M])]
+    # In random order, the first row of each group is a uniform draw from it: written last here.
+    unit_M = _renumbered(group_N[order])
+    drawn_U = np.zeros(int(unit_M.max(initial=-1)) + 1, dtype=np.int64)
+    drawn_U[unit_M[::-1]] = order[::-1]
     marked_N = np.zeros(len(among_N), dtype=bool)
-    # In random order, the first row of each group is a uniform draw from it.
-    marked_N[order[np.unique(group_N[order], return_index=True)[1]]] = True
+    marked_N[drawn_U] = True
     return marked_N
+
+
+def _renumbered(group_M: Ints) -> Ints:
+    """The groups' numbers from 0 on without gaps, in their order: np.unique's inverse, without a
+    sort where numbers are small.
+    """
+    highest = int(group_M.max(initial=0))
+    if int(group_M.min(initial=0)) < 0 or highest > 8 * len(group_M) + 1000:
+        return np.unique(group_M, return_inverse=True)[1]
+    there_G = np.zeros(highest + 1, dtype=bool)
+    there_G[group_M] = True
+    return np.asarray((np.cumsum(there_G) - 1)[group_M])
 
 
 def bet_sizes(rows: CountedRows, alike: float, delta: float, most: float) -> Doubles:
@@ -333,6 +348,8 @@ def _upper_of_units(
     bets.
     """
     units = sum(units for _, units in shares)
+    if not units:  # every row taught what is tested: nothing is known by units
+        return 1.0
     if apart == 1.0:  # one row a unit: the drawn rows are all rows
         return upper_bound(drawn, units, delta)
     most = upper_bound(drawn, units, delta * _DRAWN)
@@ -357,6 +374,12 @@ class RowUnits:
             group_N=np.arange(rows) if group_N is None else group_N,
             count_N=np.ones(rows, dtype=np.int64) if count_N is None else count_N,
         )
+
+    @property
+    def plain(self) -> bool:
+        """Whether every row is a unit and stands for one request."""
+        unit_N = _renumbered(self.group_N)
+        return int(unit_N.max(initial=-1)) + 1 == len(unit_N) and bool((self.count_N == 1).all())
 
     def at(self, row_M: Bools | Ints) -> RowUnits:
         """The same of some of the rows."""

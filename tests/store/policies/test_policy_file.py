@@ -21,7 +21,7 @@ from demur.core.policy import (
     Sensitivity,
     natural,
 )
-from demur.core.rates import Rate, Slice
+from demur.core.rates import ByUnits, Rate, Slice
 from demur.core.rows.facets import FACETS
 from demur.core.taxonomy import coconot, single
 from demur.core.threshold import NEVER
@@ -56,11 +56,15 @@ def category_policies(draw):
     )
 
 
+by_units = st.none() | st.builds(
+    ByUnits, units=st.integers(1, 9), low=st.floats(0, 1), high=st.floats(0, 1)
+)
 slices = st.builds(
     Slice,
     facet=st.sampled_from(FACETS),
     name=st.text(st.characters(codec="utf-8"), max_size=5),
     rate=rates,
+    by_units=by_units,
 )
 LEVELS = st.none() | st.floats(0, 1)
 promises = st.builds(
@@ -75,6 +79,7 @@ promises = st.builds(
     method=st.just("Clopper and Pearson 1934"),
     on_failure=st.sampled_from(["stop", "hard_only", "keep:careful"]),
     mix=st.lists(slices, max_size=2).map(tuple),
+    by_units=by_units,
 )
 fingerprints = st.builds(
     Fingerprint,
@@ -336,3 +341,9 @@ def test_a_promise_without_a_mix_is_written_as_it_always_was():
     assert policy_to_json(mixed)["promises"][0]["mix"] == [
         {"facet": "kind", "name": "contrast", "rate": {"hits": 1, "of": 3}}
     ]
+    assert policy_to_json(mixed)["format"] == "demur.policy/1"
+    # An interval that counts units is more than a reader of before understands.
+    counted = replace(promise, by_units=ByUnits(units=2, low=0.1, high=0.9))
+    value = policy_to_json(replace(made, promises=(counted,)))
+    assert value["format"] == "demur.policy/2"
+    assert value["promises"][0]["by_units"] == {"units": 2, "low": 0.1, "high": 0.9}

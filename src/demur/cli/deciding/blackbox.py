@@ -223,7 +223,8 @@ def _print_verdicts(file: BlackboxFile) -> None:
         note(f"unscored: {count} x {reason}")
     if file.hand is not None:
         right = file.hand.accuracy
-        low, high = right.interval()
+        known = file.hand.by_units
+        low, high = right.interval() if known is None else (known.low, known.high)
         note(
             f"the judge was right on {right.hits} of {right.of} hand-labelled answers that it was "
             f"not fitted on: {right.value:.1%} ({low:.1%} to {high:.1%}); {file.hand.unscored} it "

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from demur.core.goals.attempts import Attempts
 from demur.core.goals.counts import Counts
-from demur.core.rates import Rate, Slice
+from demur.core.rates import ByUnits, Rate, Slice
 
 Status = Literal["certified", "measured", "uncertified", "no longer supported", "not certified"]
 
@@ -111,6 +111,9 @@ class Promise:
     data_digest: str  # of the rows and scores it was chosen on
     method: str  # procedure and its source
     on_failure: str = "stop"  # the caller's choice: stop, hard_only, or keep:<name of a policy>
+    # None where each request of `rate` is one piece of evidence, and in files of before it was
+    # stored
+    by_units: ByUnits | None = None
     # the rows of `rate` by slice: what the promise averages over
     mix: tuple[Slice, ...] = ()
     # digest of the ids of the rows of `rate`; None where they are not the run's, or not known

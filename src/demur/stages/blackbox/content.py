@@ -8,12 +8,15 @@ from dataclasses import replace
 
 from demur.base.errors import Undefined
 from demur.core.goals.counts import two_way
-from demur.core.goals.goal import Goal, Promise
+from demur.core.goals.goal import Promise
+from demur.core.goals.promised import PromisedGoal
+from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.pages.drawing import ANSWER, REFUSE, BinMark, reliability, small_plot
 from demur.pages.parts import Cell, Code, Estimate, Figure, Page, Panel, Section, Spec, Table
 from demur.stages.blackbox.predictor import TRIAL
 from demur.stages.blackbox.results import BINS, OFTEN, BlackboxRun, Quality, Term
+from demur.stats.contradictions import promised_rate
 from demur.stats.measure import ErrorRates
 from demur.store.results.metrics_file import MeasuredRate
 
@@ -64,12 +67,12 @@ def _headline(m: BlackboxRun) -> str:
     s = m.summary
     # A partial answer counts as declined. AUROC is the probability that a declined prompt ranks
     # above an answered one.
-    rate = Rate(
-        hits=s.verdicts["refusal"] + s.verdicts["partial"], of=s.answered - s.verdicts["unscored"]
-    )
+    declined = s.verdicts["refusal"] + s.verdicts["partial"]
+    scored = s.answered - s.verdicts["unscored"]
+    share = f"{declined / scored:.1%}" if scored else "none"
     area, low, high = m.before.auroc
     return (
-        f"{s.model} declined {MeasuredRate.from_core(rate).words} of {rate.of:,} prompts whose "
+        f"{s.model} declined {share} of {scored:,} prompts whose "
         "answer "
         "could be scored. Of a declined and an answered prompt, neither seen before, the "
         f"predictor ranks the declined one first in {area:.1%} of cases ({100 * low:.1f} to "
@@ -109,7 +112,7 @@ def _hand(m: BlackboxRun) -> tuple[Table, ...]:
         ("hand-labelled answers", f"{hand.answers:,}"),
         ("that decline", f"{hand.declining:,}"),
         ("not scored", f"{hand.unscored:,}"),
-        ("right, of those scored", MeasuredRate.from_core(hand.accuracy)),
+        ("right, of those scored", MeasuredRate.from_core(hand.accuracy, hand.by_units)),
     )
     # The final judge is fitted on all hand labels; its accuracy is that of judges fitted without.
     caption = (
@@ -269,20 +272,20 @@ def _promise(m: BlackboxRun, run_name: str) -> Section:
         header=("on the test prompts", "share"),
         rows=tuple((name, MeasuredRate.from_core(rate)) for name, rate in shown.items()),
     )
-    return Section(key=key, title=title, parts=(_promises(m.policy.promises, m.errors), does))
+    return Section(key=key, title=title, parts=(_promises(m, m.policy, m.errors), does))
 
 
-def _promises(promises: Sequence[Promise], errors: ErrorRates) -> Table:
+def _promises(m: BlackboxRun, policy: Policy, errors: ErrorRates) -> Table:
     """Each promise beside its figure on the calibrate prompts and on the test prompts."""
     rows = tuple(
         (
             p.risk,
             "" if p.level is None else f"at most {p.level:g}",
             p.status if p.confidence is None else f"{p.status} with {p.confidence:.0%} confidence",
-            "not shown" if p.rate is None else MeasuredRate.from_core(p.rate),
-            _measured(p.goal, errors),
+            "not shown" if p.rate is None else MeasuredRate.from_core(p.rate, p.by_units),
+            _measured(p, m, policy, errors),
         )
-        for p in promises
+        for p in policy.promises
     )
     return Table(
         title="Promises",
@@ -301,8 +304,12 @@ def _promises(promises: Sequence[Promise], errors: ErrorRates) -> Table:
     )
 
 
-def _measured(goal: Goal, errors: ErrorRates) -> Cell:
-    """A promised figure on the test prompts."""
+def _measured(promise: Promise, m: BlackboxRun, policy: Policy, errors: ErrorRates) -> Cell:
+    """A promised figure on the test prompts; rates with intervals that count units."""
+    goal = promise.goal
+    if isinstance(goal, PromisedGoal):
+        tested = promised_rate(promise, policy, m.rows)
+        return MeasuredRate.from_core(tested[0]) if tested else "no such prompt"
     # The run has one category, so that its counts are those of refused and answered rows.
     counts = two_way(
         answered=errors.false_refusal.of - errors.false_refusal.hits,
@@ -314,9 +321,9 @@ def _measured(goal: Goal, errors: ErrorRates) -> Cell:
         figure = goal.figure(replace(counts, names=goal.categories[:1]))
     except Undefined:
         return "not defined"
-    # A rate is shown with its interval; other figures in the goal's own format.
+    # A rate that is no bounded one is that of all refusals: the run has one category.
     if isinstance(figure, Rate):
-        return MeasuredRate.from_core(figure)
+        return MeasuredRate.from_core(errors.refusal_rate)
     return "not shown" if figure is None else goal.shown(figure)
 
 

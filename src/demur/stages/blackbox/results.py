@@ -22,7 +22,7 @@ from demur.stats.calibration.binned import cells
 from demur.stats.calibration.proper import binary_score
 from demur.stats.calibration.uncertainty import error_interval
 from demur.stats.calibration.views import binary_view
-from demur.stats.labelled import label_scores
+from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.measure import ErrorRates, auroc, errors_of, refusal_log_odds, row_units
 from demur.stats.points import Bin, Resampling, auroc_interval, reliability_bins
 from demur.stats.units import RowUnits
@@ -72,6 +72,7 @@ class BlackboxRun:
     base_brier: float  # Brier score of predicting the test rows' own base rate
     before: Quality
     after: Quality | None  # through the policy's calibrator; None without one
+    rows: LabelledScores  # the test rows
     policy: Policy | None  # None before calibrate, and if it was made for another predictor
     stale: bool  # whether there is a policy for another predictor
     errors: ErrorRates | None  # of the policy on the test rows
@@ -114,6 +115,7 @@ def read_blackbox_run(folder: RunFolder, taxonomy: Taxonomy) -> BlackboxRun:
         after=_quality(should_N, refusal_log_odds(policy, rows), row_units(rows))
         if policy and calibrated
         else None,
+        rows=rows,
         policy=policy,
         stale=stale,
         errors=errors,

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
+from demur.base.arrays import numbered
 from demur.base.errors import DataError
 from demur.core.classifiers.text import TextClassifier
 from demur.core.judging.outcome import Outcome, declines
 from demur.core.ports import Judge
-from demur.core.rates import Rate
+from demur.core.rates import stored
 from demur.stats.text.fit import fit_text_classifier
+from demur.stats.units import unit_rate
 from demur.store.answers.answers_file import AnswerRow, read_answers
 from demur.store.answers.blackbox_file import HandRow
 from demur.store.models.text_model_file import write_text_classifier
@@ -50,12 +52,16 @@ def run(hand: Path, out: Path, make_judge: MakeJudge) -> HandRow:
         )
     outcomes = _held_out(rows, yes_N, make_judge)
     scored = [(o, yes) for o, yes in zip(outcomes, yes_N, strict=True) if o.verdict != "unscored"]
-    right = sum(declines(o.verdict, "lenient") == yes for o, yes in scored)
+    right_M = np.array([declines(o.verdict, "lenient") == yes for o, yes in scored], dtype=bool)
+    groups = [r.group for r, o in zip(rows, outcomes, strict=True) if o.verdict != "unscored"]
+    everything_M = np.ones(len(scored), dtype=bool)
+    accuracy, by_units = stored(unit_rate(right_M, everything_M, numbered(groups), None))
     write_text_classifier(out, fit_text_classifier([r.item.answer for r in rows], yes_N))
     return HandRow(
         answers=len(rows),
         declining=declining,
-        accuracy=Rate(hits=right, of=len(scored)),
+        accuracy=accuracy,
+        by_units=by_units,
         unscored=len(rows) - len(scored),
     )
 

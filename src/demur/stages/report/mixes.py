@@ -112,7 +112,7 @@ def _of_one(promise: Promise, m: FinishedRun) -> list[tuple[Cell, ...]]:
     """The rows of the table for one promise, a slice each."""
     # promised_rate gives (rate of the promise, rates of its slices) on the test rows.
     tested = promised_rate(promise, m.calibrated, m.rows)
-    after = {(s.facet, s.name): s.rate for s in tested[1]} if tested else {}
+    after = {(s.facet, s.name): s for s in tested[1]} if tested else {}
     level = promise.level or 1.0
     # Slices too small to bound alone, and the rows of each facet that its shares are out of.
     few = {(s.facet, s.name) for s in too_small(promise.mix, level)}
@@ -123,8 +123,10 @@ def _of_one(promise: Promise, m: FinishedRun) -> list[tuple[Cell, ...]]:
     rows: list[tuple[Cell, ...]] = []
     for part in divided(promise.mix):
         key = (part.facet, part.name)
-        seen: Cell = MeasuredRate.from_core(after[key]) if key in after else "no row"
+        there = after.get(key)
+        seen: Cell = MeasuredRate.from_core(there.rate, there.by_units) if there else "no row"
         needed = str(rows_to_bound(level)) if key in few else "enough"
         share = f"{part.rate.of / total[part.facet]:.1%}"
-        rows.append((part.label, share, MeasuredRate.from_core(part.rate), seen, needed))
+        before = MeasuredRate.from_core(part.rate, part.by_units)
+        rows.append((part.label, share, before, seen, needed))
     return rows

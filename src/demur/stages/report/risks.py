@@ -9,11 +9,11 @@ import numpy as np
 from demur.base.errors import Undefined
 from demur.core.goals.counts import Counts, two_way
 from demur.core.goals.goal import Goal
-from demur.core.goals.kinds import Named
+from demur.core.goals.kinds import Named, Natural, TargetRate
 from demur.core.goals.parse import parse_goals
 from demur.core.rates import Rate
 from demur.pages.parts import Cell
-from demur.store.results.metrics_file import ErrorsRow, MeasuredRate, PolicyMetrics
+from demur.store.results.metrics_file import ErrorsRow, PolicyMetrics
 
 _UNKNOWN = "not shown"
 
@@ -27,7 +27,8 @@ def measured(goal: Goal, p: PolicyMetrics, active: Sequence[str]) -> tuple[Cell,
     """A promised figure on the calibrate rows and on the test rows.
 
     active: categories that the policy may refuse with. "not shown" where metrics.json has no such
-    figure, and on the calibrate rows for a rate: the promise itself holds that, with its own rows.
+    figure; for a rate on the calibrate rows, because the promise itself holds that; and for a
+    bounded rate on the test rows, because counts know no units of rows.
     """
     # The policy's file may hold the name of a goal only; metrics.json has its full text.
     if isinstance(goal, Named):
@@ -39,7 +40,16 @@ def measured(goal: Goal, p: PolicyMetrics, active: Sequence[str]) -> tuple[Cell,
             (p.confusion, p.decision.overall),
         )
     )
-    return (_UNKNOWN if isinstance(before, MeasuredRate) else before), after
+    if isinstance(goal, Natural | TargetRate):
+        after = _refused(goal.category, p)
+    return before, after
+
+
+def _refused(category: str | None, p: PolicyMetrics) -> Cell:
+    """The share of the test rows that are refused, with one category if it is named."""
+    if category is None:
+        return p.decision.overall.refusal_rate
+    return p.tokens[category].emitted if category in p.tokens else _UNKNOWN
 
 
 def _counts(
@@ -62,13 +72,9 @@ def _counts(
 
 
 def _shown(goal: Goal, counts: Counts) -> Cell:
-    """A goal's figure as a table cell: a rate with its interval, or a number in the goal's
-    format.
-    """
+    """A goal's figure as a table cell, in the goal's format."""
     try:
         figure = goal.figure(counts)
     except Undefined:
         return number(None)
-    if isinstance(figure, Rate):
-        return MeasuredRate.from_core(figure)
-    return _UNKNOWN if figure is None else goal.shown(figure)
+    return _UNKNOWN if figure is None or isinstance(figure, Rate) else goal.shown(figure)

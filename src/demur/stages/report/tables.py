@@ -12,6 +12,7 @@ from demur.core.example import SPLITS
 from demur.core.goals.attempts import percent
 from demur.core.goals.promised import PromisedGoal
 from demur.core.rates import Rate
+from demur.core.taxonomy import RESPOND
 from demur.pages.parts import Cell, Estimate, Table
 from demur.stages.report import risks
 from demur.stages.report.finished_run import FinishedRun
@@ -23,6 +24,7 @@ from demur.store.results.metrics_file import (
     LevelRow,
     MeasuredRate,
     PolicyMetrics,
+    VerdictsRow,
     text_rows,
 )
 
@@ -207,11 +209,13 @@ def promises(m: FinishedRun) -> Table:
             level = optimum if promise.level is None else f"{promise.level:.1%}"
             sure = "no guarantee" if promise.confidence is None else percent(promise.confidence)
             before, after = risks.measured(promise.goal, measured, active)
-            # metrics.json has no counts of slices: they are made again from the test scores.
-            if isinstance(promise.goal, PromisedGoal) and promise.goal.where:
+            # Counts know neither slices nor units: rates are made again from the test scores.
+            if isinstance(promise.goal, PromisedGoal):
                 tested = promised_rate(promise, policy, m.rows)
                 after = MeasuredRate.from_core(tested[0]) if tested else "no such row"
-            on_calibrate: Cell = MeasuredRate.from_core(promise.rate) if promise.rate else before
+            on_calibrate: Cell = before
+            if promise.rate:
+                on_calibrate = MeasuredRate.from_core(promise.rate, promise.by_units)
             # Only promises of the run's own policy are tested for contradictions.
             against = policy is m.calibrated and promise.goal in [a.promise.goal for a in m.against]
             status = (
@@ -255,9 +259,8 @@ def agreement(m: FinishedRun) -> Table:
     rows.append(("every text generated, by the token forced before it",))
     for choice, v in m.evaluation.branches.items():
         scored = v.refusal + v.partial + v.compliance
-        counts = (v.refusal, v.partial + v.compliance)
-        refuse, answer = (MeasuredRate.from_core(Rate(hits=k, of=scored)) for k in counts)
-        rows.append((choice, refuse, answer, f"{v.unscored} of {scored + v.unscored}"))
+        refuse = _refusing(m, choice, v)
+        rows.append((choice, refuse, refuse.complement, f"{v.unscored} of {scored + v.unscored}"))
     return Table(
         title="Do the texts do what their token says?",
         header=("", "refuse after a refusal token", "answer after respond", "unscored"),
@@ -265,6 +268,16 @@ def agreement(m: FinishedRun) -> Table:
         caption=f"Judged by {m.evaluation.judge}. In the lower block: the share of these texts "
         "that refuse, and that answer, in part or whole, among those that could be scored.",
     )
+
+
+def _refusing(m: FinishedRun, choice: str, v: VerdictsRow) -> MeasuredRate:
+    """The share of the texts after one forced token that refuse."""
+    kept = m.evaluation.forced.get(choice)
+    if kept is None:  # of before texts were counted with their units: every text counts alone
+        scored = v.refusal + v.partial + v.compliance
+        return MeasuredRate.from_core(Rate(hits=v.refusal, of=scored))
+    # After respond the word that is kept is to answer.
+    return kept.kept.complement if choice == RESPOND else kept.kept
 
 
 def kept_word(m: FinishedRun) -> Table:

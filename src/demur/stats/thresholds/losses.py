@@ -29,7 +29,7 @@ from demur.stats.labelled import UNCHECKED, LabelledScores, Traits
 from demur.stats.thresholds.problem import NO_GROUP, GroupedScores, Loss
 from demur.stats.traffic.bounds import EstimatedMix
 from demur.stats.traffic.rows import SpokenShares
-from demur.stats.units import RowUnits, unit_rate
+from demur.stats.units import unit_rate
 from demur.stats.weighted import mix_among
 
 STEERABLE = ("heaviest", "sum", "any")  # rules that thresholds steer
@@ -148,37 +148,17 @@ def grouped_by_policy(goal: Goal, policy: Policy, rows: LabelledScores) -> Group
 
 
 def rate_under(
-    policy: Policy, goal: Goal, rows: LabelledScores, seed: int
+    policy: Policy, goal: Goal, rows: LabelledScores, seed: int = 0
 ) -> tuple[Rate, tuple[Slice, ...]]:
-    """A promised goal's rate on all these rows under a policy's own thresholds, and its slices.
+    """A promised goal's rate on all these rows under a policy's own thresholds, and its slices;
+    their intervals count units.
 
     seed: draws one row of each unit. Raises what losses_of raises.
     """
     (loss,) = losses_of([goal], policy, grouped_by_policy(goal, policy, rows), seed)
     refused_N = refused_by(goal, policy, rows)
     everyone_N = np.ones(len(refused_N), dtype=bool)
-    return loss.rate(refused_N, everyone_N), loss.mix(refused_N, everyone_N)
-
-
-def measured_under(
-    policy: Policy, goal: Goal, rows: LabelledScores
-) -> tuple[Rate, tuple[Slice, ...]]:
-    """As rate_under, with intervals that hold where rows share units (demur.stats.units)."""
-    (loss,) = losses_of([goal], policy, grouped_by_policy(goal, policy, rows), seed=0)
-    error_N = loss.errors(refused_by(goal, policy, rows))
-    rate_of = RowUnits.of(len(error_N), rows.group_N, rows.count_N).rate
-    if (traits := rows.traits) is None:
-        return rate_of(error_N, loss.among_N), ()
-    mix = [
-        Slice(
-            facet=facet,
-            name=name,
-            rate=rate_of(error_N, loss.among_N & traits.within(facet, (name,))),
-        )
-        for facet in traits.columns
-        for name in traits.values(facet, loss.among_N)
-    ]
-    return rate_of(error_N, loss.among_N), tuple(mix)
+    return loss.measured(refused_N, everyone_N), loss.mix(refused_N, everyone_N)
 
 
 def _moved(logq_N: Doubles, by_N: Doubles) -> Doubles:

@@ -22,13 +22,14 @@ from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import GoalError
 from demur.core.goals.counts import Rows
 from demur.core.goals.promised import PromisedGoal
-from demur.core.rates import Rate, Slice, TrafficMix
+from demur.core.rates import Rate, Slice, TrafficMix, stored
+from demur.core.rows.facets import FACETS
 from demur.core.score import ENGINE_TOLERANCE
 from demur.stats.labelled import LabelledScores, Traits
 from demur.stats.sample import AskedRequests
 from demur.stats.traffic.bounds import EstimatedMix
 from demur.stats.traffic.rows import SpokenShares, TrafficRows, rows_of_traffic
-from demur.stats.units import CountedRows, count_rows
+from demur.stats.units import CountedRows, RowUnits, count_rows
 from demur.stats.weighted import WeightedRows, weighted
 
 NO_GROUP = -1  # no threshold refuses this row
@@ -235,13 +236,40 @@ class Loss:
         of = self.of(part_N & self.denominator(refused_N))
         return Rate(hits=self.weigh(self.errors(refused_N) & part_N), of=of)
 
+    def measured(self, refused_N: Bools, part_N: Bools) -> Rate:
+        """The same rate, which knows the units of its rows."""
+        rows = self._counted_rows(part_N & self.denominator(refused_N))
+        return rows.measured(self.errors(refused_N))
+
     def mix(self, refused_N: Bools, part_N: Bools) -> tuple[Slice, ...]:
         """The goal's rate in each slice. Empty where the rows carry no traits."""
         if self.traits is None:
             return ()
         among_N = self.denominator(refused_N) & part_N
-        mix = self.traits.mix(self.errors(refused_N), among_N, self.count_N)
+        units = RowUnits.of(len(among_N), self.unit_N, self.count_N)
+        mix = mix_of(self.traits, self.errors(refused_N), among_N, units)
         return tuple(part for part in mix if part.facet not in self.goal.settled_by)
+
+
+def mix_of(traits: Traits, error_N: Bools, among_N: Bools, units: RowUnits) -> tuple[Slice, ...]:
+    """Count errors and requests of each slice among these rows, by facet, then name; with the
+    intervals that units make where rows are no independent requests.
+    """
+    found, plain = [], units.at(among_N).plain
+    for facet in (f for f in FACETS if f in traits.columns):
+        column = traits.columns[facet]
+        of_V, hits_V = (
+            np.bincount(column.code_N[part_N], units.count_N[part_N], len(column.names))
+            for part_N in (among_N, among_N & error_N)
+        )
+        for code in np.flatnonzero(of_V).tolist():
+            rate, by_units = Rate(hits=round(hits_V[code]), of=round(of_V[code])), None
+            if not plain:
+                of_slice_N = among_N & (column.code_N == code)
+                rate, by_units = stored(units.rate(error_N, of_slice_N))
+            name = column.names[code]
+            found.append(Slice(facet=facet, name=name, rate=rate, by_units=by_units))
+    return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from demur.base.arrays import Bools
 from demur.core.goals.promised import PromisedGoal
-from demur.core.rates import Rate, Slice
+from demur.core.rates import ByUnits, Rate, Slice, stored
 from demur.stats.units import CountedRows
 
 
@@ -22,6 +22,8 @@ class Evidence:
     # one-sided upper bound of the rate at the confidence asked for; 1 without rows
     upper: float
     words: str = ""  # what the rows are as evidence, where they are not one request each
+    # the 95 % interval of the rate, where its counts do not tell it
+    by_units: ByUnits | None = None
     mix: tuple[Slice, ...] = ()  # the same errors and requests by slice
 
 
@@ -30,9 +32,11 @@ def evidence(goal: PromisedGoal, rows: CountedRows, error_N: Bools, delta: float
 
     Without rows nothing is known: the p-value and the bound are 1.
     """
+    rate, by_units = stored(rows.measured(error_N))
     return Evidence(
         goal=goal,
-        rate=rows.rate(error_N),
+        rate=rate,
+        by_units=by_units,
         p_value=rows.p_value(error_N, goal.level, delta),
         upper=rows.upper(error_N, delta),
         words=rows.words(error_N, delta),

@@ -17,7 +17,7 @@ from demur.core.goals.kinds import Cost, Natural, Optimum, TargetRate
 from demur.core.goals.promised import PromisedGoal
 from demur.core.midway.compared import with_thresholds
 from demur.core.policy import Policy
-from demur.core.rates import Rate, decimal_fraction
+from demur.core.rates import decimal_fraction, stored
 from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import expand_slices
@@ -28,6 +28,7 @@ from demur.stats.thresholds.losses import grouped_scores, rate_under, require_st
 from demur.stats.thresholds.objective import best_within, objective_of
 from demur.stats.thresholds.single_goal import solve_single
 from demur.stats.thresholds.target_rates import rates_of_categories
+from demur.stats.units import unit_rate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -227,6 +228,7 @@ def _alone(case: _SolveInputs) -> Policy:
             confidence=case.options.confidence,
             status="certified",
             rate=sure.rate,
+            by_units=sure.by_units,
             mix=sure.mix,
             method="; ".join(filter(None, [promise.method, sure.words])),
         )
@@ -295,6 +297,7 @@ def _promises(case: _SolveInputs, policy: Policy, granted: Granted) -> tuple[Pro
                     status="certified",
                     confidence=sure,
                     rate=own.rate,
+                    by_units=own.by_units,
                     mix=own.mix,
                     method="; ".join(filter(None, [made.method, own.words])),
                 )
@@ -312,7 +315,8 @@ def _uncertified(case: _SolveInputs, goal: PromisedGoal, policy: Policy) -> Prom
     )
     rate, mix = rate_under(policy, goal, case.rows, case.options.seed)
     made = _measured(case, goal, policy, f"not certified, {did}")
-    return replace(made, status="uncertified", rate=rate, mix=mix)
+    counts, by_units = stored(rate)
+    return replace(made, status="uncertified", rate=counts, by_units=by_units, mix=mix)
 
 
 def _beside(case: _SolveInputs, goal: Goal, policy: Policy) -> Promise:
@@ -326,18 +330,20 @@ def _measured(case: _SolveInputs, goal: Goal, policy: Policy, method: str) -> Pr
     """What was observed of a goal on these rows, without a guarantee: its rate, where it is one of
     decisions alone.
     """
-    rate = None
+    rate = by_units = None
     if isinstance(goal, Natural | TargetRate):
         decisions = decide_many(policy, case.rows.table.logp_NC)
         emitted_N = decisions.refuses_N
         if goal.category is not None:
             emitted_N = decisions.choice_N == policy.taxonomy.column(goal.category)
-        rate = Rate(hits=case.rows.requests(emitted_N), of=case.rows.requests())
+        everyone_N, rows = np.ones(len(emitted_N), dtype=bool), case.rows
+        rate, by_units = stored(unit_rate(emitted_N, everyone_N, rows.group_N, rows.count_N))
     return Promise(
         goal=goal.stated,
         confidence=None,
         status="measured",
         rate=rate,
+        by_units=by_units,
         data_digest=case.data_digest,
         method=method,
         on_failure=case.options.on_failure,

@@ -12,7 +12,7 @@ from demur.core.goals.goal import Goal, Promise
 from demur.core.goals.kinds import TargetRate
 from demur.core.goals.promised import RefusalRate
 from demur.core.policy import Policy
-from demur.core.rates import Rate, decimal_fraction
+from demur.core.rates import ByUnits, Rate, decimal_fraction, stored
 from demur.core.threshold import NEVER
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import expand_slices
@@ -47,6 +47,7 @@ def solve_on_traffic(
             confidence=confidence if one.goal.promised else None,
             status="certified" if one.goal.promised else "measured",
             rate=one.rate,
+            by_units=one.by_units,
             data_digest=data_digest,
             method=f"{METHOD}, unlabelled traffic, {sampling}; {AT_WORST}"
             if one.goal.promised
@@ -66,6 +67,7 @@ class MetRate:
     categories: tuple[str, ...]  # whose threshold it is
     threshold: float
     rate: Rate  # refused at it, among all requests
+    by_units: ByUnits | None  # its 95 % interval, where the counts do not tell it
 
 
 def rates_on_traffic(
@@ -90,9 +92,15 @@ def rates_on_traffic(
         threshold = _threshold(goal, grouped, g, delta)
         with np.errstate(divide="ignore"):
             refused_N = grouped.compared_with(g) >= np.log(threshold)
-        rate = _everything(grouped.rows).rate(refused_N)
+        rate, by_units = stored(_everything(grouped.rows).measured(refused_N))
         found.append(
-            MetRate(goal=goal, categories=grouped.groups[g], threshold=threshold, rate=rate)
+            MetRate(
+                goal=goal,
+                categories=grouped.groups[g],
+                threshold=threshold,
+                rate=rate,
+                by_units=by_units,
+            )
         )
     return found
 

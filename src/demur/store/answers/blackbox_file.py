@@ -14,7 +14,7 @@ from demur.base.boundary import Strict, read_json, validated
 from demur.base.files import write_json, write_text
 from demur.core.example import Example
 from demur.core.judging.outcome import Outcome, Verdict
-from demur.core.rates import Rate
+from demur.core.rates import ByUnits, Rate
 from demur.store.answers.answers_file import read_answers
 from demur.store.prompts_file import PromptRow
 from demur.store.run import RunFolder
@@ -73,6 +73,8 @@ class HandRow(Strict):
     answers: int  # with a label
     declining: int
     accuracy: Rate  # declines or not, of those it scored
+    # answers to one prompt are a unit; None: one answer each, or an older file
+    by_units: ByUnits | None = None
     unscored: int
 
 

@@ -34,7 +34,7 @@ from demur.core.policy import (
     Rule,
     Sensitivity,
 )
-from demur.core.rates import Rate, Slice
+from demur.core.rates import ByUnits, Rate, Slice
 from demur.core.taxonomy import Taxonomy
 from demur.store.fingerprint_json import StoredFingerprint
 from demur.store.policies.binding import promise_digest
@@ -100,6 +100,7 @@ class PromiseRow(Strict):
     data_digest: str
     method: str
     on_failure: str = "stop"  # files written before there was a choice stopped
+    by_units: ByUnits | None = None  # older files do not say it
     mix: tuple[Slice, ...] = ()  # what `rate` averages over; older files do not say it
     rows: str | None = None  # as above
     attempts: Attempts | None = None  # as above
@@ -272,7 +273,12 @@ def policy_to_json(policy: Policy) -> dict[str, Any]:
         (value, "signature"),
         *((row, "translations") for row in value["categories"]),
         *((row, "mix") for row in value["promises"]),
-        *((row, late) for row in value["promises"] for late in ("rows", "attempts", "digest")),
+        *(
+            (row, late)
+            for row in value["promises"]
+            for late in ("by_units", "rows", "attempts", "digest")
+        ),
+        *((part, "by_units") for row in value["promises"] for part in row["mix"]),
     ]
     for table, late in late_keys:
         if not table[late]:
@@ -289,7 +295,8 @@ def _format(policy: Policy) -> Literal["demur.policy/1", "demur.policy/2"]:
     """The oldest format that says all of a policy: servers of before read what they can act on,
     and refuse the rest.
     """
-    return "demur.policy/1" if policy.monitor is None else "demur.policy/2"
+    of_units = any(p.by_units or any(part.by_units for part in p.mix) for p in policy.promises)
+    return "demur.policy/2" if policy.monitor or of_units else "demur.policy/1"
 
 
 def _monitor_row(monitor: Monitor, taxonomy: Taxonomy) -> MonitorRow:

@@ -14,7 +14,7 @@ from pydantic import Field
 from demur.base.boundary import Strict, read_json, validated
 from demur.base.files import write_json
 from demur.core.policy import Rule
-from demur.core.rates import Rate
+from demur.core.rates import ByUnits, Rate, stored
 from demur.store.fingerprint_json import StoredFingerprint
 from demur.store.policies.policy_file import Threshold
 
@@ -35,13 +35,30 @@ class MeasuredRate(Strict):
     high: float | None
 
     @classmethod
-    def from_core(cls, rate: Rate) -> MeasuredRate:
-        """The rate with value and interval worked out."""
+    def from_core(cls, rate: Rate, by_units: ByUnits | None = None) -> MeasuredRate:
+        """The rate with value and interval worked out. by_units: as it was stored beside it."""
         if not rate.defined:
             return cls(hits=0, of=0, value=None, low=None, high=None)
-        low, high = rate.interval()
-        units = rate.units if rate.units < rate.of else None
-        return cls(hits=rate.hits, of=rate.of, units=units, value=rate.value, low=low, high=high)
+        by_units = by_units or stored(rate)[1]
+        if by_units is None:
+            low, high = rate.interval()
+            return cls(hits=rate.hits, of=rate.of, value=rate.value, low=low, high=high)
+        return cls(
+            hits=rate.hits,
+            of=rate.of,
+            units=by_units.units,
+            value=rate.value,
+            low=by_units.low,
+            high=by_units.high,
+        )
+
+    @property
+    def complement(self) -> MeasuredRate:
+        """The rate of the others."""
+        if self.value is None or self.low is None or self.high is None:
+            return self
+        ends = {"value": 1 - self.value, "low": 1 - self.high, "high": 1 - self.low}
+        return self.model_copy(update={"hits": self.of - self.hits} | ends)
 
     @property
     def words(self) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from demur.base.arrays import Bools, Doubles
 from demur.base.errors import Undefined
+from demur.core.rates import stored
 from demur.stats.judging.betting import upper_mean
 from demur.stats.judging.judged import RateEstimate, prediction_powered
 from demur.stats.thresholds.objective import linear_worth
@@ -138,6 +139,8 @@ def _upper(
 
 
 def _evidence(loss: Loss, refused_N: Bools, split: LearnTestSplit, delta: float) -> Evidence:
-    rate = loss.rate(refused_N, split.test_N)
+    rate, by_units = stored(loss.measured(refused_N, split.test_N))
     mix = loss.mix(refused_N, split.test_N)
-    return Evidence(goal=loss.goal, rate=rate, p_value=delta, upper=loss.level, mix=mix)
+    return Evidence(
+        goal=loss.goal, rate=rate, p_value=delta, upper=loss.level, by_units=by_units, mix=mix
+    )
