@@ -211,7 +211,7 @@ def test_shares_divide_level_and_delta_unequally_and_come_from_the_settings(fold
     ("shares", "more", "message"),
     [
         (SHARES | {"safety": 0.7}, {"method": "budgets"}, r"sum to 1\.1"),
-        (SHARES | {"safety": 0.7, "humanizing": 0.0}, {"method": "graphical"}, "positive shares"),
+        (SHARES | {"safety": 0.7, "humanizing": 0.0}, {"method": "graphical"}, "gets 0 of"),
         (SHARES, {"method": "path"}, "divides nothing by shares"),
         (SHARES, {}, "divides nothing by shares"),
         ({"safety": 1.0}, {"method": "budgets"}, "the active categories are"),

@@ -5,9 +5,13 @@ import pytest
 from scipy.stats import binom
 
 from demur.base.errors import DataError
+from demur.core.goals.parse import parse_goals
 from demur.core.rates import TrafficMix
+from demur.stats.thresholds.certify import CertifyOptions, certify
+from demur.stats.thresholds.results import Uncertified
 from demur.stats.units import count_rows
 from demur.stats.weighted import mix_among, weighted
+from tests.validity.population import population
 
 DRAWS, DELTA = 2000, 0.1
 
@@ -117,3 +121,15 @@ def test_families_count_once_under_a_mix_too():
     error_N[:25] = error_N[500:525] = True
     assert linked.upper(error_N, DELTA) > alone.upper(error_N, DELTA)
     assert linked.needed(0.05, DELTA) >= 1
+
+
+def test_no_binomial_plan_is_made_for_weighted_rows():
+    people, rng = population(), np.random.default_rng(0)
+    rows = people.draw(rng, (60, 20, 20, 20))
+    slice_N = (np.arange(120) < 5).astype(np.int64)
+    rows = replace(rows, traffic=mix_of(slice_N, [0.2, 0.8]))
+    goals = parse_goals("false_refusal <= 0.02")
+    found = certify(goals, people.template, rows, CertifyOptions(method="shared"))
+    assert isinstance(found, Uncertified)
+    assert found.outlook is None
+    assert found.rows_needed > found.rows

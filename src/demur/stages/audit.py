@@ -31,6 +31,7 @@ from demur.store.results.audit_file import (
     DrawRow,
     read_audit,
     read_labelled,
+    require_free,
     write_audit,
     write_unlabelled,
 )
@@ -77,7 +78,8 @@ def run(config: Config, folder: RunFolder) -> AuditResult:
     """Count the labels of an audit, and write the requests to label next while it is undecided.
 
     Raises GoalError on a goal that bounds no rate of whole requests, PolicyError if the scores are
-    another model's, DataError on labels of requests that were not drawn, ArtifactError where the
+    another model's, DataError on labels of requests that were not drawn and on a file to write that
+    holds something else, ArtifactError where the
     state is of another audit.
     """
     folder.require("calibrate")
@@ -87,6 +89,7 @@ def run(config: Config, folder: RunFolder) -> AuditResult:
     goal = _goal(config.goal)
     check_categories(goal, policy)
     alpha = float(1 - decimal_fraction(config.confidence))
+    require_free(config.out)
     pool, plan = _planned(policy, table, goal, alpha)
     path, file = _opened(config, folder, policy_digest(policy), goal)
     labels = read_labelled(config.labels, policy.taxonomy)

@@ -21,7 +21,7 @@ Shapes: N rows, M rows of a denominator, U units among these, B sizes of bets.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -259,6 +259,17 @@ class CountTest:
         if self.bet_B is None or not len(self.bet_B):
             return False
         return _log_wealth(self.rows.shares(error_N), self.level, self.bet_B) >= self.least_log
+
+
+def last_passing(passes: Callable[[int], bool], steps: int) -> int:
+    """The last of 0, 1, ..., `steps` that passes, where each pass implies those before it; step 0
+    is taken to pass.
+    """
+    low, high = 0, steps + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if passes(middle) else (low, middle)
+    return low
 
 
 def count_rows(

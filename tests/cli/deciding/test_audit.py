@@ -118,3 +118,17 @@ def test_labels_of_requests_that_were_not_drawn_and_a_changed_question_are_refus
     two = [{"id": i, "label": label} for i in drawn for label in ("respond", "safety")]
     own.write_text("".join(json.dumps(row) + "\n" for row in two))
     assert "has two labels" in demur(*command, "--labels", own).err
+
+
+def test_labels_that_people_gave_are_never_written_over(demur, run, tmp_path):
+    out, scores = tmp_path / "o.jsonl", RunFolder(run).scores("test")
+    command = ("audit", run, "--goal", "false_refusal <= 0.3", "--scores", scores, "--batch", 5)
+    assert demur(*command, "--out", out).code == 0
+    assert demur(*command, "--out", out).code == 0  # nobody has labelled it yet
+    label(out, truth(run))
+    before = out.read_bytes()
+    for labels in ((), ("--labels", out)):
+        lost = demur(*command, "--out", out, *labels)
+        assert (lost.code, out.read_bytes()) == (2, before)
+        assert "holds 5 labels, which would be lost" in lost.err
+    assert "no file of requests to label" in demur(*command, "--out", scores).err

@@ -16,7 +16,6 @@ ends at an order statistic.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
@@ -33,7 +32,7 @@ from demur.stats.thresholds.results import (
     Uncertified,
     evidence,
 )
-from demur.stats.units import RateTest, count_rows
+from demur.stats.units import RateTest, count_rows, last_passing
 
 METHOD = "Learn then Test, fixed sequence, exact binomial closed form (arXiv 2110.01052)"
 
@@ -73,17 +72,6 @@ def highest_passing(compared_N: Doubles, test: RateTest) -> float | None:
         return NEVER
     value = value_V[steps]
     return None if value == -np.inf else float(cut_below(value.astype(np.float32)))
-
-
-def last_passing(passes: Callable[[int], bool], steps: int) -> int:
-    """The last of 0, 1, ..., `steps` that passes, where each pass implies those before it; step 0
-    is taken to pass.
-    """
-    low, high = 0, steps + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if passes(middle) else (low, middle)
-    return low
 
 
 def certify_false_refusal(compared_N: Floats, level: float, delta: float) -> Certified | Failure:

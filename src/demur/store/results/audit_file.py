@@ -63,6 +63,23 @@ def write_unlabelled(path: Path, ids: Sequence[str]) -> None:
     write_text(path, "".join(f"{line}\n" for line in lines))
 
 
+def require_free(path: Path) -> None:
+    """Raise DataError where a file to be written holds anything but requests without a label."""
+    if not path.exists():
+        return
+    try:
+        rows = [validated(LabelledRow, raw.value, raw.where, DataError) for raw in read_rows(path)]
+    except DataError:
+        raise DataError(
+            f"{path} is there already, and no file of requests to label", "give another --out"
+        ) from None
+    if labels := sum(row.label is not None for row in rows):
+        raise DataError(
+            f"{path} holds {labels} labels, which would be lost",
+            "give the file with --labels, and another --out",
+        )
+
+
 def read_labelled(paths: Sequence[Path], taxonomy: Taxonomy) -> dict[str, int]:
     """Read labels as columns (0 = respond), by request; lines without a label are left out.
 

@@ -69,6 +69,11 @@ def test_it_asks_for_somewhat_more_than_a_test_of_one_look():
             assert most_errors_anytime(n, level, delta) <= most_errors(n, level, delta)
 
 
+def test_billions_of_requests_need_no_array_of_their_errors():
+    most = most_errors_anytime(10**10, 0.1, 0.1)
+    assert 0.0999e10 < most < 0.1e10
+
+
 def test_linked_rows_pass_by_the_first_row_of_each_unit_and_by_requests():
     everyone_N = np.ones(120, dtype=bool)
     alone = count_rows(everyone_N, None, None, 0)

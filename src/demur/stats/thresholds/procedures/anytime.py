@@ -26,7 +26,7 @@ from scipy.special import betainc, betaln, xlog1py, xlogy
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.problem import Arrived, LearnTestSplit
-from demur.stats.units import BISECTIONS, CountedRows
+from demur.stats.units import BISECTIONS, CountedRows, last_passing
 
 _PRIOR = 0.5  # Beta(1/2, 1/2), cut off above the level: how likely which kept rate is
 
@@ -87,12 +87,13 @@ def most_errors_anytime(n: int, level: float, delta: float) -> int | None:
     """The most errors among n labels at which E has reached 1 / delta; None if no error is too
     many.
     """
+
+    def passes(hits: int) -> bool:
+        found = log_evidence_below(np.array([hits]), np.array([n]), level)
+        return bool(found[0] >= -math.log(delta))
+
     # Evidence falls with each error more. None is left where errors reach the level itself.
-    hits = np.arange(int(n * level) + 1)
-    found = np.flatnonzero(
-        log_evidence_below(hits, np.full_like(hits, n), level) >= -math.log(delta)
-    )
-    return int(found[-1]) if n and len(found) else None
+    return last_passing(passes, int(n * level)) if n and passes(0) else None
 
 
 def log_evidence_below(hits: Ints, of: Ints, level: float) -> Doubles:

@@ -9,7 +9,7 @@ import numpy as np
 
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import DataError, GoalError
-from demur.stats.thresholds.closed_form import last_passing, too_few
+from demur.stats.thresholds.closed_form import too_few
 from demur.stats.thresholds.objective import best_within, linear_worth
 from demur.stats.thresholds.plan import SUCCESS, GoalTest
 from demur.stats.thresholds.problem import GroupedScores, LearnTestSplit, Loss
@@ -26,7 +26,7 @@ from demur.stats.thresholds.procedures.search import (
 )
 from demur.stats.thresholds.procedures.task import CertifyTask, Finding, NotCertified, certified
 from demur.stats.thresholds.results import Uncertified
-from demur.stats.units import RateTest
+from demur.stats.units import RateTest, last_passing
 
 # of the objective beside goals of both directions, where a path is learnt: least first
 _WEIGHTS = (0.01, 0.1, 1.0)

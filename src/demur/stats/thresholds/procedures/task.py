@@ -128,10 +128,13 @@ def shares_of(task: CertifyTask, touched: Sequence[int]) -> list[float]:
 def check_shares(shares: Shares) -> None:
     """Raise GoalError unless the shares are positive and sum to 1."""
     total = sum(shares.values())
-    if not all(share > 0.0 for share in shares.values()) or not abs(total - 1.0) <= 1e-9:
+    if wrong := [name for name, share in shares.items() if not share > 0.0]:
         raise GoalError(
-            f"shares {dict(shares)} sum to {total:g}, expected positive shares of 1", "scale them"
+            f"shares {dict(shares)}: {wrong[0]} gets {shares[wrong[0]]:g} of level and delta",
+            "shares above 0 that sum to 1",
         )
+    if not abs(total - 1.0) <= 1e-9:
+        raise GoalError(f"shares {dict(shares)} sum to {total:g}, expected 1", "scale them")
 
 
 def certified(
