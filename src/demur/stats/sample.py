@@ -132,4 +132,7 @@ def divide_rows(rows: Sequence[Example], share: float, seed: int) -> DividedRows
 
 def _uniform(text: str) -> float:
     """A number in [0, 1) that the text alone decides."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") / 2**56
+    return (
+        int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:7], "big")
+        / 2**56
+    )
