@@ -15,7 +15,7 @@ from demur.base.html import table_html
 from demur.core.calibrator import IDENTITY, Calibrator, check_fits
 from demur.core.fingerprint import Fingerprint
 from demur.core.goals.goal import Promise
-from demur.core.midway.monitor import Monitor
+from demur.core.midway.monitor import AnswerSampling, Monitor
 from demur.core.rates import Rate
 from demur.core.taxonomy import Taxonomy
 from demur.core.threshold import ALWAYS, NEVER
@@ -237,6 +237,25 @@ class Policy:
                 "serve it with an engine that does (docs/midway.md), or use a policy without one",
             )
 
+    def require_answers(self, written: AnswerSampling) -> None:
+        """Raise PolicyError unless the monitor was calibrated on answers like those that a server
+        writes where a request says nothing else.
+        """
+        if self.monitor is not None and not self.monitor.answers.covers(written):
+            raise PolicyError(
+                f"policy {self.name!r}: its monitor was calibrated on answers of "
+                f"{self.monitor.answers.text}; the server writes answers of {written.text}",
+                "set limits.answer_tokens, server.temperature and server.top_p to what it was "
+                "calibrated on, or calibrate on answers as they are served",
+            )
+
+    def passing(self) -> Policy:
+        """The same policy for a request that was decided already: the first position refuses
+        nothing, and the monitor stops as before.
+        """
+        passing = tuple(replace(c, override="suppress") for c in self.categories)
+        return replace(self, categories=passing)
+
     def with_thresholds(self, thresholds: dict[str, float]) -> Policy:
         """The same policy with other thresholds for the named categories, of which nothing was
         promised.
@@ -353,7 +372,10 @@ def _check_monitor(policy: Policy) -> None:
             f"{len(policy.taxonomy.categories)} categories",
             "give one per category of the taxonomy, in its order",
         )
-    # A suppressed token is never emitted, in mid-answer no more than at the first position.
+    # A suppressed token is never emitted, in mid-answer no more than at the first position. Where
+    # all are suppressed, the first position was decided elsewhere: see `passing`.
+    if all(category.override == "suppress" for category in policy.categories):
+        return
     for name, category, threshold in zip(
         policy.taxonomy.names, policy.categories, policy.monitor.thresholds, strict=True
     ):

@@ -16,7 +16,7 @@ from demur.base.arrays import Floats
 from demur.core.example import Example, Message
 from demur.core.fingerprint import Fingerprint
 from demur.core.judging.outcome import Outcome
-from demur.core.midway.monitor import AnswerSampling
+from demur.core.midway.monitor import AnswerSampling, Stop
 from demur.core.taxonomy import Taxonomy
 
 Prompt = tuple[Message, ...]
@@ -125,6 +125,9 @@ class Answer:
     text: str
     finished: bool
     tokens: int  # generated after the control token
+    # Where a policy's monitor stopped the answer: the text is the refusal that followed, and what
+    # had been written is dropped.
+    stop: Stop | None = None
 
     @property
     def shown(self) -> str:

@@ -58,8 +58,13 @@ class AnswerText:
     """Text of one answer, id by id, cut before the first stop string."""
 
     def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str]) -> None:
+        self._decode, self._stops = decode, stops
         self._whole = Detokenizer(decode)
         self._stop = StopStrings(stops)
+
+    def anew(self) -> AnswerText:
+        """An empty text with the same stop strings."""
+        return AnswerText(self._decode, self._stops)
 
     @property
     def stopped(self) -> bool:

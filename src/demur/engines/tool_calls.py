@@ -95,12 +95,12 @@ async def text_or_call(
         try:
             # Collect parts up to the first visible character: white space may precede the brace.
             first = await anext(text)
-            while not first.text.strip() and not first.refusal and first.finish is None:
+            while not (first.text.strip() or first.refusal or first.stop or first.finish):
                 first = _joined(first, await anext(text))
         except BaseException:
             await text.aclose()
             raise
-        if not first.text.lstrip().startswith(_BRACE):
+        if first.stop or not first.text.lstrip().startswith(_BRACE):
             return _Resumed(first, text)
         await text.aclose()
     return ToolCallStream(await write(call_schema(ask)))
@@ -123,7 +123,8 @@ class ToolCallStream:
         whole = AnswerPart()
         async for part in self._parts:
             whole = _joined(whole, part)
-        if whole.finish != "stop" or whole.refusal:  # cut short, or declined by the model behind
+        # cut short, declined by the model behind, or stopped by the policy's monitor
+        if whole.finish != "stop" or whole.refusal or whole.stop:
             return replace(whole, text="")
         return AnswerPart(tokens=whole.tokens, finish="tool_calls", tool_calls=(_call(whole.text),))
 
@@ -155,13 +156,16 @@ class _Resumed:
 
 
 def _joined(left: AnswerPart, right: AnswerPart) -> AnswerPart:
-    """Concatenate two successive parts; everything but texts and tokens is the later one's."""
+    """Concatenate two successive parts; everything but texts, tokens and a stop is the later
+    one's.
+    """
     return replace(
         right,
         text=left.text + right.text,
         refusal=left.refusal + right.refusal,
         thought=left.thought + right.thought,
         tokens=left.tokens + right.tokens,
+        stop=left.stop or right.stop,
     )
 
 

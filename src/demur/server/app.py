@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -64,13 +65,16 @@ class Service:
                 f"without a tenants file anybody who reaches {settings.host} could use this server",
                 "give --tenants FILE (keys: demur keys NAME), or bind to 127.0.0.1",
             )
-        metrics = Metrics()
+        # Policies that a reload brings are held to the same answers.
+        policies = replace(access.policies, answers=settings.usual_answers)
+        access, metrics = replace(access, policies=policies), Metrics()
         registry = AccessRegistry(
             access, metrics.record_reload, default_policy=settings.default_policy
         )
         metrics.set_policies(access.policies)
         for served in access.policies.policies.values():
             served.policy.require_model(backend.fingerprint)
+            served.policy.require_answers(settings.usual_answers)
         _require_known(settings.declared_categories, access)
         monitors = PromiseMonitors(watched_runs, access.policies, metrics, settings.watch_rows)
         lost = metrics.count_lost_scores

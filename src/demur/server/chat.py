@@ -4,38 +4,36 @@
 2. Text in tools and schemas is scored by itself; one refusal there refuses the request.
 3. Otherwise the conversation (or its latest turn) is scored and decided, once per choice.
 4. The decision is counted in metrics, monitors and the log before any answer text is generated.
-5. Answers and refusals are sent whole or as a stream of events.
+5. Answers and refusals are sent whole or as a stream of events: demur.server.writer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from demur.base.errors import BackendDown, DemurError, ScoreDoubt, ScoreError
+from demur.base.errors import ScoreDoubt, ScoreError
 from demur.core.conversation.declared import policy_for_declared
 from demur.core.conversation.folding import latest_turn
 from demur.core.conversation.languages import preferred_languages, refusal_text
 from demur.core.decision import Decision, doubt_reason
-from demur.core.serving import AnswerPart, Backend, ServeReply, ServeRequest
+from demur.core.serving import Backend, ServeReply, ServeRequest
 from demur.server.admission.control import Caller, read_body
-from demur.server.errors import api_error
 from demur.server.monitoring.log import log_event
 from demur.server.requests.context import RequestContext, context_of, while_connected
 from demur.server.requests.prepare import PreparedRequest, prepare_request, schema_digest
 from demur.server.requests.schema import parse_chat
-from demur.server.responses import ResponseHead, finish_reason, scores_of, tool_call_deltas, usage
-from demur.server.settings import ServerSettings
+from demur.server.responses import ResponseHead, scores_of
 from demur.server.state import ServerState
+from demur.server.writer import DecidedChoice, ResponseWriter
 from demur.stages.watch.live import ScoredRequest
 from demur.stages.watch.state import session_key
 
@@ -45,25 +43,9 @@ OFF_THE_TOKENS = "the score puts too much probability outside the control tokens
 # Bytes of a body that is parsed at once; a longer one waits for its key's turn, because parsing
 # holds up the event loop.
 PARSE_AT_ONCE = 4096
-DONE = b"data: [DONE]\n\n"
 SESSION = "x-session-id"  # of the conversation that a request belongs to
 SYNTHETIC = "x-demur-synthetic"  # "true" in a probe's or a test's request
 STREAM_HEADERS = {"x-accel-buffering": "no"}  # a proxy that buffers would delay every event
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class DecidedChoice:
-    """The decision about one of n choices, with the backend's reply to it."""
-
-    reply: ServeReply | None  # None: no score decides, and the operator's `on_doubt` refused
-    category: str | None  # refused with; None if it is answered, or was not decided
-    text: str | None  # of the refusal, where it is the operator's own
-    declared: bool = False  # refused for text in the tools or the schema, not for the conversation
-
-    @property
-    def refused(self) -> bool:
-        """Whether the choice is a refusal."""
-        return self.reply is None or self.category is not None
 
 
 async def answer_chat(request: Request, state: ServerState) -> Response:
@@ -98,7 +80,7 @@ async def answer_chat(request: Request, state: ServerState) -> Response:
         await while_connected(request.receive, slot)
     languages = preferred_languages(request.headers.get("accept-language", ""))
     choices = await while_connected(request.receive, _decide(prepared, languages, state, context))
-    writer = _ResponseWriter(state.settings, prepared, choices, context)
+    writer = ResponseWriter(state, prepared, choices, context, languages)
     head = _response_head(state, prepared, choices[0], caller, context)
     if prepared.stream:
         return StreamingResponse(
@@ -223,8 +205,7 @@ async def _open_conversation(
     context.beside_tokens += decided.prompt_tokens
     # Every category is suppressed, so that the answer to the whole conversation cannot be refused
     # for a turn that was decided before.
-    passing = tuple(replace(c, override="suppress") for c in serve_requests[0].policy.categories)
-    answered = [replace(a, policy=replace(a.policy, categories=passing)) for a in serve_requests]
+    answered = [replace(a, policy=a.policy.passing()) for a in serve_requests]
     replies = await _open_all(state.backend, answered, context)
     # Only doubt can refuse the conversation now. Otherwise the latest turn's decision and score are
     # reported, because they are what decided.
@@ -256,142 +237,6 @@ async def _open_all(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-class _ResponseWriter:
-    """Reads the replies of a request's choices and builds the response body, whole or streamed."""
-
-    def __init__(
-        self,
-        settings: ServerSettings,
-        prepared: PreparedRequest,
-        choices: Sequence[DecidedChoice],
-        context: RequestContext,
-    ) -> None:
-        self._settings = settings
-        self._prepared = prepared
-        self._choices = choices
-        self._context = context
-        first = choices[0].reply
-        self._prompt_tokens, self._tokens = first.prompt_tokens if first else 0, 0
-
-    async def whole(self, head: ResponseHead) -> dict[str, Any]:
-        """Return the body of a response that is not streamed; choices are read concurrently."""
-        choices = await asyncio.gather(
-            *(self._choice(head, at, v) for at, v in enumerate(self._choices))
-        )
-        return head.completion(choices, self._usage())
-
-    async def events(self, head: ResponseHead) -> AsyncIterator[bytes]:
-        """Yield the server-sent events of a streamed response, one choice after the other.
-
-        An error ends the stream with an error event and without [DONE]: the status is sent already.
-        """
-        try:
-            for at, decided in enumerate(self._choices):
-                async for event_bytes in self._choice_events(head, at, decided):
-                    yield event_bytes
-        except DemurError as e:
-            error = api_error(e, decided=True)
-            self._context.code = error.code
-            log_event(
-                logging.ERROR,
-                "broken stream",
-                request_id=self._context.request_id,
-                reason=e.message,
-                hint=e.hint,
-            )
-            yield _event(error.body())
-            return
-        counted = self._usage()  # also for the log, whether or not the client asked for it
-        if self._prepared.include_usage:
-            yield _event(head.usage_chunk(counted))
-        yield DONE
-
-    async def _choice(self, head: ResponseHead, at: int, decided: DecidedChoice) -> dict[str, Any]:
-        text, refusal, thought, finish = "", "", "", None
-        calls: list[Mapping[str, Any]] = []
-        async for part in self._parts(decided):
-            text, refusal, thought = (
-                text + part.text,
-                refusal + part.refusal,
-                thought + part.thought,
-            )
-            finish = part.finish
-            calls += part.tool_calls
-        # A refusal of ours is in `refusal`; so is one that the model behind sent apart. `content`
-        # is null only beside a refusal or tool calls, as in OpenAI's responses.
-        message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": refusal or None}
-        if decided.refused:
-            message["refusal"] = text + refusal
-        elif text or not (calls or refusal):
-            message["content"] = text
-        if thought:
-            message["reasoning_content"] = thought
-        if calls:
-            message["tool_calls"] = calls
-        return {
-            "index": at,
-            "message": message,
-            "logprobs": None,
-            "finish_reason": self._finish(finish, decided),
-            "content_filter_results": head.filter_results(decided.category),
-        }
-
-    async def _choice_events(
-        self, head: ResponseHead, at: int, decided: DecidedChoice
-    ) -> AsyncIterator[bytes]:
-        filters = {"content_filter_results": head.filter_results(decided.category)}
-        field = "refusal" if decided.refused else "content"
-        # OpenAI's clients expect the role before any text; the note travels with the first chunk
-        opening = {"role": "assistant", "content": None if decided.refused else "", "refusal": None}
-        yield _event(head.chunk(_delta(at, opening, **filters), with_note=at == 0))
-        finish = None
-        async for part in self._parts(decided):
-            delta: dict[str, Any] = {field: part.text} if part.text else {}
-            if part.refusal:
-                delta["refusal"] = part.refusal
-            if part.thought:
-                delta["reasoning_content"] = part.thought
-            if part.tool_calls:
-                delta["tool_calls"] = tool_call_deltas(part.tool_calls)
-            if delta:
-                yield _event(head.chunk(_delta(at, delta)))
-            finish = part.finish
-        yield _event(
-            head.chunk(_delta(at, {}, finish_reason=self._finish(finish, decided), **filters))
-        )
-
-    async def _parts(self, decided: DecidedChoice) -> AsyncIterator[AnswerPart]:
-        """Yield the parts of one choice, counting tokens; an operator's own text is a single part.
-
-        Raises BackendDown if the backend ends without a finish reason: the text may be cut off.
-        """
-        if decided.text is not None or decided.reply is None:
-            yield AnswerPart(text=decided.text or "", finish="stop")
-            return
-        ended = False
-        async for part in decided.reply.parts:
-            self._tokens += part.tokens
-            if part.prompt_tokens is not None:
-                self._prompt_tokens = part.prompt_tokens
-            ended = part.finish is not None
-            yield part
-        if not ended:
-            raise BackendDown("the backend ended an answer without a finish reason", "see its log")
-
-    def _finish(self, finish: Any, decided: DecidedChoice) -> str:
-        reason = finish_reason(
-            finish, refused=decided.refused, of_refusals=self._settings.refusal_finish
-        )
-        self._context.finish = reason
-        return reason
-
-    def _usage(self) -> dict[str, int]:
-        prompt_tokens = self._prompt_tokens + self._context.beside_tokens
-        self._context.prompt_tokens = prompt_tokens
-        self._context.completion_tokens = self._tokens
-        return usage(prompt_tokens, self._tokens)
 
 
 def _response_head(
@@ -438,13 +283,3 @@ def _response_head(
 
 def _category(decision: Decision) -> str | None:
     return decision.choice if decision.refuses else None
-
-
-def _delta(at: int, delta: dict[str, Any], **beside: Any) -> dict[str, Any]:
-    return {"index": at, "delta": delta, "logprobs": None, "finish_reason": None, **beside}
-
-
-def _event(value: dict[str, Any]) -> bytes:
-    return (
-        b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-    )

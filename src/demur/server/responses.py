@@ -52,6 +52,15 @@ class Message(BaseModel):
     tool_calls: list[dict[str, Any]] | None = None  # left out if there are none
 
 
+class StopNote(BaseModel):
+    """The "demur" object of a choice that the policy's monitor stopped; others have none."""
+
+    stopped: Literal[True] = True
+    category: str
+    position: int  # tokens of the answer ahead of the stop
+    leaked: int  # of these, tokens that had been sent: 0 where nothing is streamed
+
+
 class Choice(BaseModel):
     """One of n answers."""
 
@@ -60,6 +69,7 @@ class Choice(BaseModel):
     logprobs: None = None
     finish_reason: FinishReason
     content_filter_results: dict[str, FilterResult]
+    demur: StopNote | None = None  # left out unless the answer was stopped
 
 
 class Usage(BaseModel):

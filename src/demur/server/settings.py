@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from demur.base.errors import ConfigError
+from demur.core.midway.monitor import AnswerSampling
 from demur.store.policies.trust import Otherwise, Trust
 
 OnDoubt = Literal["refuse", "error"]
@@ -57,9 +58,15 @@ class ServerSettings:
     # categories that text in tools and schemas can be refused with; none named: all of them
     declared_categories: tuple[str, ...] = ()
     on_doubt: OnDoubt = "refuse"  # no decision can be made: refuse, or answer with an error
+    # sent then, and behind a stop where no token is left to write a refusal with
     doubt_text: str = "I can't help with that right now."
     # finish_reason of a refusal; OpenAI's own refusals end with "stop"
     refusal_finish: RefusalFinish = "stop"
+    # finish_reason of an answer that a policy's monitor stopped: its text is not whole
+    stop_finish: RefusalFinish = "content_filter"
+    # how answers are sampled where the request does not say
+    temperature: float = 1.0
+    top_p: float = 1.0
     reload_s: float = 2.0  # between two looks at the policies and the tenants file
     shutdown_s: float = 30.0  # for which answers may go on being written after SIGTERM
     # between SIGTERM and no new connections: time for a load balancer to see /readyz
@@ -75,6 +82,14 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         Trust(keys=self.trusted_keys, otherwise=self.unproven)  # raises on an invalid key
+        for name, value, most in (
+            ("temperature", self.temperature, 2.0),
+            ("top_p", self.top_p, 1.0),
+        ):
+            if not 0.0 <= value <= most or (name == "top_p" and value == 0.0):
+                raise ConfigError(
+                    f"server.{name} = {value} is not in [0, {most:g}]", "leave it out: 1 is usual"
+                )
         if self.open_metrics and not self.is_local:
             raise ConfigError(
                 f"open_metrics beside host {self.host!r} would show tenants and decisions to "
@@ -86,6 +101,13 @@ class ServerSettings:
     def trust(self) -> Trust:
         """The rule for which policies' promises count. Raises ConfigError on an invalid key."""
         return Trust(keys=self.trusted_keys, otherwise=self.unproven)
+
+    @property
+    def usual_answers(self) -> AnswerSampling:
+        """How answers are written to a request that asks for nothing else."""
+        return AnswerSampling(
+            most_tokens=self.limits.answer_tokens, temperature=self.temperature, top_p=self.top_p
+        )
 
     @property
     def is_local(self) -> bool:

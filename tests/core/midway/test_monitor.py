@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.base.errors import PolicyError, ScoreError
+from demur.core.decision import decide
 from demur.core.midway.monitor import AnswerSampling, Monitor, Stop, excess, first_stop, peaks
 from demur.core.threshold import NEVER
 from tests.builders import log_softmax, policy
@@ -145,7 +146,16 @@ def test_a_policy_wants_one_monitor_threshold_per_category_and_none_for_a_suppre
     assert replace(two, monitor=monitor(0.5, NEVER)).monitor is not None
     with pytest.raises(PolicyError, match="1 thresholds for 2 categories"):
         replace(two, monitor=monitor(0.5))
+    suppressed = replace(two.categories[0], override="suppress")
     with pytest.raises(PolicyError, match="is suppressed and stops answers"):
-        replace(policy(2, override="suppress"), monitor=monitor(0.5, NEVER))
+        replace(two, categories=(suppressed, two.categories[1]), monitor=monitor(0.5, NEVER))
     with pytest.raises(PolicyError, match=r"has a monitor, and some engine stops no answer"):
         replace(two, monitor=monitor(0.5, NEVER)).require_no_monitor("some engine")
+
+
+def test_a_policy_that_lets_the_first_position_pass_keeps_its_monitor():
+    watched = replace(policy(2), monitor=monitor(0.5, NEVER))
+    passing = watched.passing()
+    assert passing.monitor == watched.monitor
+    refusal_C = np.log(np.array([0.01, 0.98, 0.005], dtype=np.float32))
+    assert not decide(passing, refusal_C).refuses

@@ -149,7 +149,7 @@ def _answer_prompt(
     if scorer is engine and isinstance(engine.loaded, Answerer):
         return engine.loaded.answer([prompt], policy)[0]
     policy.require_model(scorer.fingerprint)
-    policy.require_no_monitor("a scorer that writes nothing")
+    policy.require_no_monitor("an engine that decides alone")
     logp_C = scorer.logp([prompt])[0]
     decision = decide_or_doubt(policy, logp_C)
     # else a second call writes the text after the token that was decided on
@@ -168,6 +168,12 @@ def _show(policy: Policy, logp_C: Floats, decision: Decision, answer: Answer | N
     console.print(
         f"decision: {decision.choice}", style="bold red" if decision.refuses else "bold green"
     )
+    stop = answer.stop if answer is not None else None
+    if stop is not None:
+        category = policy.taxonomy.choices[stop.column]
+        console.print(
+            f"stopped: {category}, after {stop.position} tokens of an answer", style="bold red"
+        )
     if decision.doubt:
         console.print(f"doubt: {doubt_reason(policy, logp_C)}")
     text = _text(policy, decision, answer)

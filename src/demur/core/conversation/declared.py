@@ -80,7 +80,8 @@ def policy_for_declared(policy: Policy, categories: Sequence[str]) -> Policy:
         c if name in named or c.override == "force" else replace(c, override="suppress")
         for name, c in pairs
     )
-    return replace(policy, categories=kept)
+    # Nothing but a refusal is written for declared text: there is no answer to stop.
+    return replace(policy, categories=kept, monitor=None)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -6,14 +6,16 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from demur.base.errors import BackendBusy, BackendDown, BackendTimeout
 from demur.core.decision import decide_or_doubt
 from demur.core.fingerprint import Fingerprint
+from demur.core.midway.monitor import Stop, first_stop
 from demur.core.serving import (
     AnswerPart,
+    Finish,
     ServedRun,
     ServeReply,
     ServeRequest,
@@ -65,7 +67,6 @@ class FakeBackend:
         Raises PolicyError on a policy of another model, and the error that `failure` names.
         """
         ask.policy.require_model(self.fingerprint)
-        ask.policy.require_no_monitor("the fake backend")
         await self.ready()
         if self.failure == "busy":
             raise BackendBusy("the fake backend is full", "it was told to fail")
@@ -98,21 +99,51 @@ class FakeBackend:
                 yield AnswerPart(tokens=1, finish="tool_calls", tool_calls=(_tool_call(ask),))
                 return
             words = self._words(ask, column)
-            stop = StopStrings(ask.sampling.stop)
-            for n, word in enumerate(words[: ask.sampling.max_tokens]):
-                await asyncio.sleep(self.delay_s)
-                self._fail(n)
-                text = stop.feed(word)
-                if stop.met:
-                    yield AnswerPart(text=text, tokens=1, finish="stop")
+            stop = None if column else self._stop(ask, len(words))
+            if stop is None:
+                async for part in self._text(ask, words, ask.sampling.max_tokens):
+                    yield part
+                return
+            # Words ahead of the stop; nothing is written of a text that a stop string would end.
+            async for part in self._text(ask, words[: stop.position + 1], stop.position):
+                if part.finish == "stop":
+                    yield part
                     return
-                yield AnswerPart(text=text, tokens=1)
-            yield AnswerPart(
-                text=stop.flush(),
-                finish="length" if len(words) > ask.sampling.max_tokens else "stop",
-            )
+                if part.finish is None:
+                    yield part
+            # The refusal shares the answer's limit, and its control token takes one of it.
+            left = ask.sampling.max_tokens - stop.position - 1
+            writes = ask.policy.writes(stop.column)
+            ended: Finish | None = None if left else "length"
+            yield AnswerPart(stop=stop, finish=ended if writes else "stop")
+            if writes and left:
+                async for part in self._text(ask, self._words(ask, stop.column), left):
+                    yield replace(part, text="", refusal=part.text)
         finally:
             self.writing -= 1
+
+    def _stop(self, ask: ServeRequest, words: int) -> Stop | None:
+        """Where the policy's monitor stops an answer of so many words."""
+        if ask.policy.monitor is None:
+            return None
+        size = min(words, ask.sampling.max_tokens)
+        scores = self.engine.position_scores(ask.messages, "", size)
+        return first_stop(ask.policy.monitor, scores)
+
+    async def _text(
+        self, ask: ServeRequest, words: list[str], most: int
+    ) -> AsyncIterator[AnswerPart]:
+        """Parts of a text of at most so many words, until a stop string ends it."""
+        stop = StopStrings(ask.sampling.stop)
+        for n, word in enumerate(words[:most]):
+            await asyncio.sleep(self.delay_s)
+            self._fail(n)
+            text = stop.feed(word)
+            if stop.met:
+                yield AnswerPart(text=text, tokens=1, finish="stop")
+                return
+            yield AnswerPart(text=text, tokens=1)
+        yield AnswerPart(text=stop.flush(), finish="length" if len(words) > most else "stop")
 
     def _words(self, ask: ServeRequest, column: int) -> list[str]:
         """Words of the answer, each with the white space before it, so that they join to it."""

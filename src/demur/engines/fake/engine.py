@@ -141,16 +141,16 @@ class FakeEngine:
             if size < answer.tokens:
                 text = " ".join(answer.text.split()[:size])
                 answer = Answer(text=text, finished=False, tokens=size)
-            logp_TC = self._position_scores(prompt, prefix)[:size]
+            logp_TC = self.position_scores(prompt, prefix, size)
             made.append(WatchedAnswer(answer=answer, logp_TC=logp_TC))
             progress(len(made), len(prompts))
         return made
 
-    def _position_scores(self, prompt: Prompt, prefix: str) -> Floats:
-        """Scores (T, C) at every word of the answer to a prompt."""
-        size, truth = self._answer(prompt, 0).tokens, self.truth(prompt)
+    def position_scores(self, prompt: Prompt, prefix: str, size: int) -> Floats:
+        """Scores (T, C) at the first `size` words of an answer to a prompt."""
+        truth = self.truth(prompt)
         rng = np.random.default_rng(list(_digest(self._hash(prompt).hex(), prefix)))
-        start = int(rng.integers(size))
+        start = int(rng.integers(self._answer(prompt, 0).tokens))
         # Log-odds of each control token against the word that is written.
         odds_TC = CALM + rng.standard_normal((size, len(self.taxonomy.tokens)))
         if truth:

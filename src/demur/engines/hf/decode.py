@@ -61,6 +61,8 @@ class AnswerRow:
     sampling: Sampling = GREEDILY  # temperature and top_p
     random: Random | None = None  # of a sampled answer
     watch: Watch | None = None  # called where a token is written, not at the end token
+    # columns that end the answer where the watcher turns to them: the operator has a text for these
+    ends_with: frozenset[int] = frozenset()
     ids: list[int] = field(default_factory=list)  # after the last forced token
     finished: bool = False  # ended by a stop id, not by its limit
     cut: int | None = None  # tokens dropped, where the watcher turned to a refusal
@@ -80,6 +82,9 @@ class AnswerRow:
             # The refusal shares the answer's limit, and its control token takes one position.
             self.cut, self.limit = len(self.ids), self.limit - len(self.ids) - 1
             self.ids, self.watch, self.last = [], None, rules.control_ids[column]
+            if column in self.ends_with:
+                self.finished = True
+                return False
         else:
             self.ids.append(token)
             self.last = token

@@ -18,9 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -31,10 +29,9 @@ from demur.base.errors import EngineError, PromptTooLong
 from demur.core.decision import Decision, decide_or_doubt
 from demur.core.example import Message
 from demur.core.fingerprint import Fingerprint
-from demur.core.midway.monitor import AnswerSampling
+from demur.core.midway.monitor import AnswerSampling, Stop
 from demur.core.policy import Policy
 from demur.core.ports import Answer, Progress, Prompt, WatchedAnswer, no_progress
-from demur.core.serving import Sampling
 from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.fingerprint import fingerprint
 from demur.engines.heads import control_scores, head_on, last_rows
@@ -55,6 +52,7 @@ from demur.engines.hf.load import (
     stop_ids,
 )
 from demur.engines.hf.running_batch import rounding
+from demur.engines.hf.watch import StopWatch, Trace, drawn
 from demur.engines.tokenizer import load_tokenizer
 
 LOGITS_PER_BATCH = 2**23  # at most so many float32 logits at once: 32 MB, whatever the vocabulary
@@ -182,11 +180,12 @@ class HfEngine:
     ) -> list[tuple[Floats, Decision, Answer]]:
         """Each prompt's score (C,), the policy's decision and the answer, from one prefill.
 
-        Raises PolicyError if the policy was made with another model, ScoreDoubt on a doubtful score
-        where the policy's rule is "error", PromptTooLong as in `branches`.
+        Under a policy with a monitor answers are written as those that it was calibrated on, by the
+        seeds of `watched`, and no longer than this engine's own. Raises PolicyError if the policy
+        was made with another model, ScoreDoubt on a doubtful score where the policy's rule is
+        "error", ScoreError on a position without a score, PromptTooLong as in `branches`.
         """
         policy.require_model(self.fingerprint)
-        policy.require_no_monitor("HfEngine.answer")
         encoded = self._encode(prompts, room=1)
         answered: dict[int, tuple[Floats, Decision, Answer]] = {}
         for batch in self._batches(
@@ -195,11 +194,39 @@ class HfEngine:
             prefix = prefill(self.network, [encoded[n] for n in batch], self.filler)
             logp_BC = control_scores(prefix.logits_BV, self.encoder.token_ids)
             decisions = [decide_or_doubt(policy, logp_C) for logp_C in logp_BC]
-            rows = [self._row(row, d.column) for row, d in enumerate(decisions)]
-            answers = self._write(prefix, rows, self.rules)
+            answers = self._decided(policy, prefix, [encoded[n] for n in batch], decisions)
             answered |= dict(zip(batch, zip(logp_BC, decisions, answers, strict=True), strict=True))
             progress(len(answered), len(prompts))
         return [answered[n] for n in range(len(prompts))]
+
+    def _decided(
+        self,
+        policy: Policy,
+        prefix: Prefix,
+        prompts: Sequence[Sequence[int]],
+        decisions: Sequence[Decision],
+    ) -> list[Answer]:
+        """Write the answers of a batch of decided prompts, each until its monitor stops it."""
+        rows = [self._row(b, decision.column) for b, decision in enumerate(decisions)]
+        monitor = policy.monitor
+        if monitor is None:
+            return self._write(prefix, rows, self.rules)
+        most = min(self.rules.max_new_tokens, monitor.answers.most_tokens)
+        watches = [StopWatch(monitor) for _ in rows]
+        for b, (decision, ids) in enumerate(zip(decisions, prompts, strict=True)):
+            rows[b] = drawn(rows[b], monitor.answers, [*ids, rows[b].first_id])
+            # A refusal is not watched.
+            rows[b].watch = None if decision.refuses else watches[b].push
+            rows[b].ends_with = frozenset(
+                column
+                for column in range(1, len(policy.taxonomy.tokens))
+                if not policy.writes(column)
+            )
+        answers = self._write(prefix, rows, replace(self.rules, max_new_tokens=most))
+        return [
+            answer if watch.stop is None else stopped_answer(policy, answer, watch.stop)
+            for answer, watch in zip(answers, watches, strict=True)
+        ]
 
     @torch.inference_mode()
     def watched(
@@ -211,8 +238,8 @@ class HfEngine:
     ) -> list[WatchedAnswer]:
         """One answer per prompt after [respond] and its prefix, with the score of each position.
 
-        A sampled answer is drawn by a seed of its own prompt and prefix: see `answer_seed`. Raises
-        PromptTooLong as in `branches`.
+        A sampled answer is drawn by a seed of its own prompt and prefix. Raises PromptTooLong as in
+        `branches`.
         """
         begun = zip(prompts, prefixes or [""] * len(prompts), strict=True)
         encoded = [tuple(self.encoder.begun_answer(p, 0, text)) for p, text in begun]
@@ -226,8 +253,8 @@ class HfEngine:
             prefix = prefill(self.network, [encoded[n][:-1] for n in batch], self.filler)
             rows, traces = [], [Trace() for _ in batch]
             for b, n in enumerate(batch):
-                row = AnswerRow(prompt=b, first_id=encoded[n][-1], watch=traces[b].keep)
-                rows.append(sampled(row, sampling, answer_seed(encoded[n])))
+                row = AnswerRow(prompt=b, first_id=encoded[n][-1], watch=traces[b].push)
+                rows.append(drawn(row, sampling, encoded[n]))
             for b, answer in enumerate(self._write(prefix, rows, rules)):
                 logp_TC = traces[b].logp_TC(len(self.encoder.tokens))
                 made[batch[b]] = WatchedAnswer(answer=answer, logp_TC=logp_TC)
@@ -361,31 +388,12 @@ class HfEngine:
         ]
 
 
-class Trace:
-    """The position scores of one answer, in order."""
-
-    def __init__(self) -> None:
-        self._scores: list[Floats] = []
-
-    def keep(self, logp_C: Floats) -> None:
-        """Append the score of a position; turns to no refusal."""
-        self._scores.append(logp_C)
-
-    def logp_TC(self, size: int) -> Floats:
-        """The scores so far, (T, C). size: C."""
-        rows = [logp_C[None, :] for logp_C in self._scores]
-        return np.concatenate([np.empty((0, size), dtype=np.float32), *rows])
-
-
-def answer_seed(ids: Sequence[int]) -> int:
-    """Seed of the answer that is drawn after these ids, the same in every batch and run."""
-    return int.from_bytes(sha256(repr(tuple(ids)).encode()).digest()[:8], "big")
-
-
-def sampled(row: AnswerRow, sampling: AnswerSampling, seed: int) -> AnswerRow:
-    """The same row, its tokens chosen as `sampling` says. seed: of its draws."""
-    how = Sampling(temperature=sampling.temperature, top_p=sampling.top_p)
-    return replace(row, sampling=how, random=Random(seed))
+def stopped_answer(policy: Policy, answer: Answer, stop: Stop) -> Answer:
+    """What stands for an answer that was stopped: the operator's text, or the model's refusal."""
+    text = policy.own_text(stop.column)
+    if text is not None:
+        return Answer(text=text, finished=True, tokens=0, stop=stop)
+    return replace(answer, stop=stop)
 
 
 def shared_start(rows: Sequence[Sequence[int]]) -> int:

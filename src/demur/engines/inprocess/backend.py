@@ -24,6 +24,7 @@ from demur.base.arrays import Floats
 from demur.base.errors import BackendBusy, BackendDown, DemurError, EngineError, PromptTooLong
 from demur.core.decision import Decision
 from demur.core.fingerprint import Fingerprint
+from demur.core.midway.monitor import MonitorState
 from demur.core.serving import (
     AnswerPart,
     ServedRun,
@@ -93,7 +94,6 @@ class HfBackend:
         tool choice that cannot be honoured.
         """
         ask.policy.require_model(self._fingerprint)
-        ask.policy.require_no_monitor("the in-process backend")
         mode = mode_of(ask)
         if mode != "none":
             # Functions that leave no room for an answer are an error, whatever will be decided.
@@ -115,11 +115,9 @@ class HfBackend:
 
     async def _go_on(self, ask: ServeRequest, schema: Schema | None) -> JobParts:
         """Write an answer to a request that was decided on another prompt."""
-        # All categories suppressed: every score leads to the answer that was decided.
-        answered = tuple(replace(c, override="suppress") for c in ask.policy.categories)
-        policy = replace(ask.policy, categories=answered)
+        # Every score leads to the answer that was decided; the monitor watches it all the same.
         job, decision, _ = await self._decide(
-            replace(ask, policy=policy, json_schema=schema, tools=())
+            replace(ask, policy=ask.policy.passing(), json_schema=schema, tools=())
         )
         return await self._begun(job, decision)
 
@@ -182,7 +180,7 @@ class HfBackend:
 
         Raises PromptTooLong if the prompt and its control token do not fit the context.
         """
-        engine, sampling = self._engine, ask.sampling
+        engine, sampling, monitor = self._engine, ask.sampling, ask.policy.monitor
         context = engine.rules.context
         # Encoding takes time with a text's length, and all requests share this thread: a text that
         # cannot fit is refused by its lower bound of tokens, without encoding it.
@@ -206,6 +204,7 @@ class HfBackend:
             limit=min(sampling.max_tokens, room),
             text=AnswerText(self._decode, sampling.stop),
             random=Random(sampling.seed),
+            watch=None if monitor is None else MonitorState(monitor),
         )
 
     def _decode(self, ids: list[int]) -> str:

@@ -1,18 +1,24 @@
-"""State of one request in the decoding thread, and its results for the caller."""
+"""State of one request in the decoding thread, and its results for the caller.
+
+An answer that a monitor stops goes on as the model's own refusal, from the same cache: the refusal
+token is the next token that the model reads.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from time import monotonic
 
 from demur.base.arrays import Floats
 from demur.base.errors import DemurError, SchemaTooCostly
 from demur.core.decision import Decision
+from demur.core.midway.monitor import MonitorState, Stop
 from demur.core.serving import AnswerPart, Finish, ServeRequest
 from demur.engines.answer_text import AnswerText
+from demur.engines.hf.decode import DecodeRules
 from demur.engines.hf.running_batch import PrefilledPrompts
 from demur.engines.inprocess.grammar.process import Grammar
 
@@ -30,9 +36,13 @@ class Job:
     decided: asyncio.Future[tuple[Decision, Floats]]
     parts: asyncio.Queue[AnswerPart | DemurError] = field(default_factory=asyncio.Queue)
     grammar: Grammar | None = None  # of an answer under a schema, once it is prepared
+    # The monitor on an answer; None on a refusal, one that follows a stop included.
+    watch: MonitorState | None = None
+    logp_C: Floats | None = None  # position score of the token that is chosen next, where watched
+    refusing: bool = False  # the monitor stopped the answer: what is written is its refusal
     cancelled: bool = False  # its caller has gone
     last: int = -1  # the last token, which the model has yet to read
-    written: int = 0  # tokens after the control token
+    written: int = 0  # tokens after the control token; a stop's refusal token counts as one
     unsent: int = 0  # tokens of these that are in no part yet
 
     @property
@@ -40,10 +50,17 @@ class Job:
         """Most positions of the cache: prompt, control token and longest answer."""
         return len(self.ids) + 1 + self.limit
 
-    def take(self, token: int, stops: frozenset[int]) -> AnswerPart | None:
-        """Append a token; returns the part to send now, if any. The last part has a `finish`."""
-        if token in stops:
+    def take(self, token: int, rules: DecodeRules) -> AnswerPart | None:
+        """Append a token; returns the part to send now, if any. The last part has a `finish`.
+
+        Raises ScoreError where the monitor has no score to read: such an answer is not written on.
+        """
+        if token in rules.stops:
             return self._part(self.text.end(), "stop")
+        if self.watch is not None and self.logp_C is not None:
+            stop = self.watch.push(self.logp_C)
+            if stop is not None:
+                return self._stop(stop, rules)
         self.last, self.written, self.unsent = token, self.written + 1, self.unsent + 1
         shown = self.text.push(token)
         if self.text.stopped:
@@ -54,6 +71,24 @@ class Job:
         elif self.written >= self.limit:
             return self._cut(shown)
         return self._part(shown, None) if shown else None
+
+    def _stop(self, stop: Stop, rules: DecodeRules) -> AnswerPart:
+        """End the answer ahead of the token that was chosen, and turn to the refusal.
+
+        Tokens that no part has shown are counted here; their text is dropped.
+        """
+        self.watch, self.refusing = None, True
+        self.text = self.text.anew()
+        if self.grammar is not None:  # a refusal is never forced into a schema
+            self.grammar.close()
+            self.grammar = None
+        self.last, self.written = rules.control_ids[stop.column], self.written + 1
+        finish: Finish | None = None
+        if not self.ask.policy.writes(stop.column):
+            finish = "stop"
+        elif self.written >= self.limit:
+            finish = "length"
+        return replace(self._part("", finish), stop=stop)
 
     def settle(self) -> AnswerPart | None:
         """The last part of an answer under a schema, if it has ended.
@@ -89,9 +124,10 @@ class Job:
 
     def _part(self, text: str, finish: Finish | None) -> AnswerPart:
         """A part with the tokens since the last one."""
-        part = AnswerPart(text=text, tokens=self.unsent, finish=finish)
-        self.unsent = 0
-        return part
+        tokens, self.unsent = self.unsent, 0
+        if self.refusing:
+            return AnswerPart(refusal=text, tokens=tokens, finish=finish)
+        return AnswerPart(text=text, tokens=tokens, finish=finish)
 
 
 @dataclass(kw_only=True, slots=True, eq=False)

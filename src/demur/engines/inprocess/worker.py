@@ -6,7 +6,8 @@ Each turn of its loop
 2. lets parked answers join the batch whose grammar or mask has come;
 3. reads waiting prompts that fit and decides each on the score of that one prefill. A refusal whose
    text the operator holds ends here; other answers join the batch;
-4. writes one token of every answer in the batch;
+4. writes one token of every answer in the batch, or turns an answer to a refusal in its place where
+   the policy's monitor stops it;
 5. posts decisions and parts to the callers' event loops.
 
 An answer under a JSON schema is parked, with its cache, while other processes prepare its grammar
@@ -25,7 +26,7 @@ from time import monotonic
 
 import torch
 
-from demur.base.errors import BackendDown, DemurError, SchemaTooCostly
+from demur.base.errors import BackendDown, DemurError, SchemaTooCostly, ScoreError
 from demur.core.decision import decide_or_doubt
 from demur.core.serving import AnswerPart, generates_nothing
 from demur.engines.heads import control_scores
@@ -296,6 +297,7 @@ class Worker:
                 self._forget(job)
             else:
                 job.last = control_ids[decision.column]
+                job.watch = None if decision.refuses else job.watch
                 # A refusal is never forced into a schema.
                 if job.ask.json_schema is not None and not decision.refuses:
                     self._parked.append(Parked(job=job, prompts=one_of(prompts, b)))
@@ -336,6 +338,7 @@ class Worker:
         """Write one token of every answer in the batch; those with a late mask are parked."""
         self._begin()
         logits_RV = self._batch.step([job.last for job in self._rows])
+        self._score(logits_RV)
         logits_RV[:, list(self._engine.rules.banned)] = -torch.inf
         wait((job.grammar for job in self._rows if job.grammar is not None), GRACE_S)
         late = {
@@ -355,6 +358,15 @@ class Worker:
             self._keep([here[k] for k in kept], parked=late)
         else:
             self._keep([], parked=late)
+
+    def _score(self, logits_RV: torch.Tensor) -> None:
+        """Keep the position scores of the watched answers in the batch, read off raw logits."""
+        watched = [r for r, job in enumerate(self._rows) if job.watch is not None]
+        if watched:
+            watched_RV = logits_RV if len(watched) == len(self._rows) else logits_RV[watched]
+            logp_RC = control_scores(watched_RV, self._engine.encoder.token_ids)
+            for r, logp_C in zip(watched, logp_RC, strict=True):
+                self._rows[r].logp_C = logp_C
 
     def _choose(self, logits_RV: torch.Tensor, jobs: Sequence[Job]) -> list[int]:
         """Choose a token for each of R answers and post its part; indices of those that go on."""
@@ -380,7 +392,11 @@ class Worker:
         )
         kept = []
         for r, job, token in zip(going, writing, tokens, strict=True):
-            part = job.take(token, self._engine.rules.stops)
+            try:
+                part = job.take(token, self._engine.rules)
+            except ScoreError as e:  # a position that cannot be watched
+                self._fail(job, e)
+                continue
             if part is not None:
                 self._outbox.add(job, job.parts.put_nowait, part)
             if part is None or part.finish is None:

@@ -32,6 +32,7 @@ PROBABILITIES = (
     1.0,
 )
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+TOKENS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0)
 UNDECIDED = "undecided"
 
 
@@ -96,6 +97,20 @@ class Metrics:
             registry=here,
         )
         self._tokens = Counter("demur_tokens", "Tokens read and written.", ["kind"], registry=here)
+
+        self._stops = Counter(
+            "demur_stops",
+            "Answers that a monitor stopped, by category.",
+            ["tenant", "policy", "category"],
+            registry=here,
+        )
+        self._leaked = Histogram(
+            "demur_leaked_tokens",
+            "Tokens of a stopped answer that had been sent.",
+            ["policy"],
+            buckets=TOKENS,
+            registry=here,
+        )
 
     def _create_policy_metrics(self, here: CollectorRegistry) -> None:
         """Create the metrics of policies in force, reloads, tenants and the log."""
@@ -216,6 +231,11 @@ class Metrics:
         p_C = np.exp(policy.calibrator.apply(logp_C[None, :])[0])
         for choice, p in zip(policy.taxonomy.choices, p_C.tolist(), strict=True):
             self._scores.labels(name, choice).observe(p)
+
+    def record_stop(self, context: RequestContext, category: str, leaked: int) -> None:
+        """Count an answer that a monitor stopped. leaked: its tokens that had been sent."""
+        self._stops.labels(context.tenant or "", context.policy or "", category).inc()
+        self._leaked.labels(context.policy or "").observe(leaked)
 
     def set_policies(self, policies: PolicySet) -> None:
         """Show the policies in force, their unproven promises and their files' faults."""

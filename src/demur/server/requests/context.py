@@ -52,6 +52,11 @@ class RequestContext:
     by_front: bool | None = None
     stream: bool | None = None
     finish: str | None = None
+    # the first choice that a monitor stopped: with which category, behind how many tokens of its
+    # answer, and how many of these had been sent
+    stopped: str | None = None
+    stop_position: int | None = None
+    leaked: int | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     # of prompts that were read to decide and not answered; prompt_tokens has them, too

@@ -16,6 +16,7 @@ from demur.base.schemas.limits import exceeded_bound, exceeded_bound_together
 from demur.core.access import EffectivePolicy, Tenant, apply_overrides, choose_policy
 from demur.core.conversation.declared import declared_prompts
 from demur.core.example import Message
+from demur.core.midway.monitor import AnswerSampling
 from demur.core.ports import Prompt
 from demur.core.rows.turns import tool_call_text, tool_result_text
 from demur.core.serving import Sampling, ServeRequest
@@ -55,12 +56,14 @@ def prepare_request(
         )
     choice = (chat.demur or schema.DemurAsk()).to_core()
     live = policies.policies[choose_policy(tenant, choice, policies.policies)]
-    found = apply_overrides(live.policy, choice)
+    found, sampling = apply_overrides(live.policy, choice), _sampling(chat, settings)
+    if found.policy.monitor is not None:
+        _require_covered(sampling, found.policy.monitor.answers)
     first = ServeRequest(
         messages=_prompt(chat.messages, settings.limits.messages),
         policy=found.policy,
         policy_digest=live.digest,
-        sampling=_sampling(chat, settings),
+        sampling=sampling,
         json_schema=_schema(chat),
         tools=_tools(chat),
         tool_choice=_tool_choice(chat),
@@ -175,11 +178,30 @@ def _sampling(chat: schema.ChatRequest, settings: ServerSettings) -> Sampling:
     stop = (chat.stop,) if isinstance(chat.stop, str) else chat.stop or ()
     return Sampling(
         max_tokens=tokens,
-        temperature=1.0 if chat.temperature is None else chat.temperature,
-        top_p=1.0 if chat.top_p is None else chat.top_p,
+        temperature=settings.temperature if chat.temperature is None else chat.temperature,
+        top_p=settings.top_p if chat.top_p is None else chat.top_p,
         seed=chat.seed,
         stop=stop,
     )
+
+
+def _require_covered(sampling: Sampling, answers: AnswerSampling) -> None:
+    """Raise ApiError unless the policy's monitor was calibrated on answers like these.
+
+    Its promise holds for answers no longer than those, sampled alike.
+    """
+    asked = AnswerSampling(
+        most_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+    )
+    if not answers.covers(asked):
+        name = "max_tokens" if answers.covers(replace(asked, most_tokens=1)) else "temperature"
+        raise _invalid(
+            name,
+            f"answers of {asked.text} are not written under this policy, whose monitor was "
+            f"calibrated on answers of {answers.text}",
+        )
 
 
 def _schema(chat: schema.ChatRequest) -> dict[str, Any] | None:

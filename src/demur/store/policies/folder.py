@@ -21,6 +21,7 @@ from demur.base.boundary import json_value
 from demur.base.errors import DemurError, PolicyError
 from demur.base.files import digest_bytes, open_regular
 from demur.core.fingerprint import Fingerprint
+from demur.core.midway.monitor import AnswerSampling
 from demur.core.policy import Policy
 from demur.store.policies.policy_file import policy_digest, policy_from_json
 from demur.store.policies.trust import DIGESTS_ONLY, Trust
@@ -78,6 +79,8 @@ class PolicySet:
     path: Path  # the folder, or one policy file
     fingerprint: Fingerprint | None  # of the model that they must be for; None: not checked
     trust: Trust = DIGESTS_ONLY  # what promises need to count, at every reload
+    # as a server writes them, which monitors must be calibrated on; None: not checked
+    answers: AnswerSampling | None = None
     policies: Mapping[str, Live] = field(default_factory=dict)  # by policy name
     faults: tuple[Fault, ...] = ()
     seen: Mapping[str, _FileState] = field(default_factory=dict)  # by file name; for `reload` only
@@ -200,6 +203,8 @@ def _parsed(path: Path, data: bytes, terms: PolicySet) -> Live | Fault:
         policy = policy_from_json(json_value(data), str(path), terms.trust)
         if terms.fingerprint is not None:
             policy.require_model(terms.fingerprint)
+        if terms.answers is not None:
+            policy.require_answers(terms.answers)
         return Live(policy=policy, digest=policy_digest(policy), file=path.name)
     except DemurError as e:
         message = e.message if e.message.startswith(str(path)) else f"{path}: {e.message}"

@@ -1,0 +1,250 @@
+"""Answers that a policy's monitor stops, over HTTP."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from demur.base.errors import PolicyError
+from demur.core.midway.monitor import AnswerSampling, Monitor, Stop
+from demur.core.serving import AnswerPart
+from demur.core.threshold import NEVER
+from demur.engines.fake.backend import FakeBackend
+from tests.server.live_server import REFUSED, engine, folder_of, policy, request, serving
+from tests.server.test_chat import joined, streamed
+from tests.waiting import wait_until
+
+ANSWERS = AnswerSampling(most_tokens=512)
+REFUSAL = "I won't help with that, because it could hurt someone."
+
+
+def column(name):
+    return engine().taxonomy.column(name)
+
+
+def watched(held_back=4, category="safety", **fields):
+    """A policy that refuses nothing at first; the monitor may stop with one category."""
+    base = replace(policy(threshold=NEVER), **fields)
+    thresholds = [NEVER] * len(base.taxonomy.categories)
+    thresholds[column(category) - 1] = 0.01
+    monitor = Monitor(thresholds=tuple(thresholds), answers=ANSWERS, held_back=held_back)
+    return replace(base, monitor=monitor)
+
+
+@dataclass(kw_only=True, slots=True)
+class Scripted(FakeBackend):
+    """Writes these words, stops behind them with this category, and writes its refusal."""
+
+    words: tuple[str, ...] = ()
+    category: str = "safety"
+    refusal: tuple[str, ...] = ("I ", "will ", "not.")
+    finish: str = "stop"
+
+    async def _write(self, ask, chosen):
+        for word in self.words:
+            yield AnswerPart(text=word, tokens=1)
+        stop = Stop(column=column(self.category), position=len(self.words))
+        yield AnswerPart(stop=stop, finish=None if self.refusal else self.finish)
+        for n, word in enumerate(self.refusal):
+            last = n == len(self.refusal) - 1
+            yield AnswerPart(refusal=word, tokens=1, finish=self.finish if last else None)
+
+
+def scripted(*words, **fields):
+    return Scripted(engine=engine(), words=words, **fields)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return folder_of(tmp_path / "policies", watched())
+
+
+def test_a_whole_answer_that_is_stopped_holds_nothing_of_its_text(folder):
+    with serving(folder) as server:
+        body = server.chat(REFUSED).json()
+        (choice,) = body["choices"]
+        assert choice["message"] == {"role": "assistant", "content": None, "refusal": REFUSAL}
+        assert choice["finish_reason"] == "content_filter"
+        position = choice["demur"].pop("position")
+        assert choice["demur"] == {"stopped": True, "category": "safety", "leaked": 0}
+        filtered = {n for n, f in choice["content_filter_results"].items() if f["filtered"]}
+        assert filtered == {"safety"}
+        assert body["demur"]["decision"] == "respond"
+        # the tokens of the text that was cut were written, and so are counted
+        assert body["usage"]["completion_tokens"] == position + len(REFUSAL.split())
+        labels = '{category="safety",policy="default",tenant="local"}'
+        assert server.metric(f"demur_stops_total{labels}") == 1.0
+        assert server.metric('demur_leaked_tokens_sum{policy="default"}') == 0.0
+
+
+def test_an_answer_that_is_not_stopped_is_whole_and_says_nothing_of_stops(folder):
+    with serving(folder) as server:
+        (choice,) = server.chat().json()["choices"]
+        assert choice["message"]["content"]
+        assert choice["finish_reason"] == "stop"
+        assert "demur" not in choice
+        chunks, done = streamed(server, "Please name a river in Europe.")
+        assert done
+        assert joined(chunks, "content") == choice["message"]["content"]
+
+
+WORDS = ("First ", "one. ", "It ", "ends. ", "Then ", "comes ", "harm")
+
+
+@pytest.mark.parametrize(
+    ("held_back", "content", "leaked"),
+    [
+        (0, "First one. It ends. Then comes harm", 7),
+        (2, "First one. It ends. Then ", 5),
+        (4, "First one. It ends.", 4),
+        (50, "First one. It ends.", 4),
+    ],
+)
+def test_a_stream_is_cut_at_the_last_sentence_of_what_it_withholds(
+    tmp_path, held_back, content, leaked
+):
+    folder = folder_of(tmp_path / "policies", watched(held_back))
+    with serving(folder, backend=scripted(*WORDS)) as server:
+        chunks, done = streamed(server, "Hi", stream_options={"include_usage": True})
+        assert done
+        assert joined(chunks, "content") == content
+        assert joined(chunks, "refusal") == "I will not."
+        last = chunks[-2]["choices"][0]
+        assert last["finish_reason"] == "content_filter"
+        assert last["demur"] == {
+            "stopped": True,
+            "category": "safety",
+            "position": 7,
+            "leaked": leaked,
+        }
+        assert last["content_filter_results"]["safety"]["filtered"]
+        assert chunks[-1]["usage"]["completion_tokens"] == 10
+        assert server.metric('demur_leaked_tokens_sum{policy="default"}') == leaked
+        # no chunk holds a refusal before the last text
+        kinds = [
+            key
+            for chunk in chunks
+            for c in chunk["choices"]
+            for key in c["delta"]
+            if c["delta"][key] and key in ("content", "refusal")
+        ]
+        assert kinds == sorted(kinds)
+
+
+def test_a_stop_ahead_of_the_first_token_sends_the_refusal_alone(folder):
+    with serving(folder, backend=scripted()) as server:
+        chunks, done = streamed(server, "Hi")
+        assert done
+        assert joined(chunks, "content") == ""
+        assert joined(chunks, "refusal") == "I will not."
+        (choice,) = server.chat("Hi").json()["choices"]
+        assert choice["message"]["content"] is None
+        assert choice["demur"]["position"] == 0
+
+
+def test_a_category_with_a_text_of_the_operators_sends_that_in_the_callers_language(tmp_path):
+    folder = folder_of(tmp_path / "policies", watched(category="humanizing"))
+    backend = scripted(*WORDS, category="humanizing", refusal=())
+    german = {"accept-language": "de"}
+    with serving(folder, backend=backend) as server:
+        (choice,) = server.chat("Hi", headers=german).json()["choices"]
+        assert choice["message"]["refusal"] == "Ich bin ein Programm."
+        assert choice["message"]["content"] is None
+        # also where the backend wrote a refusal of its own
+        backend.refusal = ("I ", "will ", "not.")
+        (choice,) = server.chat("Hi", headers=german).json()["choices"]
+        assert choice["message"]["refusal"] == "Ich bin ein Programm."
+
+
+def test_where_no_token_is_left_for_a_refusal_the_operators_text_stands(folder):
+    backend = scripted(*WORDS, refusal=(), finish="length")
+    with serving(folder, backend=backend, stop_finish="stop") as server:
+        (choice,) = server.chat("Hi").json()["choices"]
+        assert choice["message"]["refusal"] == server.service.state.settings.doubt_text
+        assert choice["finish_reason"] == "length"
+
+
+def test_every_choice_is_stopped_by_itself(folder):
+    with serving(folder, backend=scripted(*WORDS)) as server:
+        choices = server.chat("Hi", n=3).json()["choices"]
+        assert [c["message"]["refusal"] for c in choices] == ["I will not."] * 3
+        chunks, done = streamed(server, "Hi", n=2)
+        assert done
+        assert [joined(chunks, "refusal", index) for index in (0, 1)] == ["I will not."] * 2
+        labels = '{category="safety",policy="default",tenant="local"}'
+        assert server.metric(f"demur_stops_total{labels}") == 5.0
+
+
+@pytest.mark.parametrize(
+    "fields", [{"response_format": {"type": "json_object"}}, {"tools": "auto"}]
+)
+def test_json_and_tool_requests_are_watched_too(folder, fields):
+    if "tools" in fields:
+        tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+        fields = {"tools": [tool]}
+    with serving(folder) as server:
+        (choice,) = server.chat(REFUSED, **fields).json()["choices"]
+        assert choice["message"]["content"] is None
+        assert choice["demur"]["category"] == "safety"
+
+
+def test_a_stop_string_of_the_clients_ends_an_answer_before_the_monitor_does(folder):
+    with serving(folder) as server:
+        (choice,) = server.chat(REFUSED, stop=["e"]).json()["choices"]
+        whole = server.chat().json()["choices"][0]["message"]["content"]
+        if "demur" not in choice:
+            assert "e" not in choice["message"]["content"]
+        assert whole
+
+
+def test_log_probabilities_are_not_given_away(folder):
+    with serving(folder) as server:
+        assert server.chat(REFUSED, logprobs=True).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"max_tokens": 513}, "max_tokens"),
+        ({"temperature": 0.5}, "temperature"),
+        ({"top_p": 0.9}, "temperature"),
+    ],
+)
+def test_answers_that_the_monitor_was_not_calibrated_on_are_refused(folder, fields, param):
+    with serving(folder) as server:
+        got = server.chat(**fields)
+        assert got.status_code == 400
+        error = got.json()["error"]
+        assert error["param"] == param
+        assert "at most 512 tokens, temperature 1" in error["message"]
+        assert server.chat(max_tokens=8, temperature=1, top_p=1).status_code == 200
+
+
+def test_a_server_whose_usual_answers_are_others_does_not_start(folder):
+    for fields in ({"temperature": 0.0}, {"top_p": 0.9}):
+        expected = pytest.raises(PolicyError, match="calibrated on answers of at most 512 tokens")
+        with expected, serving(folder, **fields):
+            pass
+
+
+def test_a_policy_of_shorter_answers_is_not_taken_by_a_reload(folder):
+    with serving(folder) as server:
+        short = replace(watched().monitor, answers=AnswerSampling(most_tokens=100))
+        folder_of(folder, replace(watched(), monitor=short))
+        wait_until(lambda: server.metric("demur_policy_faults") == 1.0)
+        assert server.chat(max_tokens=512).status_code == 200
+
+
+def test_a_client_that_hangs_up_at_the_stop_leaves_nothing_behind(folder):
+    backend = scripted(*WORDS, refusal=("word ",) * 20_000)
+    with serving(folder, backend=backend) as server, server.client() as client:
+        body = request("Hi", stream=True)
+        with client.stream("POST", "/v1/chat/completions", json=body) as got:
+            seen = ""
+            for piece in got.iter_text():
+                seen += piece
+                if "word" in seen:
+                    break
+        assert "harm" not in seen
+        wait_until(lambda: server.metric("demur_requests_in_flight") == 0.0)
+        labels = '{category="safety",policy="default",tenant="local"}'
+        assert server.metric(f"demur_stops_total{labels}") == 1.0
