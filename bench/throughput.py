@@ -30,6 +30,7 @@ import httpx
 import psutil
 
 import servers
+from demur.core.midway.monitor import AnswerSampling, Monitor
 from demur.store.policies.policy_file import read_policy, write_policy
 from demur.store.run import RunFolder
 
@@ -88,11 +89,21 @@ def start_all(given: argparse.Namespace, stack: ExitStack) -> dict[str, Server]:
     run, folder = RunFolder(given.run), Path(stack.enter_context(TemporaryDirectory()))
     policy = replace(read_policy(run.policy), promises=(), sensitivities=())
     never = policy.with_thresholds(dict.fromkeys(policy.taxonomy.names, float("inf")))
-    (folder / "policies").mkdir()
-    write_policy(folder / "policies" / "policy.json", never)
-    words = servers.serve_words(run.root, folder / "policies", folder / "serve.toml")
-    url, process = stack.enter_context(servers.demur(words))
-    found = {"demur serve": Server(url=f"{url}/v1", process=psutil.Process(process.pid))}
+    # Greedy answers, as `answer` asks for; a probability of exactly 1 stops nothing in practice.
+    monitor = Monitor(
+        thresholds=(1.0,) * len(policy.taxonomy.names),
+        answers=AnswerSampling(most_tokens=given.tokens, temperature=0.0),
+        held_back=min(24, given.tokens - 1),
+    )
+    limits, found = f"answer_tokens = {given.tokens}\n", {}
+    for name, served in (("demur serve", never), ("watched", replace(never, monitor=monitor))):
+        (folder / name).mkdir()
+        write_policy(folder / name / "policy.json", served)
+        # usual answers as the monitor's are: a server takes no other policy
+        more = "" if served.monitor is None else f"temperature = 0.0\n[limits]\n{limits}"
+        words = servers.serve_words(run.root, folder / name, folder / f"{name}.toml", more)
+        url, process = stack.enter_context(servers.demur(words))
+        found[name] = Server(url=f"{url}/v1", process=psutil.Process(process.pid))
     others = {}
     if given.vllm:
         others["vLLM"] = servers.vllm(given.vllm, run.model, dtype="bfloat16")

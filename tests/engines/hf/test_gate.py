@@ -13,8 +13,10 @@ from transformers import LogitsProcessorList
 
 from demur.base.errors import EngineError
 from demur.core.decision import decide_many
-from demur.core.policy import RULES, CategoryPolicy, Policy, natural
+from demur.core.midway.monitor import AnswerSampling, Monitor
+from demur.core.policy import RULES, CategoryPolicy, DoubtRule, Policy, natural
 from demur.core.taxonomy import coconot, single
+from demur.core.threshold import NEVER
 from demur.engines.heads import control_scores
 from demur.engines.hf.engine import HfEngine
 from demur.engines.hf.gate import RefusalGate
@@ -215,3 +217,37 @@ def test_the_model_is_left_as_it_was(llama):
     before = len(llama.network._forward_hooks)
     first_tokens(llama, PROMPTS, replace(random_policy(4), name="again"))
     assert len(llama.network._forward_hooks) == before
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_a_monitor_forces_its_refusal_token_and_an_end_of_the_answer_is_no_stop(llama, sample):
+    torch.manual_seed(0)
+    answers = AnswerSampling(most_tokens=16, temperature=1.0 if sample else 0.0)
+    policy = replace(
+        natural(coconot()),
+        categories=(CategoryPolicy(override="suppress"),) * 5,
+        doubt=DoubtRule(most_leftover=1.0),
+    )
+    trace = llama.watched(PROMPTS[:1], answers)[0].logp_TC
+    level = float(np.exp(np.sort(trace[:, 2])[-2]))
+    thresholds = (NEVER, level, NEVER, NEVER, NEVER)
+    policy = replace(policy, monitor=Monitor(thresholds=thresholds, answers=answers, held_back=4))
+    batch = padded(llama, PROMPTS)
+    width, ends = batch["input_ids"].shape[1], sorted(llama.rules.stops)
+    ids = llama.encoder.token_ids
+    gate = RefusalGate(llama.network, policy, ids, prompt_length=width, stop_ids=ends)
+    with gate, torch.no_grad():
+        written = llama.network.generate(
+            **batch,
+            max_new_tokens=17,
+            do_sample=sample,
+            top_k=0,
+            eos_token_id=ends,
+            logits_processor=LogitsProcessorList([gate]),
+        )
+    assert any(gate.stops)
+    for row, stop in zip(written[:, width + 1 :].tolist(), gate.stops, strict=True):
+        controls = [n for n, token in enumerate(row) if token in ids]
+        # one control token where it stopped, none anywhere else
+        assert controls == ([] if stop is None else [stop.position])
+        assert stop is None or row[stop.position] == ids[2]

@@ -14,12 +14,22 @@ import psutil
 import pytest
 import torch
 
-from demur.base.errors import BackendBusy, BackendDown, EngineError, PolicyError, ScoreDoubt
+from demur.base.errors import (
+    BackendBusy,
+    BackendDown,
+    EngineError,
+    PolicyError,
+    ScoreDoubt,
+    ScoreError,
+)
 from demur.core.decision import decide
+from demur.core.midway.monitor import AnswerSampling, Monitor
 from demur.core.policy import CategoryPolicy, DoubtRule, Policy, natural
 from demur.core.serving import Backend, Sampling, ServeRequest
 from demur.core.taxonomy import coconot
+from demur.core.threshold import NEVER
 from demur.engines.hf.engine import HfEngine
+from demur.engines.inprocess import worker
 from demur.engines.inprocess.backend import HfBackend
 from demur.engines.inprocess.limits import BackendLimits
 from tests.engines.checkpoints import user
@@ -597,3 +607,66 @@ def test_probability_off_the_control_tokens_is_doubt_and_hurts_no_neighbour(engi
         assert doubted[0].decision.doubt
         assert doubted[0].decision.refuses
     assert not answered[0].decision.refuses
+
+
+def watched(engine, threshold, on_refuse="generate"):
+    """A policy that answers every request; its monitor stops with the first category."""
+    policy = always(engine, 0, on_refuse)
+    answers = AnswerSampling(most_tokens=150, temperature=0.0)
+    monitor = Monitor(thresholds=(threshold,) + (NEVER,) * 4, answers=answers)
+    return replace(policy, monitor=monitor)
+
+
+def test_a_stop_under_a_schema_or_in_a_tool_call_ends_it_and_nothing_of_it_is_a_call(llama):
+    async def run():
+        async with serving(llama) as backend:
+            for fields in (
+                {"json_schema": SCHEMA},
+                FIND | {"tool_choice": "find"},
+                FIND | {"tool_choice": "auto"},
+            ):
+                _, text, parts = await whole(
+                    backend, ask(TEXTS[0], watched(llama, 0.0), LONG, **fields)
+                )
+                (stop,) = [part.stop for part in parts if part.stop is not None]
+                assert stop.column == 1
+                assert text == ""
+                assert "".join(part.refusal for part in parts).strip()
+                assert not any(part.tool_calls for part in parts)
+                # the operator's text stands for the refusal: nothing is written after the stop
+                _, text, parts = await whole(
+                    backend, ask(TEXTS[0], watched(llama, 0.0, "No."), LONG, **fields)
+                )
+                assert [part.stop is not None for part in parts] == [True]
+                assert (text, parts[-1].refusal, parts[-1].finish) == ("", "", "stop")
+            # a monitor that stops nothing leaves the JSON whole
+            _, text, parts = await whole(
+                backend, ask(TEXTS[0], watched(llama, 1.0), LONG, json_schema=SCHEMA)
+            )
+            assert set(json.loads(text)) == {"city", "sea"}
+            assert backend.writing == 0
+
+    asyncio.run(run())
+
+
+def test_a_position_without_a_score_ends_its_answer_and_no_other(llama, monkeypatch):
+    monitored, plain = watched(llama, 1.0), always(llama, 0)
+    real = worker.control_scores
+
+    def spoilt(logits_RV, ids):
+        scores = real(logits_RV, ids)
+        return scores if len(scores) > 1 else np.full_like(scores, np.nan)
+
+    async def run():
+        async with serving(llama) as backend:
+            reply = await backend.open(ask(TEXTS[0], monitored))
+            monkeypatch.setattr(worker, "control_scores", spoilt)
+            with pytest.raises(ScoreError, match="not log-probabilities"):
+                async for _ in reply.parts:
+                    pass
+            monkeypatch.setattr(worker, "control_scores", real)
+            _, text, _ = await whole(backend, ask(TEXTS[1], plain))
+            assert text
+            assert backend.writing == 0
+
+    asyncio.run(run())
