@@ -78,9 +78,9 @@ async def answer_chat(request: Request, state: ServerState) -> Response:
     if (digest := schema_digest(prepared.serve_requests[0])) is not None:
         slot = context.exit_stack.enter_async_context(state.admission.schema_slot(caller, digest))
         await while_connected(request.receive, slot)
-    languages = preferred_languages(request.headers.get("accept-language", ""))
-    choices = await while_connected(request.receive, _decide(prepared, languages, state, context))
-    writer = ResponseWriter(state, prepared, choices, context, languages)
+    context.languages = preferred_languages(request.headers.get("accept-language", ""))
+    choices = await while_connected(request.receive, _decide(prepared, state, context))
+    writer = ResponseWriter(state.settings, state.metrics, prepared, choices, context)
     head = _response_head(state, prepared, choices[0], caller, context)
     if prepared.stream:
         return StreamingResponse(
@@ -90,7 +90,7 @@ async def answer_chat(request: Request, state: ServerState) -> Response:
 
 
 async def _decide(
-    prepared: PreparedRequest, languages: Sequence[str], state: ServerState, context: RequestContext
+    prepared: PreparedRequest, state: ServerState, context: RequestContext
 ) -> list[DecidedChoice]:
     """Decide every choice of a request, and record the decision.
 
@@ -118,7 +118,7 @@ async def _decide(
         category, text = _category(reply.decision), None
         if category is not None:
             # None where the model writes the refusal
-            text = refusal_text(prepared.effective.policy.category(category), languages)
+            text = refusal_text(prepared.effective.policy.category(category), context.languages)
         choices.append(DecidedChoice(reply=reply, category=category, text=text, declared=declared))
     return choices
 

@@ -22,10 +22,11 @@ from demur.core.midway.monitor import Stop
 from demur.core.serving import AnswerPart, Finish, ServeReply
 from demur.server.errors import api_error
 from demur.server.monitoring.log import log_event
+from demur.server.monitoring.metrics import Metrics
 from demur.server.requests.context import RequestContext
 from demur.server.requests.prepare import PreparedRequest
 from demur.server.responses import ResponseHead, finish_reason, tool_call_deltas, usage
-from demur.server.state import ServerState
+from demur.server.settings import ServerSettings
 
 DONE = b"data: [DONE]\n\n"
 
@@ -50,15 +51,14 @@ class ResponseWriter:
 
     def __init__(
         self,
-        state: ServerState,
+        settings: ServerSettings,
+        metrics: Metrics,
         prepared: PreparedRequest,
         choices: Sequence[DecidedChoice],
         context: RequestContext,
-        languages: Sequence[str],
     ) -> None:
-        self._settings, self._metrics = state.settings, state.metrics
+        self._settings, self._metrics = settings, metrics
         self._policy = prepared.effective.policy
-        self._languages = languages  # that the caller prefers, for a text of the operator's
         self._prepared = prepared
         self._choices = choices
         self._context = context
@@ -183,7 +183,7 @@ class ResponseWriter:
 
         said: whether parts before this one held a refusal.
         """
-        own = refusal_text(self._policy.categories[stop.column - 1], self._languages)
+        own = refusal_text(self._policy.categories[stop.column - 1], self._context.languages)
         refusal = part.refusal if own is None else ""
         if part.finish is not None and not said and not refusal.strip():
             # A limit of tokens may leave none for the model's own refusal.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, fields
 from time import monotonic
@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 T = TypeVar("T")
-_NOT_LOGGED = ("started_s", "exit_stack", "beside_tokens", "session")
+_NOT_LOGGED = ("started_s", "exit_stack", "beside_tokens", "session", "languages")
 
 
 class ClientGone(Exception):
@@ -41,6 +41,7 @@ class RequestContext:
     key: str | None = None  # its label
     policy: str | None = None
     policy_hash: str | None = None
+    languages: Sequence[str] = ()  # that the caller prefers, for a text of the operator's
     session: str | None = None  # key of the session that the client names: a digest
     overridden: bool | None = None
     synthetic: bool | None = None  # whether no monitor counts it
