@@ -182,7 +182,9 @@ class Loss:
     def _counted(self, part_N: Bools, refused_N: Bools | None = None) -> CountedRows:
         """The rows of part_N as evidence; refused_N: decisions that the denominator depends on."""
         if isinstance(self.traffic, EstimatedMix) and self.spoken is not None:
-            counted_N = None if refused_N is None else self.denominator(refused_N)
+            counted_N = None
+            if refused_N is not None and not self.goal.monotone:
+                counted_N = self.denominator(refused_N)
             rows = self._counted_rows(part_N)
             return rows_of_traffic(rows, self.traffic, self.spoken, counted_N)
         if refused_N is not None:

@@ -15,6 +15,9 @@
    of. All else is conditional on which rows these are, so that rows that no goal speaks of may
    teach what is tested.
 
+Where rows are one request each, and no unit has rows in several slices, an exact test of rows that
+are drawn anew (demur.stats.traffic.redraw) has most of delta, and the bets have the rest.
+
 Sizes of bets never depend on the errors and scores of tested rows. Evidence is counted by units and
 by requests, as in demur.stats.weighted, and both must pass.
 
@@ -31,11 +34,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from demur.base.arrays import Bools, Doubles, Ints
-from demur.core.rates import Rate
+from demur.core.rates import Rate, binomial_cdf
 from demur.stats.traffic.bounds import SPENDS, EstimatedMix, ShareBounds
+from demur.stats.traffic.redraw import Redrawn, redrawn
 from demur.stats.units import BISECTIONS, CountedRows, bet_sizes
 
 _CLIP = 4.0  # a weight at which bets of their own clip, where some weight exceeds it
+_DECIDED = (1.0, 0.2, 0.04)  # parts of the rows that decisions may leave, for sizes of bets
+_EXACT = 0.8  # of what the bounds leave of delta, for the exact test where there is one
 _TINY = 1e-300  # in place of 0: 0 of 0 is 0, and the logarithm of a factor of 0 stays finite
 
 
@@ -69,6 +75,7 @@ class TrafficRows(CountedRows):
 
     slice_M: Ints
     counted_M: Bools  # whether decisions put the row into the denominator
+    decided: bool  # whether that depends on decisions at all
     mix: EstimatedMix
     spoken: SpokenShares
 
@@ -92,9 +99,8 @@ class TrafficRows(CountedRows):
         found = TrafficTest(
             rows=self,
             level=level,
-            least_log=-math.log(delta * (1.0 - SPENDS)),
-            bounds=self.bounds(delta),
-            bets=self._bets(level, delta),
+            delta=delta,
+            means=self.means(delta),
             most=int(level * self.requests),
         )
         return found if found.passes(np.zeros(int(self.row_M.max()) + 1, dtype=bool)) else None
@@ -102,7 +108,7 @@ class TrafficRows(CountedRows):
     def needed(self, level: float, delta: float) -> int:
         """About the fewest units, mixed as these, that pass the test when no error is seen."""
         nothing_N = np.zeros(int(self.row_M.max()) + 1, dtype=bool)
-        wealth = self.log_wealth(nothing_N, level, self.bounds(delta), self._bets(level, delta))
+        wealth = -math.log(self.p_value(nothing_N, level, delta))
         return math.ceil(self.units * math.log(1.0 / delta) / max(wealth, 1e-9))
 
     def p_value(self, error_N: Bools, level: float, delta: float) -> float:
@@ -111,7 +117,39 @@ class TrafficRows(CountedRows):
         """
         if not self.counted_M.any():
             return 1.0
-        return self._p_value(error_N, level, delta, self.bounds(delta))
+        return self.refuted(error_N, level, self.means(delta))
+
+    def means(self, delta: float) -> TestMeans:
+        """What tests at delta rest on, whatever the errors and the level."""
+        bounds = self.bounds(delta)
+        exact = self._redrawn(bounds)
+        aim = delta * (1.0 - SPENDS) * (1.0 - _EXACT if exact else 1.0)
+        return TestMeans(delta=delta, bounds=bounds, exact=exact, aim=aim)
+
+    def refuted(self, error_N: Bools, level: float, means: TestMeans) -> float:
+        """The p-value of "the rate is above level" by these means."""
+        wealth = self.log_wealth(error_N, level, means.bounds, self._bets(level, means))
+        by_bets = math.exp(-max(wealth, 0.0))
+        if not means.exact:
+            return min(1.0, means.delta * SPENDS + by_bets)
+        exact = max(binomial_cdf(r.worst(error_N), r.draws, level) for r in means.exact)
+        least = min(exact / _EXACT, by_bets / (1.0 - _EXACT))
+        return min(1.0, means.delta * SPENDS + least)
+
+    def _redrawn(self, bounds: ShareBounds) -> tuple[Redrawn, ...]:
+        """Rows drawn anew, by requests and by units; none where an exact test has no ground."""
+        # Bounds by label depend on scores. A row of several requests is no draw of one, and rows of
+        # one unit in two slices are not independent.
+        if self.mix.by_label or self.decided or (self.count_M > 1).any():
+            return ()
+        if self.linked and len(self._pairs[0]) > self.units:
+            return ()
+        parts = [np.ones(len(self.row_M), dtype=bool)]
+        if not self.plain:
+            parts.append(self.drawn_M)
+        found = [redrawn(self.row_M[own_M], self.slice_M[own_M], bounds) for own_M in parts]
+        drawn = tuple(one for one in found if one is not None)
+        return drawn if len(drawn) == len(parts) else ()
 
     def upper(self, error_N: Bools, delta: float) -> float:
         """One-sided upper confidence bound of the rate under the mix; 1 without rows.
@@ -121,10 +159,10 @@ class TrafficRows(CountedRows):
         """
         if not self.counted_M.any():
             return 1.0
-        bounds, low, high = self.bounds(delta), 0.0, 1.0
+        means, low, high = self.means(delta), 0.0, 1.0
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            refuted = self._p_value(error_N, middle, delta, bounds) <= delta
+            refuted = self.refuted(error_N, middle, means) <= delta
             low, high = (low, middle) if refuted else (middle, high)
         return high
 
@@ -163,20 +201,17 @@ class TrafficRows(CountedRows):
         """
         return delta * SPENDS * (1.0 if self.spoken.settled else 0.5)
 
-    def _p_value(self, error_N: Bools, level: float, delta: float, bounds: ShareBounds) -> float:
-        wealth = self.log_wealth(error_N, level, bounds, self._bets(level, delta))
-        return min(1.0, delta * SPENDS + math.exp(-max(wealth, 0.0)))
-
     @property
     def _likely_S(self) -> Doubles:
         """The likeliest share of each slice among the requests that the goal speaks of."""
         share_S = self.mix.share_S * self.spoken.likely_S
         return np.asarray(share_S / max(float(share_S.sum()), _TINY))
 
-    def _bets(self, level: float, delta: float) -> Bets:
+    def _bets(self, level: float, means: TestMeans) -> Bets:
         """Sizes of bets from shares, weights and units alone; the largest keeps every factor
         positive.
         """
+        delta = means.delta
         shares = self.mix.foreseen(self._for_shares(delta))
         foreseen_S = _among(shares, self.spoken.bounds(delta * SPENDS / 2.0)).high_S
         heaviest = 1.0
@@ -186,12 +221,19 @@ class TrafficRows(CountedRows):
             heaviest = max(heaviest, float(weight_S.max(initial=0.0)))
         part_S = self._in_slices(self.count_M)
         square = float((self._likely_S**2 / np.maximum(part_S, 1.0)).sum() * self.requests)
-        alike, aim = level * (1.0 - level) * square, delta * (1.0 - SPENDS)
+        alike = level * (1.0 - level) * square
         clips = [heaviest, _CLIP] if heaviest > _CLIP else [heaviest]
         # Where units are in several slices, factors take that many times the excess.
         most = 1 if self.plain else int(self._in_slices_of_pair.max(initial=1))
-        sizes = [bet_sizes(self, alike, aim, 1.0 / ((1.0 - level) * clip * most)) for clip in clips]
-        clip_B = np.repeat(clips, [len(bet_B) for bet_B in sizes])
+        # Of rows that decisions leave out the excess is 0, so that its variance may be far smaller:
+        # how much, must not be told by the tested rows.
+        parts = _DECIDED if self.decided else (1.0,)
+        pairs = [(clip, part) for clip in clips for part in parts]
+        sizes = [
+            bet_sizes(self, alike * part, means.aim, 1.0 / ((1.0 - level) * clip * most))
+            for clip, part in pairs
+        ]
+        clip_B = np.repeat([clip for clip, _ in pairs], [len(bet_B) for bet_B in sizes])
         return Bets(bet_B=np.concatenate(sizes), clip_B=clip_B)
 
     def _in_slices(self, value_M: Doubles | Ints | Bools) -> Doubles:
@@ -261,6 +303,16 @@ class TrafficRows(CountedRows):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TestMeans:
+    """What the tests at one delta rest on."""
+
+    delta: float
+    bounds: ShareBounds
+    exact: tuple[Redrawn, ...]  # all of them must pass; empty: there is no exact test
+    aim: float  # what the bets have of delta
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Bets:
     """Sizes of bets, each with the weight at which it clips."""
 
@@ -297,15 +349,13 @@ class TrafficTest:
 
     rows: TrafficRows
     level: float
-    least_log: float  # natural log of the wealth that refutes
-    bounds: ShareBounds
-    bets: Bets
+    delta: float
+    means: TestMeans
     most: int  # errors that would be right at the level, to learn an order by
 
     def passes(self, error_N: Bools) -> bool:
         """Whether these errors certify the level."""
-        wealth = self.rows.log_wealth(error_N, self.level, self.bounds, self.bets)
-        return wealth >= self.least_log
+        return self.rows.refuted(error_N, self.level, self.means) <= self.delta
 
 
 def rows_of_traffic(
@@ -322,6 +372,7 @@ def rows_of_traffic(
         drawn_M=rows.drawn_M,
         slice_M=mix.slice_N[rows.row_M],
         counted_M=everyone_M if counted_N is None else counted_N[rows.row_M],
+        decided=counted_N is not None,
         mix=mix,
         spoken=spoken,
     )
