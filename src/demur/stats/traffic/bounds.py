@@ -26,7 +26,7 @@ from demur.base.arrays import Doubles
 from demur.base.errors import DataError
 from demur.core.rates import Rate, TrafficMix
 
-SPENDS = 0.2  # of a test's delta, for the bounds of shares; the bets have the rest
+SPENDS = 0.4  # of a test's delta, for the bounds of shares; the bets have the rest
 OTHERS = 0.05  # error probability of the bound on requests that are in no slice
 _FORESEEN = 1.5  # how far off a share by label may be from the model's own choices, for bets
 _SOLVED = 1e-6  # of a share, for the rounding of linear programs
@@ -132,9 +132,9 @@ class ShiftedMix(EstimatedMix):
         )
 
     def foreseen(self, delta: float) -> ShareBounds:  # noqa: ARG002
-        """About the shares of the tokens that the model chooses in traffic."""
+        """No more than so many times the shares of the tokens that the model chooses in traffic."""
         return ShareBounds(
-            low_S=self.share_S / _FORESEEN,
+            low_S=np.zeros(len(self.names)),
             high_S=np.minimum(self.share_S * _FORESEEN, 1.0),
         )
 

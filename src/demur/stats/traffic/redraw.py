@@ -21,8 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from demur.base.arrays import Bools, Ints
-from demur.stats.traffic.bounds import ShareBounds
+from demur.base.arrays import Bools, Doubles, Ints
 
 _SEED = 0x7AFF1C  # of the draws, and of the order of the rows of a slice
 _ROOM = 2.0  # standard deviations of a slice's draws that it has rows for
@@ -46,13 +45,13 @@ class Redrawn:
         )
 
 
-def redrawn(row_M: Ints, slice_M: Ints, bounds: ShareBounds) -> Redrawn | None:
-    """Draw rows anew by the bounds of their slices' shares; None where there are no rows to draw.
+def redrawn(row_M: Ints, slice_M: Ints, low_S: Doubles) -> Redrawn | None:
+    """Draw rows anew by the lower bounds of their slices' shares; None where there are no rows to
+    draw.
 
-    row_M: independent rows of one request each, with their slices. bounds must not depend on their
-    errors and scores.
+    row_M: independent rows of one request each, with their slices. The bounds must not depend on
+    their errors and scores.
     """
-    low_S = bounds.low_S
     left = max(1.0 - float(low_S.sum()), 0.0)
     # At most this share of draws is of one slice.
     most_S = np.minimum(low_S + left, 1.0)

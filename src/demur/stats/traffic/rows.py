@@ -112,8 +112,8 @@ class TrafficRows(CountedRows):
         return math.ceil(self.units * math.log(1.0 / delta) / max(wealth, 1e-9))
 
     def p_value(self, error_N: Bools, level: float, delta: float) -> float:
-        """The p-value of "the rate under the mix is above level"; 1 without rows. delta: that bets
-        and bounds of shares are made for.
+        """The p-value of "the rate under the mix is above level", at this delta alone; 1 without
+        rows.
         """
         if not self.counted_M.any():
             return 1.0
@@ -127,14 +127,17 @@ class TrafficRows(CountedRows):
         return TestMeans(delta=delta, bounds=bounds, exact=exact, aim=aim)
 
     def refuted(self, error_N: Bools, level: float, means: TestMeans) -> float:
-        """The p-value of "the rate is above level" by these means."""
+        """At most delta where the test of "the rate is at most level" passes by these means; the
+        less, the surer. It is a p-value at delta alone: the bounds of shares fail with a
+        probability that does not fall with it.
+        """
         wealth = self.log_wealth(error_N, level, means.bounds, self._bets(level, means))
         by_bets = math.exp(-max(wealth, 0.0))
         if not means.exact:
-            return min(1.0, means.delta * SPENDS + by_bets)
+            return min(1.0, by_bets / (1.0 - SPENDS))
         exact = max(binomial_cdf(r.worst(error_N), r.draws, level) for r in means.exact)
         least = min(exact / _EXACT, by_bets / (1.0 - _EXACT))
-        return min(1.0, means.delta * SPENDS + least)
+        return min(1.0, least / (1.0 - SPENDS))
 
     def _redrawn(self, bounds: ShareBounds) -> tuple[Redrawn, ...]:
         """Rows drawn anew, by requests and by units; none where an exact test has no ground."""
@@ -147,7 +150,7 @@ class TrafficRows(CountedRows):
         parts = [np.ones(len(self.row_M), dtype=bool)]
         if not self.plain:
             parts.append(self.drawn_M)
-        found = [redrawn(self.row_M[own_M], self.slice_M[own_M], bounds) for own_M in parts]
+        found = [redrawn(self.row_M[own_M], self.slice_M[own_M], bounds.low_S) for own_M in parts]
         drawn = tuple(one for one in found if one is not None)
         return drawn if len(drawn) == len(parts) else ()
 
