@@ -1,11 +1,11 @@
 """Promises for traffic of another mix than the rows', which is known from unlabelled requests only.
 
-Usage: python bench/traffic_mix.py [--draws 200]
+Usage: python bench/traffic_mix.py [--draws 100]
 
 Tenants: rows are mostly of tenant "easy", traffic is mostly of "hard", whose requests to be
 answered are refused more often. Label shift: half of the rows are to be refused, a tenth of traffic
 is. Every way is certified at 90 % on `--draws` draws of rows and of traffic, and measured on
-200,000 fresh requests of the traffic's mix. Printed per way: the share of draws in which something
+50,000 fresh requests of the traffic's mix. Printed per way: the share of draws in which something
 was promised, in which the promise does not hold on the fresh requests (at most 10 % may), and the
 median of what the promised policies catch.
 
@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from certify import CONFIDENCE, FRESH, POLICY, simulated
+from certify import CONFIDENCE, POLICY, simulated
 from demur.core.decision import decide_many
 from demur.core.goals.parse import parse_goals
 from demur.core.score import ScoreTable
@@ -37,7 +37,7 @@ ROWS_HARD, TRAFFIC_HARD = 0.3, 0.7
 HARDER = 1.5  # off the logit of respond, of requests of "hard" that are to be answered
 TRAFFIC_REFUSED = 0.1
 TENANT_GOAL, LABEL_GOAL = "false_refusal <= 0.05", "precision >= 0.6"
-ROWS, REQUESTS = (1000, 4000), (300, 3000)
+ROWS, REQUESTS, FRESH = (1000, 4000), (300, 3000), 50_000
 
 Numbers = npt.NDArray[np.int64]
 Way = Callable[[], LabelledScores]
@@ -159,7 +159,7 @@ def table(
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--draws", type=int, default=100)
     draws = parser.parse_args().draws
     print(f"{CONFIDENCE:.0%} confidence, {draws} draws")
     table(TENANT_GOAL, tenant_ways, drawn(FRESH, 10**6, hard=TRAFFIC_HARD).rows, draws)

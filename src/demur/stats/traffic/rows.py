@@ -37,7 +37,7 @@ from demur.base.arrays import Bools, Doubles, Ints
 from demur.core.rates import Rate, binomial_cdf
 from demur.stats.traffic.bounds import SPENDS, EstimatedMix, ShareBounds
 from demur.stats.traffic.redraw import Redrawn, redrawn
-from demur.stats.units import BISECTIONS, CountedRows, bet_sizes
+from demur.stats.units import BISECTIONS, TAUGHT, CountedRows, bet_sizes, unit_rate
 
 _CLIP = 4.0  # a weight at which bets of their own clip, where some weight exceeds it
 _DECIDED = (1.0, 0.2, 0.04)  # parts of the rows that decisions may leave, for sizes of bets
@@ -89,6 +89,16 @@ class TrafficRows(CountedRows):
         """Errors out of the requests in the denominator."""
         hits = int(self.count_M[error_N[self.row_M] & self.counted_M].sum())
         return Rate(hits=hits, of=int(self.count_M[self.counted_M].sum()))
+
+    def measured(self, error_N: Bools) -> Rate:
+        """Errors out of the requests in the denominator, with their units."""
+        if not self.decided:
+            return CountedRows.measured(self, error_N)
+        own_M = self.counted_M
+        units_M, count_M = self.unit_M[own_M], self.count_M[own_M]
+        alone_M = units_M == TAUGHT
+        units_M = np.where(alone_M, units_M.max(initial=0) + 1 + np.arange(len(units_M)), units_M)
+        return unit_rate(error_N[self.row_M[own_M]], np.ones_like(alone_M), units_M, count_M)
 
     def test(self, level: float, delta: float) -> TrafficTest | None:
         """The test of "the rate under the mix is at most level" at delta; None if it fails even
