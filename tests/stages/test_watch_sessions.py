@@ -185,6 +185,12 @@ def test_a_label_of_another_session_than_its_score_is_an_error(folder, live, sta
         run(Config(scores=scores, feedback=given, state=state), folder)
 
 
+def test_a_file_of_more_requests_than_can_be_looked_at_is_an_error(folder, live, state, tmp_path):
+    scores = cut(live, tmp_path / "s", 2, counts=(1, 10**12))
+    with pytest.raises(DataError, match="stands for 1,000,000,000,001 requests"):
+        run(Config(scores=scores, state=state), folder)
+
+
 def test_a_server_counts_a_session_when_it_has_ended(folder, live):
     policy = read_policy(folder.policy)
     logp_NC = read_scores(live)[0].logp_NC

@@ -16,6 +16,8 @@ from demur.core.score import ScoreTable
 from demur.stages.watch.state import session_key
 from demur.store.scores.tables import read_requests, read_scores
 
+MOST_OF_FILE = 100_000_000  # of a score file: each is looked at
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
@@ -43,7 +45,7 @@ def score_files(path: Path) -> list[Path]:
 
 def read_batch(path: Path, policy: Policy, seed: int, *, in_order: bool) -> Batch:
     """One file of scores. Rows without an order in time are permuted: a sorted file would look like
-    drift.
+    drift. Raises PolicyError on scores of another model, DataError on too many requests.
     """
     table, model = read_scores(path)
     policy.require_model(model)
@@ -55,6 +57,11 @@ def read_batch(path: Path, policy: Policy, seed: int, *, in_order: bool) -> Batc
     rng = np.random.default_rng([seed, int(digest.removeprefix("sha256:")[:16], 16)])
     if not in_time:
         order_N = rng.permutation(rows)
+    if (total := sum(counts)) > MOST_OF_FILE:
+        raise DataError(
+            f"{path} stands for {total:,} requests",
+            f"cut it into files of {MOST_OF_FILE:,} at most",
+        )
     row_T = np.repeat(np.arange(rows), np.array(counts, dtype=np.int64)[order_N])
     if not in_time and len(row_T) > rows:
         row_T = rng.permutation(row_T)  # the requests of one row do not come one after the other

@@ -42,6 +42,7 @@ from demur.store.run import RunFolder
 from demur.store.scores.rewritten import decided_scores
 from demur.store.scores.tables import read_scores
 
+MOST_REFERENCE = 1_000_000  # scores of reference, about
 UNSAID = ""  # stands for what the label of a request does not say; no slice is called so
 
 
@@ -72,6 +73,9 @@ def reference_of(folder: RunFolder, policy: Policy, seed: int = 0) -> Floats:
     alone_N = one_per_group(rows.group_N, np.ones(len(rows.label_N), dtype=bool), seed)
     # Live traffic has a popular prompt as often as it is asked: so has the reference.
     times_N = alone_N * (1 if rows.count_N is None else rows.count_N)
+    # in the same shares where that would be more scores than need be held at once
+    if (total := int(times_N.sum())) > MOST_REFERENCE:
+        times_N = np.ceil(times_N * (MOST_REFERENCE / total)).astype(np.int64)
     return np.asarray(np.repeat(rows.table.logp_NC, times_N, axis=0), dtype=np.float32)
 
 
