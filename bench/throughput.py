@@ -96,7 +96,10 @@ def start_all(given: argparse.Namespace, stack: ExitStack) -> dict[str, Server]:
         held_back=min(24, given.tokens - 1),
     )
     limits, found = f"answer_tokens = {given.tokens}\n", {}
-    for name, served in (("demur serve", never), ("watched", replace(never, monitor=monitor))):
+    asked = {"demur serve": never}
+    if given.watched:
+        asked["watched"] = replace(never, monitor=monitor)
+    for name, served in asked.items():
         (folder / name).mkdir()
         write_policy(folder / name / "policy.json", served)
         # usual answers as the monitor's are: a server takes no other policy
@@ -135,6 +138,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path)
+    parser.add_argument("--watched", action="store_true", help="a line with a monitor, too")
     parser.add_argument("--vllm", type=Path, help="Python of an environment with vLLM")
     parser.add_argument("--llama", type=Path, help="the program llama-server")
     parser.add_argument("--gguf", type=Path, help="the run's model for llama-server")

@@ -126,13 +126,20 @@ def request(text: str = ANSWERED, **fields):
 
 @contextmanager
 def serving(
-    folder: Path, tenants: Path | None = None, watched_runs=(), backend=None, live=None, **settings
+    folder: Path,
+    tenants: Path | None = None,
+    watched_runs=(),
+    backend=None,
+    live=None,
+    *,
+    taught=True,
+    **settings,
 ):
-    """A running server over a folder of policies."""
+    """A running server over a folder of policies. taught: whether its model turns back."""
     backend = backend or FakeBackend(engine=engine())
     told = ServerSettings(port=0, **{"reload_s": 0.05, **settings})
     access = Access(
-        policies=read_folder(folder, backend.fingerprint, told.trust),
+        policies=read_folder(folder, backend.fingerprint, told.trust, taught=taught),
         tenants=read_tenants(tenants) if tenants else None,
         tenants_file=tenants,
     )

@@ -226,6 +226,12 @@ def test_a_server_whose_usual_answers_are_others_does_not_start(folder):
             pass
 
 
+def test_a_model_that_was_not_taught_needs_a_certified_promise_about_false_stops(folder):
+    refused = pytest.raises(PolicyError, match="not taught to turn back")
+    with refused, serving(folder, taught=False):
+        pass
+
+
 def test_a_policy_of_shorter_answers_is_not_taken_by_a_reload(folder):
     with serving(folder) as server:
         short = replace(watched().monitor, answers=AnswerSampling(most_tokens=100))

@@ -4,15 +4,18 @@ that are never refused.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from demur.cli.terminal import note
 from demur.core.goals.attempts import percent
 from demur.core.goals.goal import Promise
+from demur.core.midway.monitor import Monitor
 from demur.core.operating_point import never_refused, never_refused_warnings, operating_point
 from demur.core.policy import Policy
 from demur.core.rates import mix_words, worst_words
+from demur.core.threshold import NEVER
 from demur.store.policies.policy_file import policy_to_json
 
 LONGEST = 30  # entries of a list that a summary shows
@@ -55,9 +58,11 @@ def threshold_text(threshold: float) -> str:
 
 
 def note_policy(policy: Policy) -> None:
-    """Note each promise with its mix and worst slice, what all attempts on its rows leave, then
-    warnings of categories that are never refused.
+    """Note the monitor, each promise with its mix and worst slice, what all attempts on its rows
+    leave, then warnings of categories that are never refused.
     """
+    if policy.monitor is not None:
+        note(monitor_line(policy.monitor, policy.taxonomy.names))
     for promise in policy.promises:
         note(promise_line(promise))
         for line in mix_lines(promise):
@@ -68,6 +73,23 @@ def note_policy(policy: Policy) -> None:
             note(words)
     for words in never_refused_warnings(policy):
         note(f"warning: policy {policy.name!r} {words}")
+
+
+def monitor_line(monitor: Monitor, names: Sequence[str]) -> str:
+    """One sentence about a monitor: its thresholds, and the answers that it was calibrated on.
+
+    names: of the categories, in the taxonomy's order.
+    """
+    unit = "" if monitor.statistic == "maximum" else " nats"
+    stops = [
+        f"{name} {threshold:.4g}{unit}"
+        for name, threshold in zip(names, monitor.thresholds, strict=True)
+        if threshold != NEVER
+    ]
+    return (
+        f"monitor: stops an answer where the {monitor.statistic} reaches {', '.join(stops)}; on "
+        f"answers of {monitor.answers.text}, {monitor.held_back} tokens held back"
+    )
 
 
 def mix_lines(promise: Promise) -> list[str]:

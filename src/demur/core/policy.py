@@ -237,17 +237,40 @@ class Policy:
                 "serve it with an engine that does (docs/midway.md), or use a policy without one",
             )
 
-    def require_answers(self, written: AnswerSampling) -> None:
-        """Raise PolicyError unless the monitor was calibrated on answers like those that a server
-        writes where a request says nothing else.
+    def require_served_monitor(self, written: AnswerSampling, *, taught: bool) -> None:
+        """Raise PolicyError unless the monitor, if there is one, may stop a server's answers.
+
+        written: how the server writes where a request says nothing else; the monitor must have been
+        calibrated on such answers. taught: whether the model was taught to turn back. Of another
+        one the position scores may be noise: then only a certified bound on false stops counts.
         """
-        if self.monitor is not None and not self.monitor.answers.covers(written):
+        if self.monitor is None:
+            return
+        if not self.monitor.answers.covers(written):
             raise PolicyError(
                 f"policy {self.name!r}: its monitor was calibrated on answers of "
                 f"{self.monitor.answers.text}; the server writes answers of {written.text}",
                 "set limits.answer_tokens, server.temperature and server.top_p to what it was "
                 "calibrated on, or calibrate on answers as they are served",
             )
+        if not taught and not self._stops_are_bounded(self.monitor):
+            raise PolicyError(
+                f"policy {self.name!r} has a monitor, no certified promise about false stops, and "
+                "its model was not taught to turn back: its scores in mid-answer may be noise",
+                'calibrate with a goal such as "false_stop <= 0.01", or train with '
+                "[train.turn_back]",
+            )
+
+    def _stops_are_bounded(self, monitor: Monitor) -> bool:
+        """Whether certified promises bound the false stops of every category that may stop."""
+        goals = [
+            p.goal
+            for p in self.promises
+            if p.goal.name == "false_stop" and p.status == "certified" and p.fault is None
+        ]
+        bounded = {name for goal in goals for name in goal.categories or self.taxonomy.names}
+        pairs = zip(self.taxonomy.names, monitor.thresholds, strict=True)
+        return all(name in bounded for name, threshold in pairs if threshold != NEVER)
 
     def passing(self) -> Policy:
         """The same policy for a request that was decided already: the first position refuses

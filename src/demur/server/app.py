@@ -74,7 +74,7 @@ class Service:
         metrics.set_policies(access.policies)
         for served in access.policies.policies.values():
             served.policy.require_model(backend.fingerprint)
-            served.policy.require_answers(settings.usual_answers)
+            served.policy.require_served_monitor(settings.usual_answers, taught=policies.taught)
         _require_known(settings.declared_categories, access)
         monitors = PromiseMonitors(watched_runs, access.policies, metrics, settings.watch_rows)
         lost = metrics.count_lost_scores

@@ -18,7 +18,9 @@ from demur.assembly.config import build
 from demur.assembly.run import Workspace, reopen
 from demur.base.boundary import read_toml
 from demur.base.errors import ConfigError
+from demur.core.training.summary import taught_to_turn_back
 from demur.server.settings import RequestLimits, ServerSettings
+from demur.store.models.model_file import FILE_NAME, read_model_file
 from demur.store.policies.folder import read_folder
 from demur.store.policies.tenants_file import read_tenants
 from demur.store.run import RunFolder, run_of
@@ -103,10 +105,17 @@ def open_service(workspace: Workspace, config: ServeConfig) -> Service:
     kind, url = options.pop("kind", default_backend(workspace)), options.pop("url", None)
     workspace = replace(workspace, front=front_of_policies(read_folder(path)))
     backend = make_backend(kind, workspace, url, options, f"{config.where}: backend")
-    policies = read_folder(path, backend.fingerprint, config.settings.trust)
+    taught = _taught_to_turn_back(workspace.folder.model)
+    policies = read_folder(path, backend.fingerprint, config.settings.trust, taught=taught)
     access = Access(policies=policies, tenants=tenants, tenants_file=config.files.tenants)
     watched = _watched_runs(workspace, config.files.watch)
     return Service(config.settings, backend, access, watched, config.files.live)
+
+
+def _taught_to_turn_back(model: Path) -> bool:
+    """Whether the record beside a checkpoint says so; one without a record was not."""
+    record = model / FILE_NAME
+    return record.exists() and taught_to_turn_back(read_model_file(model).to_core().details)
 
 
 def serve(

@@ -252,8 +252,9 @@ def _freedom(policy: Policy, setting: CategorySetting) -> str:
 def _json(explained: _Explained) -> dict[str, object]:
     """The same for programs, with the promises as their file has them."""
     policy = explained.live.policy
-    # the promises as their file has them, with the status that was found on reading
-    promises = policy_to_json(policy)["promises"]
+    # monitor and promises as their file has them, these with the status that was found on reading
+    value = policy_to_json(policy)
+    promises = value["promises"]
     for row, promise in zip(promises, policy.promises, strict=True):
         row["status"] = promise.status
     return {
@@ -263,6 +264,7 @@ def _json(explained: _Explained) -> dict[str, object]:
         "overridden": explained.effective.overridden,
         "sensitivities": [s.name for s in policy.sensitivities],
         "promises": promises,
+        "monitor": value.get("monitor"),
         "never_refused": list(never_refused(policy)),
         "categories": [
             {

@@ -34,9 +34,14 @@ def language_line(details: Details) -> str | None:
     )
 
 
+def taught_to_turn_back(details: Details) -> bool:
+    """Whether rows taught the model to refuse in mid-answer."""
+    return bool(details.get("turn_back_rows") or details.get("transition_rows"))
+
+
 def turn_back_line(details: Details) -> str | None:
     """The rows that taught the model to turn back; None where it was not taught to."""
-    if not details.get("turn_back_rows") and not details.get("transition_rows"):
+    if not taught_to_turn_back(details):
         return None
     harvested = ""
     if "harvested" in details:

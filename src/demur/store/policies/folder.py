@@ -81,6 +81,8 @@ class PolicySet:
     trust: Trust = DIGESTS_ONLY  # what promises need to count, at every reload
     # as a server writes them, which monitors must be calibrated on; None: not checked
     answers: AnswerSampling | None = None
+    # whether the model was taught to turn back; else monitors need a certified promise there
+    taught: bool = False
     policies: Mapping[str, Live] = field(default_factory=dict)  # by policy name
     faults: tuple[Fault, ...] = ()
     seen: Mapping[str, _FileState] = field(default_factory=dict)  # by file name; for `reload` only
@@ -97,12 +99,16 @@ class PolicySet:
 
 
 def read_folder(
-    path: Path, fingerprint: Fingerprint | None = None, trust: Trust = DIGESTS_ONLY
+    path: Path,
+    fingerprint: Fingerprint | None = None,
+    trust: Trust = DIGESTS_ONLY,
+    *,
+    taught: bool = False,
 ) -> PolicySet:
     """Read a folder of policies, or one policy file, for the first time. Bad files become faults of
-    the set.
+    the set. taught: whether the model was taught to turn back.
     """
-    return reload(PolicySet(path=path, fingerprint=fingerprint, trust=trust))[0]
+    return reload(PolicySet(path=path, fingerprint=fingerprint, trust=trust, taught=taught))[0]
 
 
 def reload(
@@ -204,7 +210,7 @@ def _parsed(path: Path, data: bytes, terms: PolicySet) -> Live | Fault:
         if terms.fingerprint is not None:
             policy.require_model(terms.fingerprint)
         if terms.answers is not None:
-            policy.require_answers(terms.answers)
+            policy.require_served_monitor(terms.answers, taught=terms.taught)
         return Live(policy=policy, digest=policy_digest(policy), file=path.name)
     except DemurError as e:
         message = e.message if e.message.startswith(str(path)) else f"{path}: {e.message}"
