@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from demur.base.errors import DataError, Undefined
 from demur.stats.measure import auroc, errors_of
 from demur.stats.points import (
-    Resampling,
     auroc_interval,
     f1_interval,
     precision_recall_points,
@@ -80,28 +79,22 @@ def test_reliability_bins_of_distinct_values_have_equal_mass():
     assert {b.observed.of for b in reliability_bins(q_N > 0.5, q_N, alone(1000))} == {100}
 
 
-def interval_over(units, seed=0):
+def test_the_f1_interval_holds_the_value():
     rng = np.random.default_rng(3)
     should_N = rng.random(200) < 0.4
     refused_N = should_N ^ (rng.random(200) < 0.2)
-    low, high = f1_interval(should_N, refused_N, units, Resampling(seed=seed, draws=500))
-    assert low < errors_of(should_N, refused_N, units).f1.value < high
-    return low, high
-
-
-def test_the_f1_interval_is_seeded_and_holds_the_value():
-    units = alone(200)
-    assert interval_over(units) == interval_over(units) != interval_over(units, seed=1)
+    low, high = f1_interval(should_N, refused_N, alone(200))
+    assert low < errors_of(should_N, refused_N, alone(200)).f1.value < high
+    assert f1_interval(should_N, should_N, alone(200))[1] == 1.0
 
 
 def test_copies_in_one_group_do_not_narrow_the_f1_interval():
     rng = np.random.default_rng(4)
     should_N = rng.random(100) < 0.5
     refused_N = should_N ^ (rng.random(100) < 0.2)
-    how = Resampling(seed=0, draws=1000)
-    once = f1_interval(should_N, refused_N, alone(100), how)
-    grouped = f1_interval(np.tile(should_N, 4), np.tile(refused_N, 4), copies(), how)
-    apart = f1_interval(np.tile(should_N, 4), np.tile(refused_N, 4), alone(400), how)
+    once = f1_interval(should_N, refused_N, alone(100))
+    grouped = f1_interval(np.tile(should_N, 4), np.tile(refused_N, 4), copies())
+    apart = f1_interval(np.tile(should_N, 4), np.tile(refused_N, 4), alone(400))
     assert np.diff(grouped) == pytest.approx(np.diff(once), rel=0.2)
     assert np.diff(apart) < 0.7 * np.diff(grouped)
 
@@ -109,9 +102,9 @@ def test_copies_in_one_group_do_not_narrow_the_f1_interval():
 def test_the_f1_interval_of_nothing_is_undefined_and_lengths_must_agree():
     nothing = np.zeros(3, dtype=bool)
     with pytest.raises(Undefined, match="neither refused"):
-        f1_interval(nothing, nothing, alone(3), Resampling(seed=0))
+        f1_interval(nothing, nothing, alone(3))
     with pytest.raises(DataError, match="3 labels, 3 decisions, 2 units"):
-        f1_interval(~nothing, nothing, alone(2), Resampling(seed=0))
+        f1_interval(~nothing, nothing, alone(2))
 
 
 def ranked(count, seed=5):
@@ -122,25 +115,40 @@ def ranked(count, seed=5):
 
 def test_the_auroc_interval_covers_the_true_area_about_as_often_as_it_says():
     truth = auroc(*ranked(200_000)).value
-    found = [
-        auroc_interval(*ranked(150, seed), alone(150), Resampling(seed=0, draws=300))
-        for seed in range(300)
-    ]
+    found = [auroc_interval(*ranked(150, seed), alone(150)) for seed in range(1000)]
     covered = sum(low <= truth <= high for low, high in found)
-    assert 0.90 <= covered / 300 <= 0.99
+    assert 0.935 <= covered / 1000 <= 0.975
+
+
+def test_a_perfect_area_and_the_worst_have_intervals_too():
+    should_N = np.arange(60) % 2 == 0
+    low, high = auroc_interval(should_N, should_N.astype(float), alone(60))
+    assert (0.8 < low < 0.97, high) == (True, 1.0)
+    assert auroc_interval(~should_N, should_N.astype(float), alone(60)) == (
+        pytest.approx(0.0),
+        pytest.approx(1 - low),
+    )
+
+
+def test_a_prompt_counts_in_the_area_as_often_as_it_came():
+    should_N, score_N = ranked(100)
+    count_N = 1 + np.arange(100) % 5
+    low, high = auroc_interval(should_N, score_N, RowUnits.of(100, None, count_N))
+    many = auroc(np.repeat(should_N, count_N), np.repeat(score_N, count_N)).value
+    assert low < many < high
+    assert auroc(should_N, score_N, count_N).value == pytest.approx(many)
 
 
 def test_copies_in_one_group_do_not_narrow_the_auroc_interval():
     should_N, score_N = ranked(100)
-    how = Resampling(seed=0, draws=1000)
-    once = auroc_interval(should_N, score_N, alone(100), how)
-    grouped = auroc_interval(np.tile(should_N, 4), np.tile(score_N, 4), copies(), how)
+    once = auroc_interval(should_N, score_N, alone(100))
+    grouped = auroc_interval(np.tile(should_N, 4), np.tile(score_N, 4), copies())
     assert np.diff(grouped) == pytest.approx(np.diff(once), rel=0.2)
     assert once[0] < auroc(should_N, score_N).value < once[1]
 
 
 def test_an_auroc_interval_needs_both_kinds_and_equal_lengths():
     with pytest.raises(Undefined, match="rows of both kinds"):
-        auroc_interval(np.ones(3, dtype=bool), np.zeros(3), alone(3), Resampling(seed=0))
+        auroc_interval(np.ones(3, dtype=bool), np.zeros(3), alone(3))
     with pytest.raises(DataError, match="3 labels, 2 scores"):
-        auroc_interval(np.ones(3, dtype=bool), np.zeros(2), alone(3), Resampling(seed=0))
+        auroc_interval(np.ones(3, dtype=bool), np.zeros(2), alone(3))

@@ -6,16 +6,20 @@ from functools import cache
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, norm
 
 from demur.core.rates import Rate
 from demur.stats import paired
+from demur.stats.calibration.binned import cells
+from demur.stats.calibration.uncertainty import error_interval
+from demur.stats.calibration.views import binary_view
+from demur.stats.judging.agreement import agreement
 from demur.stats.judging.correction import CheckedSample, regression_rate, regression_share
 from demur.stats.judging.judged import rogan_gladen
 from demur.stats.labelled import traits_from
 from demur.stats.measure import errors_of
 from demur.stats.paired import compare_paired, mcnemar_of_groups, mcnemar_p
-from demur.stats.points import Resampling
+from demur.stats.points import Resampling, auroc_interval, f1_interval
 from demur.stats.thresholds.problem import mix_of
 from demur.stats.units import RowUnits, unit_interval
 
@@ -192,3 +196,71 @@ def test_rogan_gladen_on_families_covers_the_rate():
         )
         misses += not found.low <= 0.3 <= found.high
     assert misses <= binom.ppf(SLACK, DRAWS, 0.05)
+
+
+def ranked_families(rng, apart):
+    """(to be refused, score, unit) of 60 families of 5, whose labels and scores are alike."""
+    unit_N = np.repeat(np.arange(60), 5)
+    own_N, of_family_N = rng.random(300) < 0.4, (rng.random(60) < 0.4)[unit_N]
+    should_N = np.where(rng.random(300) < 0.95, of_family_N, own_N)
+    noise_N = np.sqrt(0.9) * rng.normal(size=60)[unit_N] + np.sqrt(0.1) * rng.normal(size=300)
+    return should_N, apart * should_N + noise_N, unit_N
+
+
+@pytest.mark.parametrize("apart", [1.0, 2.0, 3.0])
+def test_the_interval_of_an_area_under_the_curve_covers_it_on_families(apart):
+    truth, rng, misses = norm.cdf(apart / np.sqrt(2)), np.random.default_rng(1), 0
+    for _ in range(DRAWS):
+        should_N, score_N, unit_N = ranked_families(rng, apart)
+        low, high = auroc_interval(should_N, score_N, RowUnits.of(300, unit_N))
+        misses += not low <= truth <= high
+    assert misses <= binom.ppf(SLACK, DRAWS, 0.05)
+
+
+@pytest.mark.parametrize("apart", [2.0, 4.0])
+def test_the_interval_of_f1_covers_it_on_families(apart):
+    hit = 0.4 * norm.sf(1.0 - apart)
+    wrong = 0.4 - hit + 0.6 * norm.sf(1.0)
+    truth, rng, misses = 2 * hit / (2 * hit + wrong), np.random.default_rng(1), 0
+    for _ in range(DRAWS):
+        should_N, score_N, unit_N = ranked_families(rng, apart)
+        low, high = f1_interval(should_N, score_N > 1.0, RowUnits.of(300, unit_N))
+        misses += not low <= truth <= high
+    assert misses <= binom.ppf(SLACK, DRAWS, 0.05)
+
+
+@pytest.mark.parametrize("shift", [0.0, slow(0.1)])
+def test_the_interval_of_a_calibration_error_covers_it_on_families(shift):
+    rng, misses, unit_N = np.random.default_rng(2), 0, np.repeat(np.arange(60), 5)
+    for n in range(DRAWS):
+        p_N = rng.choice([0.1, 0.3, 0.5, 0.7], 60)[unit_N]
+        alike_N = rng.random(300) < np.sqrt(0.9)
+        event_N = np.where(alike_N, rng.random(60)[unit_N], rng.random(300)) < p_N + shift
+        view = binary_view("event", p_N, event_N)
+        how = Resampling(seed=n, draws=200)
+        low, high = error_interval(view, cells(view, "mass", 4), "l1", how, unit_N)
+        misses += not low <= shift <= high
+    assert misses <= binom.ppf(SLACK, DRAWS, 0.05)
+
+
+@pytest.mark.parametrize("right", [0.95, slow(0.99)])
+def test_the_interval_of_kappa_covers_it_on_answers_to_one_prompt(right):
+    by_chance = 0.3 * (0.3 * right + 0.7 * (1 - right)) + 0.7 * (0.7 * right + 0.3 * (1 - right))
+    truth = (right - by_chance) / (1 - by_chance)
+    rng, misses, unit_N = np.random.default_rng(2), 0, np.repeat(np.arange(60), 5)
+    prompts = [str(u) for u in unit_N]
+
+    def alike(rate):
+        own_N, of_prompt_N = rng.random(300) < rate, (rng.random(60) < rate)[unit_N]
+        return np.where(rng.random(300) < np.sqrt(0.9), of_prompt_N, own_N)
+
+    for n in range(DRAWS // 2):
+        human_N = alike(0.3)
+        words = [
+            np.where(said_N, "refusal", "compliance").tolist()
+            for said_N in (human_N, human_N == alike(right))
+        ]
+        found = agreement(*words, prompts, "strict", Resampling(seed=n, draws=200))
+        low, high = found.kappa_interval
+        misses += not low <= truth <= high
+    assert misses <= binom.ppf(SLACK, DRAWS // 2, 0.05)

@@ -120,6 +120,18 @@ def lower_bound(hits: int, of: int, delta: float) -> float:
     return 0.0 if hits == 0 else float(betaincinv(hits, of - hits + 1, delta))
 
 
+def real_interval(value: float, of: float, confidence: float) -> tuple[float, float]:
+    """Clopper and Pearson's interval with real-valued counts, of an effective number of rows: value
+    x of hits.
+    """
+    from scipy.special import betaincinv
+
+    half, hits = (1.0 - confidence) / 2.0, value * of
+    low = 0.0 if value <= 0.0 else float(betaincinv(hits, of - hits + 1.0, half))
+    high = 1.0 if value >= 1.0 else float(betaincinv(hits + 1.0, of - hits, 1.0 - half))
+    return low, high
+
+
 def most_errors(n: int, level: float, delta: float) -> int | None:
     """The largest k with P(Binomial(n, level) <= k) <= delta: so many errors among n rows still
     certify rate <= level.

@@ -7,7 +7,7 @@ or a figure that one class alone cannot give, is undefined, not 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,8 @@ from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.stats.labelled import LabelledScores
 from demur.stats.units import RowUnits
+
+ONE_KIND = "all labels are of one kind"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,8 +142,8 @@ def measure_decisions(
         confusion=tuple(tuple(line) for line in confusion.tolist()),
         macro_f1=_mean([_f1_at(confusion, 0), *(c.f1 for c in categories.values())]),
         always_refuse_f1=errors_of(label_N != 0, label_N >= 0, row_units(rows)).f1,
-        auroc=auroc(label_N != 0, score_N),
-        average_precision=average_precision(label_N != 0, score_N),
+        auroc=auroc(label_N != 0, score_N, rows.count_N),
+        average_precision=average_precision(label_N != 0, score_N, rows.count_N),
     )
 
 
@@ -219,24 +221,24 @@ def refusal_log_odds(policy: Policy, rows: LabelledScores) -> Doubles:
     return np.asarray(np.nan_to_num(odds_N, nan=0.0, posinf=1e6, neginf=-1e6), dtype=np.float64)
 
 
-def auroc(should_N: Bools, score_N: Doubles) -> Statistic:
-    """Area under the ROC curve of a score for should_N; undefined unless both classes are there."""
-    return _ranked(roc_auc_score, should_N, score_N)
-
-
-def average_precision(should_N: Bools, score_N: Doubles) -> Statistic:
-    """Average precision (the step-wise area under precision-recall); undefined unless both classes
-    are there.
+def auroc(should_N: Bools, score_N: Doubles, count_N: Ints | None = None) -> Statistic:
+    """Area under the ROC curve of a score for should_N; undefined unless both classes are there.
+    count_N: requests that each row stands for; None: one.
     """
-    return _ranked(average_precision_score, should_N, score_N)
-
-
-def _ranked(
-    metric: Callable[[Bools, Doubles], float], should_N: Bools, score_N: Doubles
-) -> Statistic:
     if should_N.all() or not should_N.any():
-        return Statistic(number=None, why="all labels are of one kind")
-    return Statistic(number=float(metric(should_N, score_N)))
+        return Statistic(number=None, why=ONE_KIND)
+    return Statistic(number=float(roc_auc_score(should_N, score_N, sample_weight=count_N)))
+
+
+def average_precision(should_N: Bools, score_N: Doubles, count_N: Ints | None = None) -> Statistic:
+    """Average precision (the step-wise area under precision-recall); undefined unless both classes
+    are there. count_N: as above.
+    """
+    if should_N.all() or not should_N.any():
+        return Statistic(number=None, why=ONE_KIND)
+    return Statistic(
+        number=float(average_precision_score(should_N, score_N, sample_weight=count_N))
+    )
 
 
 def _check_same(rows: LabelledScores, examples: Sequence[Example]) -> None:

@@ -129,10 +129,10 @@ def _quality(should_N: Bools, log_odds_N: Doubles, units: RowUnits) -> Quality:
     p_N = 1.0 / (1.0 + np.exp(-np.clip(log_odds_N, -50.0, 50.0)))
     seen = binary_view("declined", p_N, should_N)
     binned = cells(seen, "mass", BINS)
-    area = auroc(should_N, log_odds_N).value
+    area = auroc(should_N, log_odds_N, units.count_N).value
     low, high = error_interval(seen, binned, "l1", BOOTSTRAP, units.group_N)
     return Quality(
-        auroc=(area, *auroc_interval(should_N, log_odds_N, units, BOOTSTRAP)),
+        auroc=(area, *auroc_interval(should_N, log_odds_N, units)),
         brier=binary_score(seen),
         log_loss=binary_score(seen, "log"),
         # The debiased estimate may be negative, an error cannot.

@@ -12,7 +12,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from demur.base.arrays import Bools, Doubles
+from demur.base.arrays import Bools, Doubles, Ints
 from demur.core.calibrator import closed
 from demur.core.decision import decide_many
 from demur.core.judging.outcome import Outcome, Verdict
@@ -36,7 +36,7 @@ from demur.stats.measure import (
     refusal_log_odds,
     row_units,
 )
-from demur.stats.points import Resampling, f1_interval
+from demur.stats.points import f1_interval
 from demur.store.answers.branch_cache import BranchCache
 from demur.store.answers.labels import HandLabels
 from demur.store.policies.policy_file import policy_digest
@@ -53,7 +53,6 @@ from demur.store.results.metrics_file import (
     VerdictsRow,
 )
 
-BOOTSTRAP = Resampling(seed=0)
 REASONS = 5  # most reasons to keep of texts that could not be scored
 ECE_BINS = 15  # the usual number, see demur.stats.calibration.study
 VERDICTS: tuple[Verdict, ...] = ("refusal", "partial", "compliance", "unscored")
@@ -134,9 +133,10 @@ def rankings(comparison: Comparison) -> dict[str, RankingRow]:
         comparison.rows.label_N,
         comparison.policy.calibrator.apply(comparison.rows.table.logp_NC),
     )
-    found = {"all": _ranking(label_N != 0, refusal_log_odds(comparison.policy, comparison.rows))}
+    count_N, rows = comparison.rows.count_N, comparison.rows
+    found = {"all": _ranking(label_N != 0, refusal_log_odds(comparison.policy, rows), count_N)}
     for k, name in enumerate(comparison.policy.taxonomy.names, start=1):
-        found[name] = _ranking(label_N == k, logp_NC[:, k].astype(np.float64))
+        found[name] = _ranking(label_N == k, logp_NC[:, k].astype(np.float64), count_N)
     return found
 
 
@@ -216,7 +216,7 @@ def _on(rows: LabelledScores, refused_N: Bools) -> ErrorRates:
 def _level(
     errors: SlicedErrors, comparison: Comparison, refused_N: Bools, counted_N: Bools | None = None
 ) -> LevelRow:
-    """Errors with the bootstrap interval of the overall F1, as a row.
+    """Errors with the interval of the overall F1, as a row.
 
     refused_N: rows whose decision, or whose text, refuses. counted_N: the rows that the errors are
     about, by default all.
@@ -227,9 +227,7 @@ def _level(
     defined = errors.overall.f1.defined
     return LevelRow(
         overall=errors_row(errors.overall),
-        f1_interval=f1_interval(should_N[of_N], refused_N[of_N], units, BOOTSTRAP)
-        if defined
-        else None,
+        f1_interval=f1_interval(should_N[of_N], refused_N[of_N], units) if defined else None,
         by_category={k: errors_row(e) for k, e in errors.by_category.items()},
         by_subcategory={k: errors_row(e) for k, e in errors.by_subcategory.items()},
         by_kind={k: errors_row(e) for k, e in errors.by_kind.items()},
@@ -248,10 +246,10 @@ def _token(decisions: CategoryDecisions) -> TokenRow:
     )
 
 
-def _ranking(positive_N: Bools, score_N: Doubles) -> RankingRow:
+def _ranking(positive_N: Bools, score_N: Doubles, count_N: Ints | None) -> RankingRow:
     return RankingRow(
         positives=int(positive_N.sum()),
         negatives=int((~positive_N).sum()),
-        auroc=auroc(positive_N, score_N).number,
-        average_precision=average_precision(positive_N, score_N).number,
+        auroc=auroc(positive_N, score_N, count_N).number,
+        average_precision=average_precision(positive_N, score_N, count_N).number,
     )

@@ -72,8 +72,8 @@ def policies(m: FinishedRun) -> Table:
         header=header,
         rows=tuple(rows),
         caption="False refusals (Type I) are a share of the prompts to be answered, missed "
-        "refusals (Type II) of those to be refused; small numbers are 95% intervals, of F1 by "
-        "bootstrap over groups of rows. Texts that the judge could not score are counted in the "
+        "refusals (Type II) of those to be refused; small numbers are 95% intervals. "
+        "Texts that the judge could not score are counted in the "
         "last column and are in no rate. F1 alone flatters whoever refuses everything: see the "
         "last line.",
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import t as student
 
 from demur.base.arrays import Doubles
 from demur.base.errors import DataError
@@ -24,17 +25,21 @@ def error_interval(
     resampling: Resampling,
     group_N: npt.NDArray[np.int64] | None = None,
 ) -> tuple[float, float]:
-    """Basic bootstrap interval of a binned error, cells held fixed; at least 0.
+    """Interval of the true binned error by a bootstrap, cells held fixed; at least 0.
 
     group_N: equal numbers for rows that belong together (families of prompts), in the order that
-    the view was made from; whole groups are drawn. Binned errors are biased upwards, so percentile
-    intervals would exclude small true errors; the basic interval turns the bias round. O(draws x
-    groups). Raises DataError if groups do not match.
+    the view was made from; whole groups are drawn. Binned errors are biased upwards. So the upper
+    end is the error and a normal deviation of it, and the lower end the error less the quantile of
+    the noise's own norm, by the triangle inequality: each errs on the careful side, and perfect
+    calibration is not excluded by its own noise. O(draws x groups). Raises DataError if groups do
+    not match.
     """
     sums_GB3 = _by_group(view, c, group_N)
     groups, bins = sums_GB3.shape[:2]
     rng = np.random.default_rng(resampling.seed)
-    size, drawn = max(1, _AT_ONCE // groups), list[Doubles]()
+    size = max(1, _AT_ONCE // groups)
+    errors, noises = list[Doubles](), list[Doubles]()
+    own_B3 = sums_GB3.sum(axis=0)
     for start in range(0, resampling.draws, size):
         draws = min(size, resampling.draws - start)
         # drawing G groups with replacement = multinomial counts; cells stay fixed, so one matrix
@@ -42,14 +47,15 @@ def error_interval(
         weight_RG = rng.multinomial(groups, np.full(groups, 1.0 / groups), size=draws).astype(
             np.float64
         )
-        drawn.append(
-            _errors((weight_RG @ sums_GB3.reshape(groups, -1)).reshape(draws, bins, 3), norm)
-        )
-    half = (1.0 - resampling.confidence) / 2.0
-    low, high = np.quantile(np.concatenate(drawn), [half, 1.0 - half])
-    # basic interval [2 e - q_high, 2 e - q_low] (Davison and Hinkley 1997, section 5.2)
-    twice = 2.0 * c.error(norm)
-    return max(float(twice - high), 0.0), max(float(twice - low), 0.0)
+        sums_RB3 = (weight_RG @ sums_GB3.reshape(groups, -1)).reshape(draws, bins, 3)
+        errors.append(_norms(sums_RB3[..., 0], _gaps(sums_RB3), norm))
+        noises.append(_norms(sums_RB3[..., 0], _gaps(sums_RB3) - _gaps(own_B3), norm))
+    tail = (1.0 - resampling.confidence) / 2.0
+    # Student's t: the deviation is that of so many groups
+    far = float(student.ppf(1.0 - tail, max(groups - 1, 1))) * float(np.concatenate(errors).std())
+    noise = float(np.quantile(np.concatenate(noises), 1.0 - tail))
+    error = c.error(norm)
+    return max(error - noise, 0.0), error + far
 
 
 def _by_group(view: BinaryView, c: Cells, group_N: npt.NDArray[np.int64] | None) -> Doubles:
@@ -72,12 +78,17 @@ def _by_group(view: BinaryView, c: Cells, group_N: npt.NDArray[np.int64] | None)
     return sums
 
 
-def _errors(sums_RB3: Doubles, norm: Norm) -> Doubles:
-    count_RB, excess_RB = sums_RB3[..., 0], np.abs(sums_RB3[..., 1] - sums_RB3[..., 2])
-    rows_R = count_RB.sum(axis=1)
-    if norm == "l1":
-        return np.asarray(excess_RB.sum(axis=1) / rows_R)
-    gap_RB = excess_RB / np.maximum(count_RB, 1.0)  # a cell without rows has no excess
+def _gaps(sums_RB3: Doubles) -> Doubles:
+    """Mean probability less the share of events of each cell; 0 where no row is."""
+    gap = sums_RB3[..., 1] - sums_RB3[..., 2]
+    return np.asarray(gap / np.maximum(sums_RB3[..., 0], 1.0))
+
+
+def _norms(count_RB: Doubles, gap_RB: Doubles, norm: Norm) -> Doubles:
+    """The norm of the gaps, cells weighed by their rows."""
     if norm == "max":
-        return np.asarray(gap_RB.max(axis=1))
-    return np.asarray(np.sqrt((gap_RB**2 * count_RB).sum(axis=1) / rows_R))
+        return np.asarray(np.abs(gap_RB).max(axis=1))
+    share_RB = count_RB / count_RB.sum(axis=1, keepdims=True)
+    if norm == "l1":
+        return np.asarray((share_RB * np.abs(gap_RB)).sum(axis=1))
+    return np.asarray(np.sqrt((share_RB * gap_RB**2).sum(axis=1)))

@@ -121,7 +121,18 @@ def mcnemar(
 
 
 def _interval(count_G4: Doubles, how: Resampling) -> tuple[float, float]:
-    """Percentile bootstrap of Cohen's kappa over prompts; draws without a kappa are left out."""
+    """Percentile bootstrap of Cohen's kappa over prompts; draws without a kappa are left out.
+
+    The lower end counts two prompts more than there are, one of each error: that a judge was never
+    seen to err on 60 prompts does not say that it never does.
+    """
+    size = count_G4.sum() / len(count_G4)
+    unseen_G4 = np.array([[0.0, size, 0.0, 0.0], [0.0, 0.0, size, 0.0]])
+    low, _ = _percentiles(np.concatenate([count_G4, unseen_G4]), how)
+    return low, max(_percentiles(count_G4, how)[1], low)
+
+
+def _percentiles(count_G4: Doubles, how: Resampling) -> tuple[float, float]:
     # drawing G prompts with replacement = multinomial counts: one matrix product for all D draws
     rng, size = np.random.default_rng(how.seed), len(count_G4)
     times_DG = rng.multinomial(size, np.full(size, 1 / size), size=how.draws)

@@ -25,11 +25,11 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import betaincinv
 from scipy.stats import t as student
 
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import DataError, Undefined
+from demur.core.rates import real_interval
 from demur.stats.judging.judged import RateEstimate
 from demur.stats.units import RowUnits
 
@@ -347,19 +347,11 @@ def _alone(sample: CheckedSample, among_N: Bools, confidence: float, method: str
     # Kish's effective number, of rows and of units: the wider interval of both
     by_unit_U = np.bincount(unit_M, weights=weight_M)
     ends = [
-        _real_counts(value, float(w.sum() ** 2 / (w**2).sum()), confidence)
+        real_interval(value, float(w.sum() ** 2 / (w**2).sum()), confidence)
         for w in (weight_M, by_unit_U)
     ]
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
     return RateEstimate(value=value, low=low, high=high, method=method)
-
-
-def _real_counts(value: float, n: float, confidence: float) -> tuple[float, float]:
-    """Clopper and Pearson's interval with real-valued counts: n value hits of n."""
-    tail = (1 - confidence) / 2
-    low = 0.0 if value == 0 else float(betaincinv(n * value, n * (1 - value) + 1, tail))
-    high = 1.0 if value == 1 else float(betaincinv(n * value + 1, n * (1 - value), 1 - tail))
-    return low, high
 
 
 def _labels_beside_sure(sample: CheckedSample, confidence: float) -> RateEstimate:

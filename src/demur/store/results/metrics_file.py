@@ -91,7 +91,7 @@ class LevelRow(Strict):
     """Errors of a policy, counted either on its decisions or on the judged texts."""
 
     overall: ErrorsRow
-    # of the overall F1, 95 %, bootstrap over groups of rows
+    # of the overall F1, 95 %, by units of rows
     f1_interval: tuple[float, float] | None
     by_category: dict[str, ErrorsRow]  # the category that the rows belong to, contrast rows too
     by_subcategory: dict[str, ErrorsRow]
