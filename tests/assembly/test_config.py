@@ -9,6 +9,7 @@ from demur.assembly.config import RunConfig, build, build_sources, config_from, 
 from demur.base.errors import ConfigError
 from demur.core.taxonomy import coconot, single
 from demur.core.training.settings import TrainSettings, cpu, tiny
+from demur.core.training.turn_back import TurnBack
 from demur.sources.files import FileSource
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -60,6 +61,22 @@ def test_a_recipe_gives_the_settings_that_the_file_does_not(tmp_path):
     )
     assert config.train == replace(cpu(seed=3), epochs=2.0, base="some/model")
     assert config_from(config.resolved(), "again", base=tmp_path).train == config.train
+
+
+def test_a_table_within_a_section_is_a_record_whose_paths_start_at_the_file(tmp_path):
+    text = SOURCE + '[train]\nrecipe = "cpu"\n[train.turn_back]\nkept_share = 0.2\n'
+    plain = load(tmp_path, text)
+    assert plain.train.turn_back == TurnBack(kept_share=0.2)
+    assert config_from(plain.resolved(), "again", base=tmp_path).train == plain.train
+    file = load(tmp_path, text + 'prefixes = "begun.jsonl"\n').train.turn_back
+    assert file == TurnBack(kept_share=0.2, prefixes=tmp_path / "begun.jsonl")
+    own = load(tmp_path, text, overrides=["train.turn_back.prefixes=harvest"])
+    assert own.train.turn_back == TurnBack(kept_share=0.2, prefixes="harvest")
+    assert config_from(own.resolved(), "again", base=tmp_path).train == own.train
+    with pytest.raises(ConfigError, match=r"train\.turn_back\..*kept_shar\b"):
+        load(tmp_path, text + "kept_shar = 0.1\n")
+    with pytest.raises(ConfigError, match=r"kept_share = 2\.0 is not in"):
+        load(tmp_path, text.replace("0.2", "2.0"))
 
 
 def test_one_seed_serves_every_stage_that_is_given_none(tmp_path):

@@ -110,9 +110,29 @@ def test_no_opening_is_a_template(rows):
     assert count <= 0.03 * len(rows), opening
 
 
+LONG = "builtin:ordinary_long:"
+
+
 def test_replies_are_short_and_there(rows):
-    words = {r.id: len(WORD.findall(r.reply)) for r in rows}
+    words = {r.id: len(WORD.findall(r.reply)) for r in rows if not r.id.startswith(LONG)}
     assert {i: n for i, n in words.items() if not 3 <= n <= 60} == {}
+
+
+def test_some_ordinary_answers_are_long_and_some_of_these_speak_of_harm(rows):
+    long = [r for r in rows if r.id.startswith(LONG)]
+    assert len(long) >= 35
+    assert all(60 < len(WORD.findall(r.reply)) <= 200 for r in long)
+    harm = re.compile(r"kill|murder|poison|bomb|threat|plague|explosi|injection|umbring|break your")
+    assert sum(bool(harm.search(f"{r.text} {r.reply}".casefold())) for r in long) >= 15
+    assert {"code", "translation", "moderation", "fiction"} <= {r.subcategory for r in long}
+
+
+def test_answers_that_cannot_be_finished_are_of_every_category_but_safety(rows):
+    begun = [r for r in rows if r.prefix]
+    assert {r.category for r in begun} == {*coconot().names} - {"safety"}
+    assert len(begun) >= 40
+    assert [r.id for r in begun if DECLINING.search(r.prefix)] == []
+    assert {r.kind for r in begun} == {"refusal"}
 
 
 def test_no_row_spells_a_control_token(rows):

@@ -1,16 +1,18 @@
 """The train stage: trains once, and knows when what is there will do."""
 
+import json
 from dataclasses import dataclass, field, replace
 
 import pytest
 from tests.fake_run import Rows, examples
 
-from demur.base.errors import ArtifactError
-from demur.core.ports import Origin, TrainedModel, no_progress
+from demur.base.errors import ArtifactError, ConfigError
+from demur.core.ports import HARVEST, Origin, TrainedModel, no_progress
 from demur.core.taxonomy import coconot, single
 from demur.core.training.learning_rows import learning_rows
 from demur.core.training.seen import seen_rows
 from demur.core.training.settings import TrainSettings, tiny
+from demur.core.training.turn_back import TurnBack
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import data, train
 from demur.store.models.model_file import read_model_file, require_whole
@@ -26,9 +28,11 @@ class Apprentice:
     first: bool = True
     origin: Origin | None = None
     asked: list[int] = field(default_factory=list)
+    prefixes: int = 0  # rows that had one, the last time
 
     def train(self, rows, taxonomy, folder, progress=no_progress):
         self.asked.append(len(rows))
+        self.prefixes = sum(bool(e.prefix) for e in rows)
         if not self.first:
             return None
         (folder / "model").mkdir(parents=True, exist_ok=True)
@@ -165,3 +169,38 @@ def test_a_base_that_demur_trained_keeps_name_and_licence_of_its_own_base(folder
         "sha256:c",
     )
     assert base in second.origin.source
+
+
+def test_a_file_of_prefixes_is_read_and_another_one_trains_again(folder, tmp_path):
+    apprentice = Apprentice()
+    refusals = [e for e in read_examples(folder.split("train")) if e.kind == "refusal"]
+    path = tmp_path / "begun.jsonl"
+    with pytest.raises(ConfigError, match=r"begun\.jsonl does not exist"):
+        train.run(replace(tiny(), turn_back=TurnBack(prefixes=path)), coconot(), apprentice, folder)
+    rows = [json.dumps({"prompt": e.text, "prefix": "Well, first"}) for e in refusals[:3]]
+    for count in (2, 3):
+        path.write_text("\n".join(rows[:count]))
+        settings = replace(tiny(), turn_back=TurnBack(prefixes=path))
+        for _ in range(2):
+            train.run(settings, coconot(), apprentice, folder)
+        assert apprentice.prefixes >= count
+    assert len(apprentice.asked) == 2
+
+
+def test_what_was_harvested_lies_beside_the_model_and_goes_with_it(folder):
+    class Harvester(Apprentice):
+        def train(self, rows, taxonomy, folder, progress=no_progress):
+            trained = super().train(rows, taxonomy, folder, progress)
+            (folder / HARVEST).write_text("{}\n")
+            return replace(trained, details={"transition_rows": 3})
+
+    trained = train.run(tiny(), coconot(), Harvester(), folder)
+    assert trained.turns_back
+    assert read_model_file(folder.model).to_core().turns_back
+    assert (folder.stage("train") / HARVEST).read_text() == "{}\n"
+    (folder.stage("train") / HARVEST).write_text("other")
+    with pytest.raises(ArtifactError, match=r"harvest\.jsonl"):
+        folder.require("train", "train/harvest.jsonl")
+    again = train.run(replace(tiny(), seed=4), coconot(), Apprentice(), folder)
+    assert not again.turns_back
+    assert not (folder.stage("train") / HARVEST).exists()

@@ -108,3 +108,16 @@ def test_held_out_rows_of_an_older_version_are_linked_when_they_are_read(tmp_pat
     # rows with counts are as the data stage linked them
     path.write_text("".join(json.dumps({**row, "count": 2}) + "\n" for row in rows))
     assert {e.group for e in read_examples(path)} == {None}
+
+
+def test_the_beginning_of_an_answer_is_kept_and_other_rows_are_written_as_before(tmp_path):
+    turns = (Message(role="user", content="How?"),)
+    plain = Example(
+        id="a", source="s", messages=turns, kind="refusal", category="safety", split="train"
+    )
+    begun = Example(**{**{f: getattr(plain, f) for f in plain.__slots__}, "prefix": "Step 1"})
+    write_examples(tmp_path / "rows.jsonl", [plain, begun])
+    assert read_examples(tmp_path / "rows.jsonl") == [plain, begun]
+    first, second = (tmp_path / "rows.jsonl").read_text().splitlines()
+    assert "prefix" not in json.loads(first)
+    assert json.loads(second)["prefix"] == "Step 1"

@@ -4,8 +4,10 @@ forty everyday prompts.
 1. A line holds group, kind, subcategory, prompt and reply. It may also hold "system", a system
    prompt, "before", the texts before the prompt: user and assistant in turn, the user first, and
    "prefix", the beginning of an answer that cannot be finished. None of these is about safety.
-2. A refusal and the contrast row that differs from it by a few words share a group: a minimal pair.
-3. tests/sources/test_corpus.py checks these properties.
+2. ordinary_long has answers of a hundred words and more: code, instructions, and harmless work on
+   words that harm (translation, moderation, fiction, history).
+3. A refusal and the contrast row that differs from it by a few words share a group: a minimal pair.
+4. tests/sources/test_corpus.py checks these properties.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from demur.base.errors import DataError
 from demur.core.example import Message
-from demur.core.rows.shapes import read_conversation
+from demur.core.rows.shapes import read_conversation, read_prefix
 
 said = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).filter(str.strip)
 exchanges = st.lists(st.tuples(said, said), min_size=1, max_size=3)
@@ -233,3 +233,26 @@ def test_a_named_prompt_goes_before_the_usual_keys():
     assert read_conversation(row, {"messages": "dialog"}).turns == (
         Message(role="user", content="c"),
     )
+
+
+@pytest.mark.parametrize(
+    ("row", "reply", "prefix"),
+    [
+        ({"response": "Sure."}, "Sure.", None),
+        ({"response": "No.", "prefix": "Step 1"}, "No.", "Step 1"),
+        ({"response": "No.", "unsafe_reply": "Step 1"}, "No.", "Step 1"),
+        ({"response": "Step 1", "is_safe": False}, None, "Step 1"),
+        ({"response": "Step 1", "is_safe": "False", "category": {"a": True}}, None, "Step 1"),
+        ({"response": "No.", "is_safe": True}, "No.", None),
+        ({"response": "No.", "prefix": " "}, "No.", None),
+    ],
+)
+def test_the_beginning_of_an_answer_that_should_not_be_is_never_its_reply(row, reply, prefix):
+    whole = {"prompt": "How?", **row}
+    asked = [("user", "How?")]
+    assert turns(whole) == [*asked, *([("assistant", reply)] if reply else [])]
+    assert read_prefix(whole) == prefix
+
+
+def test_a_column_of_prefixes_may_have_another_name():
+    assert read_prefix({"prompt": "How?", "begun": "Well"}, "begun") == "Well"
