@@ -160,8 +160,8 @@ def decide(policy: Policy, scores: Scores) -> DecisionTable:
     undecided_N = found.doubt_N if on_doubt(policy) == "error" else np.zeros_like(found.doubt_N)
     # the choice as a word: column 0 is respond, then one column per category
     words = tuple(
-        "undecided" if undecided else scores.choices[column]
-        for column, undecided in zip(found.choice_N, undecided_N, strict=True)
+        "undecided" if undecided else word
+        for word, undecided in zip(found.words(scores.choices), undecided_N, strict=True)
     )
     return DecisionTable(policy=policy.name, ids=scores.table.ids, decision=words, decisions=found)
 

@@ -111,7 +111,8 @@ class DecisionTable:
 
     policy: str  # its name
     ids: tuple[str, ...]
-    decision: tuple[str, ...]  # "respond", a category, or "undecided" where doubt is an error
+    # "respond", a category, "defer: safety", or "undecided" where doubt is an error
+    decision: tuple[str, ...]
     decisions: Decisions
 
     def __len__(self) -> int:
@@ -123,6 +124,7 @@ class DecisionTable:
             "id": list(self.ids),
             "decision": list(self.decision),
             "refuses": self.decisions.refuses_N.tolist(),
+            "defers": self.decisions.defers_N.tolist(),
             "margin": self.decisions.margin_N.tolist(),
             "doubt": self.decisions.doubt_N.tolist(),
         }
@@ -136,8 +138,11 @@ class DecisionTable:
         return _dataset(self.columns())
 
     def __repr__(self) -> str:
-        refused = int(self.decisions.refuses_N.sum())
-        return f"Decisions({len(self)} prompts, {refused} refused, policy {self.policy!r})"
+        refused, deferred = (
+            int(part_N.sum()) for part_N in (self.decisions.refuses_N, self.decisions.defers_N)
+        )
+        beside = f", {deferred} deferred" if deferred else ""
+        return f"Decisions({len(self)} prompts, {refused} refused{beside}, policy {self.policy!r})"
 
     def _repr_html_(self) -> str:
         margin_N, doubt_N = self.decisions.margin_N, self.decisions.doubt_N

@@ -117,8 +117,10 @@ def policy_with_overrides(
 
 
 def decision_word(policy: Policy, decision: Decision) -> str:
-    """ "respond", the category refused with, or "undecided": what an engine would do."""
-    return "undecided" if decision.doubt and on_doubt(policy) == "error" else decision.choice
+    """ "respond", the category refused with, "defer: category" or "undecided": what an engine would
+    do.
+    """
+    return "undecided" if decision.doubt and on_doubt(policy) == "error" else decision.words
 
 
 def doubt_note(policy: Policy, logp_NC: Floats) -> str | None:
@@ -137,8 +139,8 @@ def decision_json(policy: Policy, logp_C: Floats, decision: Decision) -> dict[st
     """A decision for programs, with calibrated probabilities. margin is null where nothing was
     compared.
 
-    refuses: no answer follows. decision: "undecided" where a score is doubtful and the policy makes
-    that an error.
+    refuses: no answer follows. defers: the policy's text follows in place of one. decision:
+    "undecided" where a score is doubtful and the policy makes that an error.
     """
     # what thresholds are compared with; a calibrator takes a table, here of one row
     p_C = np.exp(policy.calibrator.apply(logp_C[None, :])[0])
@@ -146,6 +148,7 @@ def decision_json(policy: Policy, logp_C: Floats, decision: Decision) -> dict[st
     return {
         "decision": decision_word(policy, decision),
         "refuses": decision.refuses,
+        "defers": decision.outcome == "defer",
         "heaviest": decision.heaviest,
         # infinite where no threshold was compared, which JSON cannot say
         "margin": decision.margin if np.isfinite(decision.margin) else None,

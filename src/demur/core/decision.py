@@ -1,4 +1,4 @@
-"""The only code that refuses. Calibration, evaluation, every engine and the gateway call
+"""The only code that refuses and defers. Calibration, evaluation, every engine and the gateway call
 decide_many.
 
 Shapes: N prompts, K categories, C = K + 1 control tokens (column 0 = respond). Scores are
@@ -8,14 +8,17 @@ tie.
 
 1. The policy's rule decides on calibrated probabilities.
 2. A locked category whose own threshold is met refuses, whatever the rule made of the others.
-3. A score whose leftover mass is above the policy's bound is doubtful: it refuses with the heaviest
+3. What is not refused is decided again, with the deferral threshold of each category that has one:
+   a request that would be refused at these is deferred (demur.core.threshold).
+4. A score whose leftover mass is above the policy's bound is doubtful: it refuses with the heaviest
    category, at every threshold. Callers that act on a decision use decide_or_doubt, which raises
    where the policy says "error".
-4. A forced category stands, whatever the score.
+5. A forced category stands, whatever the score.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,7 +28,7 @@ from demur.base.errors import ScoreDoubt, ScoreError
 from demur.core.calibrator import Identity
 from demur.core.policy import OnDoubt, Policy
 from demur.core.score import check_scores, leftover_of
-from demur.core.threshold import margin
+from demur.core.threshold import Outcome, margin
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,27 +42,80 @@ class Decision:
     margin: float
     # the leftover mass is above the policy's bound: refused, whatever the thresholds
     doubt: bool = False
+    # the category that it is deferred with; `choice` is "respond" then, and nothing is answered
+    deferred: str | None = None
 
     @property
     def refuses(self) -> bool:
         """Whether a refusal token is emitted."""
         return self.column > 0
 
+    @property
+    def outcome(self) -> Outcome:
+        """Whether the request is answered, refused or deferred."""
+        return "refuse" if self.refuses else "answer" if self.deferred is None else "defer"
+
+    @property
+    def category(self) -> str | None:
+        """The category that it is refused or deferred with; None where it is answered."""
+        return self.choice if self.refuses else self.deferred
+
+    @property
+    def words(self) -> str:
+        """The decision for people: "respond", the category refused with, or "defer: safety"."""
+        return self.choice if self.deferred is None else deferral_words(self.deferred)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Decisions:
     """What a policy makes of N scores."""
 
-    choice_N: Ints  # emitted control token as a column: 0 = respond
+    # emitted control token as a column: 0 = respond, also where nothing is emitted (defer_N)
+    choice_N: Ints
     heaviest_N: Ints  # column of the heaviest active category, 0 if none is active
     # log-odds distance to the threshold that was compared; +-inf when nothing was
     margin_N: Doubles
     doubt_N: Bools  # leftover mass above the policy's bound: refused, whatever the thresholds
+    defer_N: Ints  # column of the category that each is deferred with; 0 where it is not
 
     @property
     def refuses_N(self) -> Bools:
         """Whether each prompt gets a refusal token."""
         return self.choice_N > 0
+
+    @property
+    def defers_N(self) -> Bools:
+        """Whether each prompt is deferred: neither answered nor refused."""
+        return self.defer_N > 0
+
+    @property
+    def sent_N(self) -> Ints:
+        """What is sent, as a column: the control token; or, where it is deferred with category k,
+        -k.
+        """
+        return np.where(self.defers_N, -self.defer_N, self.choice_N)
+
+    @property
+    def held_N(self) -> Bools:
+        """Whether each prompt is not answered: refused or deferred."""
+        return self.refuses_N | self.defers_N
+
+    def words(self, choices: Sequence[str]) -> list[str]:
+        """Each decision for people, as Decision.words. choices: names of the columns."""
+        pairs = zip(self.choice_N.tolist(), self.defer_N.tolist(), strict=True)
+        return [deferral_words(choices[d]) if d else choices[c] for c, d in pairs]
+
+
+def deferral_words(category: str) -> str:
+    """A deferral with a category, for people; no category and no other decision reads so."""
+    return f"defer: {category}"
+
+
+def outcome_words(policy: Policy) -> tuple[str, ...]:
+    """All that Decision.words may say under a policy: its choices, then its deferrals."""
+    pairs = zip(policy.taxonomy.names, policy.categories, strict=True)
+    deferring = (deferral_words(name) for name, c in pairs if c.on_defer is not None)
+    return (*policy.taxonomy.choices, *deferring)
 
 
 def decide_many(policy: Policy, logp_NC: Floats) -> Decisions:
@@ -80,23 +136,31 @@ def decide_many(policy: Policy, logp_NC: Floats) -> Decisions:
         )
         margin_N = np.full(len(logp_NC), np.inf)
         return Decisions(
-            choice_N=everyone_N, heaviest_N=everyone_N, margin_N=margin_N, doubt_N=nobody_N
+            choice_N=everyone_N,
+            heaviest_N=everyone_N,
+            margin_N=margin_N,
+            doubt_N=nobody_N,
+            defer_N=np.zeros_like(everyone_N),
         )
     logq_NC = policy.calibrator.apply(logp_NC).astype(np.float64)
-    decided = _with_locks(policy, logq_NC, _RULES[policy.rule](policy, logq_NC))
+    decided = _ruled(policy, logq_NC, [c.threshold for c in policy.categories])
+    if policy.defers:
+        held = _ruled(policy, logq_NC, [c.held_from for c in policy.categories])
+        decided = replace(decided, defer_N=np.where(decided.refuses_N, 0, held.choice_N))
     return _with_doubt(policy, logq_NC, decided, doubtful(policy, logp_NC))
 
 
 def decide(policy: Policy, logp_C: Floats) -> Decision:
     """Decide one prompt. See decide_many."""
     many = decide_many(policy, logp_C[None, :])
-    column = int(many.choice_N[0])
+    column, deferred = int(many.choice_N[0]), int(many.defer_N[0])
     return Decision(
         choice=policy.taxonomy.choices[column],
         column=column,
         heaviest=policy.taxonomy.choices[int(many.heaviest_N[0])],
         margin=float(many.margin_N[0]),
         doubt=bool(many.doubt_N[0]),
+        deferred=policy.taxonomy.choices[deferred] if deferred else None,
     )
 
 
@@ -199,9 +263,12 @@ def _undoubted(policy: Policy, logp_NC: Floats) -> Floats:
     return np.asarray(compared_N, dtype=np.float32)
 
 
-def _log_thresholds(policy: Policy) -> Doubles:
+def _ruled(policy: Policy, logq_NC: Doubles, thresholds: Sequence[float]) -> Decisions:
+    """Refuse by the rule and the locks at these thresholds, one per category; doubt is not seen."""
     with np.errstate(divide="ignore"):
-        return np.log(np.array([c.threshold for c in policy.categories], dtype=np.float64))
+        log_threshold_K = np.log(np.array(thresholds, dtype=np.float64))
+    decided = _RULES[policy.rule](policy, logq_NC, log_threshold_K)
+    return _with_locks(policy, logq_NC, log_threshold_K, decided)
 
 
 def _masked(policy: Policy, logq_NC: Doubles, *, active_only: bool = True) -> Doubles:
@@ -225,10 +292,13 @@ def _settle(value_NK: Doubles, choice_N: Ints, margin_N: Doubles) -> Decisions:
         heaviest_N=np.where(any_N, best_N + 1, 0),
         margin_N=np.where(any_N, margin_N, -np.inf),
         doubt_N=np.zeros(len(value_NK), dtype=bool),
+        defer_N=np.zeros(len(value_NK), dtype=np.int64),
     )
 
 
-def _with_locks(policy: Policy, logq_NC: Doubles, decided: Decisions) -> Decisions:
+def _with_locks(
+    policy: Policy, logq_NC: Doubles, log_threshold_K: Doubles, decided: Decisions
+) -> Decisions:
     """The decisions, with a refusal wherever a locked category's own threshold is met.
 
     Callers may move other categories' thresholds, and the heaviest category would hide the locked
@@ -238,7 +308,6 @@ def _with_locks(policy: Policy, logq_NC: Doubles, decided: Decisions) -> Decisio
     locked_K = np.array([c.locked and c.may_emit for c in policy.categories], dtype=bool)
     if not locked_K.any():
         return decided
-    log_threshold_K = _log_thresholds(policy)
     met_NK = locked_K[None, :] & (logq_NC[:, 1:] >= log_threshold_K[None, :])
     lock_N = np.where(met_NK, logq_NC[:, 1:], -np.inf).argmax(axis=1).astype(np.int64)
     margin_N = margin(_pick(logq_NC[:, 1:], lock_N), log_threshold_K[lock_N])
@@ -268,14 +337,15 @@ def _with_doubt(policy: Policy, logq_NC: Doubles, decided: Decisions, doubt_N: B
         choice_N=np.where(doubt_N, column_N, decided.choice_N),
         margin_N=np.where(doubt_N, np.inf, decided.margin_N),
         doubt_N=doubt_N,
+        defer_N=np.where(doubt_N, 0, decided.defer_N),
     )
 
 
-def _natural(policy: Policy, logq_NC: Doubles) -> Decisions:
+def _natural(policy: Policy, logq_NC: Doubles, _: Doubles) -> Decisions:
     return _most_probable(_masked(policy, logq_NC, active_only=False), logq_NC[:, 0])
 
 
-def _bias(policy: Policy, logq_NC: Doubles) -> Decisions:
+def _bias(policy: Policy, logq_NC: Doubles, _: Doubles) -> Decisions:
     bias_K = np.array([c.bias for c in policy.categories], dtype=np.float64)
     return _most_probable(_masked(policy, logq_NC) + bias_K[None, :], logq_NC[:, 0])
 
@@ -286,14 +356,14 @@ def _most_probable(value_NK: Doubles, respond_N: Doubles) -> Decisions:
     return _settle(value_NK, np.where(margin_N >= 0.0, best_N + 1, 0), margin_N)
 
 
-def _heaviest(policy: Policy, logq_NC: Doubles) -> Decisions:
+def _heaviest(policy: Policy, logq_NC: Doubles, log_threshold_K: Doubles) -> Decisions:
     value_NK = _masked(policy, logq_NC)
     best_N = value_NK.argmax(axis=1).astype(np.int64)
-    margin_N = margin(_pick(value_NK, best_N), _log_thresholds(policy)[best_N])
+    margin_N = margin(_pick(value_NK, best_N), log_threshold_K[best_N])
     return _settle(value_NK, np.where(margin_N >= 0.0, best_N + 1, 0), margin_N)
 
 
-def _released(policy: Policy, logq_NC: Doubles) -> Decisions:
+def _released(policy: Policy, logq_NC: Doubles, log_threshold_K: Doubles) -> Decisions:
     """As published: only the heaviest of ALL refusal tokens is looked at; outside S the model's own
     token stands.
     """
@@ -301,7 +371,7 @@ def _released(policy: Policy, logq_NC: Doubles) -> Decisions:
     best_N = value_NK.argmax(axis=1).astype(np.int64)
     own = _most_probable(value_NK, logq_NC[:, 0])
     active_N = np.array([c.active for c in policy.categories], dtype=bool)[best_N]
-    ours_N = margin(_pick(value_NK, best_N), _log_thresholds(policy)[best_N])
+    ours_N = margin(_pick(value_NK, best_N), log_threshold_K[best_N])
     margin_N = np.where(active_N, ours_N, own.margin_N)
     return _settle(value_NK, np.where(margin_N >= 0.0, best_N + 1, 0), margin_N)
 
@@ -314,20 +384,18 @@ def _total(value_NK: Doubles) -> Doubles:
     return np.asarray(total_N, dtype=np.float32).astype(np.float64)
 
 
-def _sum(policy: Policy, logq_NC: Doubles) -> Decisions:
+def _sum(policy: Policy, logq_NC: Doubles, log_threshold_K: Doubles) -> Decisions:
     value_NK = _masked(policy, logq_NC)
     best_N = value_NK.argmax(axis=1).astype(np.int64)
-    active = [
-        t for t, c in zip(_log_thresholds(policy), policy.categories, strict=True) if c.active
-    ]
+    active = [t for t, c in zip(log_threshold_K, policy.categories, strict=True) if c.active]
     threshold = np.float64(active[0] if active else np.inf)
     margin_N = margin(_total(value_NK), np.full(len(value_NK), threshold))
     return _settle(value_NK, np.where(margin_N >= 0.0, best_N + 1, 0), margin_N)
 
 
-def _any(policy: Policy, logq_NC: Doubles) -> Decisions:
+def _any(policy: Policy, logq_NC: Doubles, log_threshold_K: Doubles) -> Decisions:
     value_NK = _masked(policy, logq_NC)
-    log_thresholds_NK = np.broadcast_to(_log_thresholds(policy), value_NK.shape)
+    log_thresholds_NK = np.broadcast_to(log_threshold_K, value_NK.shape)
     margin_NK = np.where(np.isfinite(value_NK), margin(value_NK, log_thresholds_NK), -np.inf)
     widest_N = margin_NK.argmax(axis=1).astype(np.int64)
     margin_N = _pick(margin_NK, widest_N)

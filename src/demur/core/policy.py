@@ -18,7 +18,7 @@ from demur.core.goals.goal import Promise
 from demur.core.midway.monitor import AnswerSampling, Monitor
 from demur.core.rates import Rate
 from demur.core.taxonomy import Taxonomy
-from demur.core.threshold import ALWAYS, NEVER
+from demur.core.threshold import ALWAYS, NEVER, OnDefer, check_thresholds
 
 Rule = Literal["natural", "heaviest", "released", "sum", "any", "bias"]
 Override = Literal["suppress", "force"]
@@ -62,6 +62,15 @@ class CategoryPolicy:
     locked: bool = False  # callers cannot override the threshold
     limits: tuple[float, float] | None = None  # callers may override within [lowest, highest]
     curve: tuple[CurvePoint, ...] = ()  # strict to lenient
+    # from here up to the threshold requests are deferred (demur.core.threshold); None: none is
+    defer_threshold: float | None = None
+    on_defer: OnDefer | None = None
+    defer_text: str = ""  # sent as the answer to a deferred request
+
+    @property
+    def held_from(self) -> float:
+        """The lowest probability that is not answered: refused, or deferred where it defers."""
+        return self.threshold if self.defer_threshold is None else self.defer_threshold
 
     @property
     def may_emit(self) -> bool:
@@ -135,7 +144,8 @@ class Policy:
                 "give one per category of the taxonomy, in its order",
             )
         for name, category in zip(self.taxonomy.names, self.categories, strict=True):
-            _check_category(name, category)
+            _check_translations(name, category)
+            check_thresholds(name, category, self.rule)
         check_fits(self.calibrator, self.taxonomy.tokens)
         _check_monitor(self)
         forced = [
@@ -147,7 +157,8 @@ class Policy:
             raise PolicyError(
                 f"categories {forced} are all forced", "force at most one: one token is emitted"
             )
-        if self.rule == "sum" and len({c.threshold for c in self.categories if c.active}) > 1:
+        active = [c for c in self.categories if c.active]
+        if self.rule == "sum" and len({(c.threshold, c.held_from) for c in active}) > 1:
             raise PolicyError(
                 "rule 'sum' has one threshold for all active categories", "make them equal"
             )
@@ -197,6 +208,11 @@ class Policy:
     def writes(self, column: int) -> bool:
         """Whether the model writes the text after a control token, by score column."""
         return self.own_text(column) is None
+
+    @property
+    def defers(self) -> bool:
+        """Whether some category may defer requests, at these thresholds or moved ones."""
+        return any(c.on_defer is not None for c in self.categories)
 
     def category(self, name: str) -> CategoryPolicy:
         """The policy of one category, by name."""
@@ -279,14 +295,23 @@ class Policy:
         passing = tuple(replace(c, override="suppress") for c in self.categories)
         return replace(self, categories=passing)
 
+    def require_no_deferral(self, who: str) -> None:
+        """Raise PolicyError if some category defers: `who` can only answer or refuse."""
+        if self.defers:
+            raise PolicyError(
+                f"policy {self.name!r} defers requests, and {who} only answers or refuses",
+                "serve it with `demur serve` (docs/serve.md), or use a policy without on_defer",
+            )
+
     def with_thresholds(self, thresholds: dict[str, float]) -> Policy:
         """The same policy with other thresholds for the named categories, of which nothing was
-        promised.
+        promised. A category defers from where it did, or nothing where its threshold is below that.
         """
         changed = list(self.categories)
         for name, threshold in thresholds.items():
             at = self.taxonomy.index(name)
-            changed[at] = replace(changed[at], threshold=threshold)
+            lower = changed[at].defer_threshold and min(changed[at].held_from, threshold)
+            changed[at] = replace(changed[at], threshold=threshold, defer_threshold=lower)
         return replace(self, categories=tuple(changed), promises=())
 
     def threshold_at_rate(self, category: str, rate: float) -> float:
@@ -422,27 +447,3 @@ def _check_translations(name: str, category: CategoryPolicy) -> None:
             f"category {name!r} has translations of a text that it does not have",
             "put the text for all other languages into on_refuse",
         )
-
-
-def _check_category(name: str, category: CategoryPolicy) -> None:
-    _check_translations(name, category)
-    t = category.threshold
-    if math.isnan(t) or t < 0:
-        raise PolicyError(
-            f"threshold {t} of category {name!r} is not in [0, inf]", "0 always refuses, inf never"
-        )
-    if not math.isfinite(category.bias):
-        raise PolicyError(
-            f"bias {category.bias} of category {name!r} is not finite", "to silence it, suppress it"
-        )
-    if category.limits is not None:
-        low, high = category.limits
-        if not 0 <= low <= high:
-            raise PolicyError(
-                f"limits [{low}, {high}] of category {name!r} are not ordered", "lowest first"
-            )
-        if not low <= t <= high:
-            raise PolicyError(
-                f"threshold {t} of category {name!r} is outside its limits [{low}, {high}]",
-                "move one",
-            )

@@ -1,9 +1,9 @@
 """The port between server and engine: the decision first, then the answer that follows it.
 
 A backend reads the score at the first answer position, decides with demur.core.decision under the
-request's policy, and only then writes: nothing for a refusal that has a text of the operator's own,
-else the answer or the model's own refusal, going on from the same prefill where it can.
-Implementations are named in demur.assembly.wiring.BACKENDS.
+request's policy, and only then writes: nothing for a deferral, or for a refusal that has a text of
+the operator's own; else the answer or the model's own refusal, going on from the same prefill where
+it can. Implementations are named in demur.assembly.wiring.BACKENDS.
 """
 
 from __future__ import annotations
@@ -79,15 +79,17 @@ class ServeReply:
     decision: Decision
     logp_C: Floats  # what was decided on
     prompt_tokens: int
-    # empty for a refusal whose text the policy holds: no token is generated for it
+    # empty for a refusal or a deferral whose text the policy holds: no token is generated for it
     parts: AsyncIterator[AnswerPart]
     by_front: bool = False  # decided by a cascade's front model: see demur.core.cascade
 
 
 def generates_nothing(ask: ServeRequest, decision: Decision) -> bool:
-    """Whether no text is to be generated: the operator's own text stands for the refusal, or the
-    request wants the decision alone.
+    """Whether no text is to be generated: the operator's own text stands for the refusal or the
+    deferral, or the request wants the decision alone.
     """
+    if decision.outcome == "defer":
+        return True
     if not decision.refuses:
         return not ask.answers
     return not ask.policy.writes(decision.column)

@@ -21,6 +21,7 @@ from demur.core.midway.followed import AnswerScoring
 from demur.core.midway.monitor import AnswerSampling, Statistic
 from demur.core.policy import OnDoubt, Override, Rule
 from demur.core.rows.facets import FACETS, Facet, MixBy
+from demur.core.threshold import OnDefer
 
 # How promises are certified: demur.stats.thresholds.solve.
 Method = Literal["auto", "shared", "even", "path", "vectors", "budgets", "graphical", "anytime"]
@@ -165,6 +166,10 @@ class CalibrateSettings:
     on_refuse: Mapping[str, str] = field(default_factory=dict)
     # category -> language tag -> that text
     translations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    # category -> ask or escalate: between answer and refusal, see demur.core.threshold
+    on_defer: Mapping[str, OnDefer] = field(default_factory=dict)
+    # category -> the text to send then
+    defer_text: Mapping[str, str] = field(default_factory=dict)
     # name -> category -> refusal rate
     sensitivities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     calibrator: str = NONE  # "auto", one of CALIBRATORS, or "correctness-aware"

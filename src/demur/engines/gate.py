@@ -25,8 +25,8 @@ def forced_ids(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> I
     call settled_ids.
 
     control_ids: C token ids, respond first, in the order of the score's columns. logp_NC: see
-    demur.core.score. Raises EngineError on ids that do not fit the taxonomy, ScoreError on anything
-    but log-probabilities.
+    demur.core.score. Raises EngineError on ids that do not fit the taxonomy, PolicyError on a
+    policy that defers, ScoreError on anything but log-probabilities.
     """
     return _ids_of(policy, control_ids)[decide_many(policy, logp_NC).choice_N]
 
@@ -43,7 +43,10 @@ def settled_ids(policy: Policy, control_ids: Sequence[int], logp_NC: Floats) -> 
 
 
 def _ids_of(policy: Policy, control_ids: Sequence[int]) -> Ints:
-    """The control ids as an array, (C,). Raises EngineError unless there is one per choice."""
+    """The control ids as an array, (C,). Raises EngineError unless there is one per choice, and
+    PolicyError on a policy that defers.
+    """
+    policy.require_no_deferral("a gate on control tokens")
     ids_C = banned_ids(control_ids)
     if len(ids_C) != len(policy.taxonomy.tokens):
         raise EngineError(

@@ -15,7 +15,7 @@ from typing import Any
 from demur.assembly.opened_run import Run, open_run
 from demur.assembly.wiring import BACKENDS, import_by_name
 from demur.base.errors import ConfigError
-from demur.core.conversation.languages import refusal_text
+from demur.core.conversation.languages import operators_text
 from demur.core.policy import CategoryPolicy, Policy, natural
 from demur.core.ports import Prompt
 from demur.core.serving import Backend, Finish, Sampling, ServeRequest
@@ -55,7 +55,7 @@ class HarnessAnswer:
     """The answer to one request, refusals among them."""
 
     text: str  # the answer, the model's own refusal, or the policy's text
-    refused_with: str | None  # category; None: answered
+    refused_with: str | None  # category; None: answered, or deferred with the policy's text
     prompt_tokens: int
     tokens: int  # written after the control token
     finish: Finish
@@ -89,8 +89,8 @@ async def answer_request(backend: Backend, ask: ServeRequest) -> HarnessAnswer:
         tokens += part.tokens
         finish = part.finish or finish
     refused_with = reply.decision.choice if reply.decision.refuses else None
-    # A policy may replace the model's own refusal by a text; None: the model writes it.
-    own = None if refused_with is None else refusal_text(ask.policy.category(refused_with))
+    # A policy's text of a refusal or a deferral; None: the model writes it.
+    own = operators_text(ask.policy, reply.decision)
     return HarnessAnswer(
         text=text if own is None else own,
         refused_with=refused_with,

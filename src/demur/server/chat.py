@@ -1,10 +1,11 @@
 """POST /v1/chat/completions: admit the caller, decide the request, write the response.
 
 1. The caller is admitted by its key, the body is read and prepared for the backend.
-2. Text in tools and schemas is scored by itself; one refusal there refuses the request.
+2. Text in tools and schemas is scored by itself; one refusal there refuses the request, and one
+   deferral defers it unless the conversation is refused.
 3. Otherwise the conversation (or its latest turn) is scored and decided, once per choice.
 4. The decision is counted in metrics, monitors and the log before any answer text is generated.
-5. Answers and refusals are sent whole or as a stream of events: demur.server.writer.
+5. Answers, refusals and deferrals are sent whole or as a stream of events: demur.server.writer.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from demur.base.errors import ScoreDoubt, ScoreError
 from demur.core.conversation.declared import policy_for_declared
 from demur.core.conversation.folding import latest_turn
-from demur.core.conversation.languages import preferred_languages, refusal_text
-from demur.core.decision import Decision, doubt_reason
+from demur.core.conversation.languages import operators_text, preferred_languages
+from demur.core.decision import doubt_reason
 from demur.core.serving import Backend, ServeReply, ServeRequest
 from demur.server.admission.control import Caller, read_body
 from demur.server.monitoring.log import log_event
 from demur.server.requests.context import RequestContext, context_of, while_connected
 from demur.server.requests.prepare import PreparedRequest, prepare_request, schema_digest
 from demur.server.requests.schema import parse_chat
-from demur.server.responses import ResponseHead, scores_of
+from demur.server.responses import ResponseHead, action_of, decision_word, scores_of
 from demur.server.state import ServerState
 from demur.server.writer import DecidedChoice, ResponseWriter
 from demur.stages.watch.live import ScoredRequest
@@ -110,17 +111,18 @@ async def _decide(
         if state.settings.on_doubt == "error":
             raise
         context.decision = "undecided"
-        undecided = DecidedChoice(reply=None, category=None, text=state.settings.doubt_text)
+        undecided = DecidedChoice(reply=None, text=state.settings.doubt_text)
         return [undecided for _ in prepared.serve_requests]
     _record_decision(replies[0], prepared, state, context, declared=declared)
-    choices = []
-    for reply in replies:
-        category, text = _category(reply.decision), None
-        if category is not None:
-            # None where the model writes the refusal
-            text = refusal_text(prepared.effective.policy.category(category), context.languages)
-        choices.append(DecidedChoice(reply=reply, category=category, text=text, declared=declared))
-    return choices
+    policy = prepared.effective.policy
+    return [
+        DecidedChoice(
+            reply=reply,
+            text=operators_text(policy, reply.decision, context.languages),
+            declared=declared,
+        )
+        for reply in replies
+    ]
 
 
 def _record_decision(
@@ -138,8 +140,8 @@ def _record_decision(
     """
     policy = prepared.effective.policy
     context.decision_s = round(context.elapsed_s(), 6)
-    context.decision = "refuse" if first.decision.refuses else "respond"
-    context.category = _category(first.decision)
+    context.decision, context.category = decision_word(first.decision), first.decision.category
+    context.on_defer = action_of(policy, first.decision)
     if state.backend.fingerprint.front is not None:
         context.by_front = first.by_front
     if first.decision.doubt:
@@ -164,7 +166,11 @@ def _record_decision(
 async def _open_declared(
     state: ServerState, prepared: PreparedRequest, context: RequestContext
 ) -> list[ServeReply]:
-    """Score the request's declared text; return refusals, one per choice, or [] if none is due."""
+    """Score the request's declared text; return refusals or deferrals, one per choice, or [] if
+    none is due.
+
+    A refusal goes before a deferral, also one of the conversation.
+    """
     serve_requests = prepared.serve_requests
     policy = policy_for_declared(serve_requests[0].policy, state.settings.declared_categories)
     # decision only: without schema and tools, and without an answer unless it is a refusal
@@ -176,13 +182,23 @@ async def _open_declared(
         state.backend, [replace(bare[0], messages=prompt) for prompt in prepared.declared], context
     )
     context.beside_tokens += sum(reply.prompt_tokens for reply in opened)
-    for prompt, reply in zip(prepared.declared, opened, strict=True):
-        if reply.decision.refuses:
-            # this prompt is the one that is answered, so usage counts it as the prompt itself
-            context.beside_tokens -= reply.prompt_tokens
-            others = [replace(serve_request, messages=prompt) for serve_request in bare[1:]]
-            return [reply, *await _open_all(state.backend, others, context)]
-    return []
+    pairs = list(zip(prepared.declared, opened, strict=True))
+    held = [pair for pair in pairs if pair[1].decision.refuses]
+    held = held or [pair for pair in pairs if pair[1].decision.outcome == "defer"]
+    if not held:
+        return []
+    prompt, reply = held[0]
+    if reply.decision.outcome == "defer":
+        # Read once more below where it refuses: rare, and nothing is generated here.
+        alone = [replace(a, policy=serve_requests[0].policy) for a in bare]
+        (conversation, *_) = await _open_conversation(state, alone, context)
+        context.beside_tokens += conversation.prompt_tokens
+        if conversation.decision.refuses:
+            return []
+    # this prompt is the one that is answered, so usage counts it as the prompt itself
+    context.beside_tokens -= reply.prompt_tokens
+    others = [replace(serve_request, messages=prompt) for serve_request in bare[1:]]
+    return [reply, *await _open_all(state.backend, others, context)]
 
 
 async def _open_conversation(
@@ -200,7 +216,7 @@ async def _open_conversation(
         for a in serve_requests
     ]
     (decided,) = await _open_all(state.backend, bare[:1], context)
-    if decided.decision.refuses:
+    if decided.decision.outcome != "answer":
         return [decided, *await _open_all(state.backend, bare[1:], context)]
     context.beside_tokens += decided.prompt_tokens
     # Every category is suppressed, so that the answer to the whole conversation cannot be refused
@@ -247,12 +263,11 @@ def _response_head(
     context: RequestContext,
 ) -> ResponseHead:
     live, overridden = prepared.live, prepared.effective.overridden
-    decision = "refuse" if first.category else "respond" if first.reply else "undecided"
     # requests that no monitor counts: see _record_decision
     outside = overridden or first.declared or bool(context.synthetic)
     note: dict[str, Any] = {
-        "decision": decision,
-        "category": first.category,
+        "decision": first.word,
+        "category": first.reply.decision.category if first.reply else None,
         "policy": live.policy.name,
         "policy_hash": live.digest,
         "overridden": overridden,
@@ -262,6 +277,8 @@ def _response_head(
     }
     if first.reply is None or first.reply.decision.doubt:
         note["doubt"] = NO_SCORE if first.reply is None else OFF_THE_TOKENS
+    if first.word == "defer" and first.reply is not None:
+        note["on_defer"] = action_of(prepared.effective.policy, first.reply.decision)
     if first.declared:
         note["decided_on"] = "declared"
     elif state.settings.decides_on != "conversation" and len(
@@ -279,7 +296,3 @@ def _response_head(
         taxonomy=live.policy.taxonomy.names,
         note=note,
     )
-
-
-def _category(decision: Decision) -> str | None:
-    return decision.choice if decision.refuses else None

@@ -1,6 +1,6 @@
 """Response bodies: OpenAI's chat completion and its chunks, with demur's fields.
 
-1. A refusal is in `refusal`, with `content` null.
+1. A refusal is in `refusal`, with `content` null; a deferral's text is in `content`.
 2. `content_filter_results` lists every category, as Azure's API does, so that evaluation tools see
    which one refused.
 3. `demur` holds the decision and the policy that made it.
@@ -20,6 +20,7 @@ from demur.core.decision import Decision
 from demur.core.policy import Policy
 from demur.core.score import leftover_of
 from demur.core.serving import Finish
+from demur.core.threshold import OnDefer, Outcome
 from demur.server.settings import RefusalFinish
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
@@ -32,6 +33,11 @@ Promises = Literal[
     "void",
     "none",
 ]
+
+
+# "defer": the operator's text is the answer, and nothing was generated
+DecisionWord = Literal["respond", "refuse", "defer", "undecided"]
+_WORDS: Mapping[Outcome, DecisionWord] = {"answer": "respond", "refuse": "refuse", "defer": "defer"}
 
 
 class FilterResult(BaseModel):
@@ -83,8 +89,8 @@ class Usage(BaseModel):
 class Note(BaseModel):
     """The "demur" object of a response: the decision and where it comes from."""
 
-    decision: Literal["respond", "refuse", "undecided"]
-    category: str | None  # refused with
+    decision: DecisionWord
+    category: str | None  # refused or deferred with
     policy: str
     policy_hash: str  # of the stored policy, before overrides
     overridden: bool  # whether the caller moved a threshold
@@ -94,6 +100,7 @@ class Note(BaseModel):
     # Refused for text in tools or a schema, or decided without the turns before; left out
     # otherwise.
     decided_on: Literal["declared", "latest turn"] | None = None
+    on_defer: OnDefer | None = None  # of a deferral; left out otherwise
     doubt: str | None = None  # why the score decides nothing; left out where it does
     leftover: float | None = None  # operators only: probability outside the control tokens
 
@@ -162,6 +169,16 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
     }
+
+
+def decision_word(decision: Decision) -> DecisionWord:
+    """Return a decision as answers and logs have it."""
+    return _WORDS[decision.outcome]
+
+
+def action_of(policy: Policy, decision: Decision) -> OnDefer | None:
+    """Return what the policy does about a deferral; None where nothing is deferred."""
+    return None if decision.deferred is None else policy.category(decision.deferred).on_defer
 
 
 def scores_of(policy: Policy, decision: Decision, logp_C: Floats) -> dict[str, Any]:

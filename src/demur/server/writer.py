@@ -25,7 +25,14 @@ from demur.server.monitoring.log import log_event
 from demur.server.monitoring.metrics import Metrics
 from demur.server.requests.context import RequestContext
 from demur.server.requests.prepare import PreparedRequest
-from demur.server.responses import ResponseHead, finish_reason, tool_call_deltas, usage
+from demur.server.responses import (
+    DecisionWord,
+    ResponseHead,
+    decision_word,
+    finish_reason,
+    tool_call_deltas,
+    usage,
+)
 from demur.server.settings import ServerSettings
 
 DONE = b"data: [DONE]\n\n"
@@ -36,14 +43,24 @@ class DecidedChoice:
     """The decision about one of n choices, with the backend's reply to it."""
 
     reply: ServeReply | None  # None: no score decides, and the operator's `on_doubt` refused
-    category: str | None  # refused with; None if it is answered, or was not decided
-    text: str | None  # of the refusal, where it is the operator's own
-    declared: bool = False  # refused for text in the tools or the schema, not for the conversation
+    text: str | None  # of the refusal or the deferral, where it is the operator's own
+    # refused or deferred for text in the tools or the schema, not for the conversation
+    declared: bool = False
+
+    @property
+    def word(self) -> DecisionWord:
+        """The decision as answers and logs have it."""
+        return "undecided" if self.reply is None else decision_word(self.reply.decision)
 
     @property
     def refused(self) -> bool:
         """Whether the choice is a refusal."""
-        return self.reply is None or self.category is not None
+        return self.word in ("refuse", "undecided")
+
+    @property
+    def refused_with(self) -> str | None:
+        """The category that the choice is refused with, if it is a refusal with one."""
+        return self.reply.decision.category if self.reply and self.refused else None
 
 
 class ResponseWriter:
@@ -131,7 +148,7 @@ class ResponseWriter:
     async def _choice_events(
         self, head: ResponseHead, at: int, decided: DecidedChoice
     ) -> AsyncIterator[bytes]:
-        filters = {"content_filter_results": head.filter_results(decided.category)}
+        filters = {"content_filter_results": head.filter_results(decided.refused_with)}
         field = "refusal" if decided.refused else "content"
         # OpenAI's clients expect the role before any text; the note travels with the first chunk
         opening = {"role": "assistant", "content": None if decided.refused else "", "refusal": None}
@@ -151,7 +168,8 @@ class ResponseWriter:
     def _held_back(self, decided: DecidedChoice) -> int:
         """Newest tokens of a choice that a stream withholds."""
         monitor = self._policy.monitor
-        return 0 if monitor is None or decided.refused else monitor.held_back
+        own = decided.refused or decided.text is not None
+        return 0 if monitor is None or own else monitor.held_back
 
     async def _parts(self, decided: DecidedChoice) -> AsyncIterator[AnswerPart]:
         """Yield the parts of one choice, counting tokens; an operator's own text is a single part.
@@ -219,7 +237,7 @@ class ResponseWriter:
             of_refusals=settings.refusal_finish if stopped is None else settings.stop_finish,
         )
         self._context.finish = reason
-        category = decided.category if stopped is None else stopped["category"]
+        category = decided.refused_with if stopped is None else stopped["category"]
         end = {"finish_reason": reason, "content_filter_results": head.filter_results(category)}
         return end if stopped is None else {**end, "demur": stopped}
 

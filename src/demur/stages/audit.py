@@ -124,8 +124,8 @@ def _goal(text: str) -> PromisedGoal:
         )
     if not goal.labelled:
         raise GoalError(
-            f"goal {goal.text!r} needs no labels: whether a request was refused is known",
-            "count refusals: demur decide --scores FILE",
+            f"goal {goal.text!r} needs no labels: what was decided of a request is known",
+            "count decisions: demur decide --scores FILE",
         )
     return goal
 
@@ -139,6 +139,7 @@ def _planned(
         goal=goal,
         names=policy.taxonomy.names,
         refused_N=decided.refuses_N,
+        deferred_N=decided.defers_N,
         heaviest_N=decided.heaviest_N,
     )
     logq_NC = policy.calibrator.apply(table.logp_NC).astype(np.float64)

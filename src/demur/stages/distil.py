@@ -156,8 +156,9 @@ def _held(
     return HeldOutPrompts(
         odds_N=np.array([r.odds for r in readings]),
         risk_N=np.array([r.risk for r in readings]),
-        both_answer_N=settled_N & ~theirs.refuses_N & ~ours.refuses_N,
-        both_refuse_N=settled_N & theirs.refuses_N & (theirs.choice_N == ours.choice_N),
+        both_answer_N=settled_N & ~theirs.held_N & ~ours.held_N,
+        # refused, or deferred, alike
+        both_refuse_N=settled_N & theirs.held_N & (theirs.sent_N == ours.sent_N),
     )
 
 

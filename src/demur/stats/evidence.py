@@ -19,7 +19,7 @@ from demur.core.rates import Rate, decimal_fraction
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import expand_slices
 from demur.stats.thresholds.certify import CertifyOptions
-from demur.stats.thresholds.losses import grouped_by_policy, losses_of, refused_by
+from demur.stats.thresholds.losses import decided_by, grouped_by_policy, losses_of
 from demur.stats.thresholds.problem import Arrived, GroupedScores, Loss
 from demur.stats.thresholds.procedures.anytime import anytime_split, anytime_upper
 from demur.stats.thresholds.procedures.search import split_rows
@@ -54,10 +54,10 @@ def recount(
     """
     goals = expand_slices([promise.goal], policy, rows)
     board = grouped_by_policy(goals[0], policy, rows)
-    refused_N = refused_by(goals[0], policy, rows)
+    refused_N, held_N = decided_by(goals[0], policy, rows)
     parts = _parts if arrived is None else partial(_anytime_parts, policy, arrived)
     counted = [
-        (own.counted_under(refused_N, part_N), own.errors(refused_N))
+        (own.counted_under(refused_N, part_N), own.errors(refused_N, held_N))
         for seed in dict.fromkeys(seeds)
         for (loss,) in (losses_of(goals, policy, board, seed),)
         for own, part_N in parts(loss, board, seed)

@@ -10,7 +10,7 @@ from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.core.rows.facets import Facet
 from demur.stats.labelled import LabelledScores
-from demur.stats.thresholds.losses import grouped_by_policy, losses_of, refused_by
+from demur.stats.thresholds.losses import decided_by, grouped_by_policy, losses_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +38,8 @@ def slice_bounds(
     (loss,) = losses_of([promise.goal], policy, grouped_by_policy(promise.goal, policy, rows), 0)
     if rows.traits is None:
         return ()
-    refused_N = refused_by(promise.goal, policy, rows)
-    error_N = loss.errors(refused_N)
+    refused_N, held_N = decided_by(promise.goal, policy, rows)
+    error_N = loss.errors(refused_N, held_N)
     names = rows.traits.values(facet, loss.denominator(refused_N))
     if not names:  # a precision, and no row is refused
         return ()

@@ -49,7 +49,7 @@ def override_categories(
             promise.goal.midway and made.monitor == policy.monitor
         ):
             return promise
-        if forced and promised(promise.goal).errs_when == "answered":
+        if forced and promised(promise.goal).errs_when != "refused":
             # everything is refused: no decision can be one of its errors
             mix = tuple(
                 replace(part, rate=Rate(hits=0, of=part.rate.of), by_units=None)

@@ -18,6 +18,7 @@ from demur.cli import options
 from demur.cli.policies import named_policy, open_policy, policy_with_overrides, run_with_policy
 from demur.cli.policy_text import threshold_text
 from demur.cli.terminal import note, result_console
+from demur.core.conversation.languages import operators_text
 from demur.core.decision import Decision, decide_or_doubt, doubt_reason
 from demur.core.example import Message, Role
 from demur.core.policy import Policy
@@ -115,8 +116,8 @@ def _turn(
     # the last turn alone costs a prefill more, and only where there are earlier ones
     if len(prompt) > 1:
         alone = decide_or_doubt(policy, scorer.logp([prompt[-1:]])[0])
-        if alone.choice != decision.choice:
-            note(f"without the turns before it: {alone.choice} (/new begins anew)")
+        if alone.words != decision.words:
+            note(f"without the turns before it: {alone.words} (/new begins anew)")
     # Nothing was answered (engines that write nothing): the conversation cannot go on.
     text = _text(policy, decision, answer)
     return (*prompt, _message("assistant", text)) if text else ()
@@ -153,7 +154,8 @@ def _answer_prompt(
     logp_C = scorer.logp([prompt])[0]
     decision = decide_or_doubt(policy, logp_C)
     # else a second call writes the text after the token that was decided on
-    answers = engine.branches([prompt], [[decision.column]])[0] if speaks else {}
+    wanted = speaks and decision.outcome != "defer"
+    answers = engine.branches([prompt], [[decision.column]])[0] if wanted else {}
     return logp_C, decision, answers.get(decision.column)
 
 
@@ -165,9 +167,8 @@ def _show(policy: Policy, logp_C: Floats, decision: Decision, answer: Answer | N
     for name, p in zip(policy.taxonomy.choices, p_C, strict=True):
         table.add_row(name, "█" * round(p * BAR_WIDTH), f"{p:.4f}")
     console.print(table)
-    console.print(
-        f"decision: {decision.choice}", style="bold red" if decision.refuses else "bold green"
-    )
+    colour = {"refuse": "red", "defer": "yellow", "answer": "green"}[decision.outcome]
+    console.print(f"decision: {decision.words}", style=f"bold {colour}")
     stop = answer.stop if answer is not None else None
     if stop is not None:
         category = policy.taxonomy.choices[stop.column]
@@ -185,7 +186,7 @@ def _show(policy: Policy, logp_C: Floats, decision: Decision, answer: Answer | N
 
 def _text(policy: Policy, decision: Decision, answer: Answer | None) -> str:
     """The text of a turn, on which later turns are decided: the policy's own, else the answer's."""
-    own = policy.own_text(decision.column)
+    own = operators_text(policy, decision)
     if own is not None:
         return own
     return "" if answer is None else answer.text

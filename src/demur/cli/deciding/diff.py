@@ -14,7 +14,7 @@ from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.policies import doubt_note, open_policy, policy_file
 from demur.cli.terminal import note, print_json, print_table
-from demur.core.decision import decide_many
+from demur.core.decision import decide_many, outcome_words
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.store.policies.policy_file import policy_digest
@@ -77,10 +77,7 @@ def command(
 def _rows(table: ScoreTable, policies: tuple[Policy, Policy]) -> list[_Row]:
     """The decisions of both policies, row by row of the scores."""
     # by name, not by column: the taxonomies may order their categories otherwise
-    before, after = (
-        [p.taxonomy.choices[column] for column in decide_many(p, table.logp_NC).choice_N.tolist()]
-        for p in policies
-    )
+    before, after = (decide_many(p, table.logp_NC).words(p.taxonomy.choices) for p in policies)
     return [_Row(id=i, before=x, after=y) for i, x, y in zip(table.ids, before, after, strict=True)]
 
 
@@ -107,7 +104,7 @@ def _show(
     """Print the table of old and new decisions, then the first changed rows."""
     # a table of all pairs: rows are the old decision, columns the new one
     counts = Counter((row.before, row.after) for row in rows)
-    old, new = (p.taxonomy.choices for p in policies)
+    old, new = (outcome_words(p) for p in policies)
     table = [("from \\ to", *new), *((x, *(str(counts[x, y]) for y in new)) for x in old)]
     before, after = (f"{p.name!r} {policy_digest(p)[:19]}" for p in policies)
     print_table(table, title=f"decisions from {before} to {after}, {len(rows)} rows")

@@ -220,6 +220,10 @@ def _show(explained: _Explained) -> None:
         ]
         for s in explained.effective.settings
     ]
+    if policy.defers:
+        effective = explained.effective.policy
+        header.append("defers from")
+        cells = [[*row, _deferral_text(effective, row[0])] for row in cells]
     # with --row: what each threshold is compared with
     if decision:
         header.append("probability")
@@ -235,6 +239,14 @@ def _show(explained: _Explained) -> None:
         note(f"sensitivities of this policy: {known}")
     if explained.effective.overridden:
         note("the promises of the policy do not cover these thresholds")
+
+
+def _deferral_text(policy: Policy, name: str) -> str:
+    """From where a category defers, and what is done then."""
+    category = policy.category(name)
+    if category.defer_threshold is None:
+        return "-"
+    return f"{threshold_text(category.defer_threshold)}: {category.on_defer}"
 
 
 def _freedom(policy: Policy, setting: CategorySetting) -> str:
@@ -273,8 +285,12 @@ def _json(explained: _Explained) -> dict[str, object]:
                 "origin": s.origin,
                 "locked": c.locked,
                 "limits": [_plain(limit) for limit in c.limits] if c.limits else None,
+                "defer_threshold": None if c.on_defer is None else _plain(c.held_from),
+                "on_defer": c.on_defer,
             }
-            for s, c in zip(explained.effective.settings, policy.categories, strict=True)
+            for s, c in zip(
+                explained.effective.settings, explained.effective.policy.categories, strict=True
+            )
         ],
         "row": explained.decision,
     }

@@ -148,7 +148,8 @@ def _rows(folder: RunFolder, policy: Policy) -> Sequence[tuple[str, ...]]:
     examples = left_rows(folder).left
     # N rows in the order of the examples: the column that is emitted, and the one that ought to be
     # (0 = respond)
-    choice_N = decide_many(policy, _threshold_scores(folder, policy)).choice_N
+    decided = decide_many(policy, _threshold_scores(folder, policy))
+    choice_N, sent_N = decided.choice_N, decided.sent_N
     label_N = np.array([policy.taxonomy.column(e.label) for e in examples])
     rows = []
     for column, category in enumerate(policy.categories, start=1):
@@ -160,7 +161,7 @@ def _rows(folder: RunFolder, policy: Policy) -> Sequence[tuple[str, ...]]:
                 "-" if policy.rule == "natural" else threshold_text(category.threshold),
                 f"{emitted_N.sum()} of {len(examples)}",
                 f"{emitted_N[comply_N].sum()} of {comply_N.sum()}",
-                f"{(choice_N[own_N] == 0).sum()} of {own_N.sum()}",
+                f"{(sent_N[own_N] == 0).sum()} of {own_N.sum()}",
             )
         )
     return rows

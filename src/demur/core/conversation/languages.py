@@ -1,11 +1,12 @@
-"""Refusal texts in the caller's language."""
+"""Texts of the operator's own, for refusals in the caller's language and for deferrals."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from demur.core.policy import LANGUAGE_TAG, CategoryPolicy
+from demur.core.decision import Decision
+from demur.core.policy import LANGUAGE_TAG, CategoryPolicy, Policy
 
 QUALITY = re.compile(r"[qQ]\s*=\s*(0(\.\d{0,3})?|1(\.0{0,3})?)")  # RFC 9110 section 12.4.2
 
@@ -28,6 +29,19 @@ def refusal_text(category: CategoryPolicy, languages: Sequence[str] = ()) -> str
             if (tag := "-".join(subtags[:length])) in texts:
                 return texts[tag]
     return category.own_text
+
+
+def operators_text(policy: Policy, decision: Decision, languages: Sequence[str] = ()) -> str | None:
+    """The operator's text that is sent for a decision; None: the model writes.
+
+    That of a deferral has no translations.
+    """
+    if decision.category is None:
+        return None
+    category = policy.category(decision.category)
+    if decision.outcome == "defer":
+        return category.defer_text
+    return refusal_text(category, languages)
 
 
 def preferred_languages(header: str) -> tuple[str, ...]:

@@ -36,12 +36,24 @@ class Counts:
     # of the categories, in order; empty where only "refused" and "answered" are told apart
     names: tuple[str, ...] = ()
     active: tuple[str, ...] = ()  # categories that the policy may refuse with
+    # rows deferred, which rows_LC leaves out, by label and by category; None: nothing is deferred
+    defer_LC: Ints | None = None
 
     def columns(self, names: Sequence[str]) -> list[int] | None:
         """Columns of these categories; None where one of them is not counted by itself."""
         if not set(names) <= set(self.names):
             return None
         return [self.names.index(name) + 1 for name in names]
+
+    @property
+    def total(self) -> int:
+        """All rows."""
+        return int(self.rows_LC.sum()) + self.deferred
+
+    @property
+    def deferred(self) -> int:
+        """Rows deferred."""
+        return 0 if self.defer_LC is None else int(self.defer_LC.sum())
 
     @property
     def caught(self) -> int:

@@ -46,7 +46,7 @@ class Natural(Goal):
 
     def figure(self, counts: Counts) -> Rate | float | None:
         """Refused, among all rows."""
-        return Rate(hits=counts.caught + counts.false, of=int(counts.rows_LC.sum()))
+        return Rate(hits=counts.caught + counts.false, of=counts.total)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +65,7 @@ class TargetRate(Goal):
         if columns is None:
             return None
         emitted_LC = counts.rows_LC[:, columns or slice(1, None)]
-        return Rate(hits=int(emitted_LC.sum()), of=int(counts.rows_LC.sum()))
+        return Rate(hits=int(emitted_LC.sum()), of=counts.total)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -240,7 +240,7 @@ class Cost(Optimum):
             total += missed * int(rows_LC[c, 0]) + self.wrong * int(
                 rows_LC[c, 1:].sum() - rows_LC[c, c]
             )
-        return _share(float(total), int(rows_LC.sum()))
+        return _share(float(total), counts.total)
 
     def shown(self, figure: float) -> str:
         """Per 100 rows."""

@@ -27,6 +27,8 @@ from demur.core.taxonomy import RESPOND
 ANSWERED_KINDS = ("contrast", "benign")
 
 Whom = Literal["answer", "refuse", "any"]
+# what is done that makes a row which could err an error
+When = Literal["refused", "answered", "deferred"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +47,7 @@ class PromisedGoal(Goal):
     promised: ClassVar[bool] = True
     example: ClassVar[str]  # as people write it
     whom: ClassVar[Whom]  # the rows that it speaks of: to be answered, to be refused, or any
-    errs_when: ClassVar[Literal["refused", "answered"]]  # what makes a row that could err an error
+    errs_when: ClassVar[When]  # what makes a row that could err an error
     # whether it can be counted where a locked category refuses over the heaviest
     beside_locks: ClassVar[bool] = True
     by_hand: ClassVar[bool] = False  # whether labels by hand can correct a judge's in it
@@ -65,6 +67,13 @@ class PromisedGoal(Goal):
     def counts(self, rows: Rows, refused_N: Bools) -> Bools:  # noqa: ARG002
         """Which of the rows that it speaks of are in the denominator when these are refused."""
         return np.ones(len(rows.label_N), dtype=bool)
+
+    @classmethod
+    def erring(cls, refused_N: Bools, held_N: Bools) -> Bools:
+        """Which decisions make a row that could err an error. held_N: refused or deferred."""
+        if cls.errs_when == "refused":
+            return refused_N
+        return ~held_N if cls.errs_when == "answered" else held_N & ~refused_N
 
     def deciders(self, names: Sequence[str]) -> tuple[str, ...]:
         """The categories whose thresholds it depends on, of all these, whatever the rows."""
@@ -125,11 +134,15 @@ class PromisedGoal(Goal):
             return None
         # Each cell of the table as a row of its own, refused with the cell's decision, that counts
         # as many times as the cell says. `could_err` then serves rows and counts alike.
-        label_M, decided_M = (grid.ravel() for grid in np.indices(counts.rows_LC.shape))
+        # Deferred rows are further cells, with the category that they are deferred with.
+        tables = [counts.rows_LC] + ([] if counts.defer_LC is None else [counts.defer_LC])
+        grids = np.indices((len(tables), *counts.rows_LC.shape))
+        where, label_M, decided_M = (grid.ravel() for grid in grids)
         cells = Rows(label_N=label_M, heaviest_N=decided_M, names=counts.names)
-        wrong_M = self.could_err(cells) & ((decided_M > 0) == (self.errs_when == "refused"))
-        among_M = self.among(label_M, columns) & self.counts(cells, decided_M > 0)
-        times_M = counts.rows_LC.ravel()
+        refused_M = (where == 0) & (decided_M > 0)
+        wrong_M = self.could_err(cells) & self.erring(refused_M, refused_M | (where == 1))
+        among_M = self.among(label_M, columns) & self.counts(cells, refused_M)
+        times_M = np.stack(tables).ravel()
         return Rate(hits=int(times_M[among_M & wrong_M].sum()), of=int(times_M[among_M].sum()))
 
     @property
@@ -209,7 +222,7 @@ class OfRefusals(PromisedGoal):
     with.
     """
 
-    errs_when: ClassVar[Literal["refused", "answered"]] = "refused"
+    errs_when: ClassVar[When] = "refused"
 
     def could_err(self, rows: Rows) -> Bools:
         """Rows whose heaviest category is one of the goal's; all where it names none."""
@@ -237,12 +250,15 @@ class FalseRefusal(OfRefusals):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MissedRefusal(PromisedGoal):
-    """Answered, among requests to be refused, with these categories if it names some."""
+    """Answered, among requests to be refused, with these categories if it names some.
+
+    A deferred request is not answered, so that none is missed.
+    """
 
     name: ClassVar[str] = "missed_refusal"
     example: ClassVar[str] = "missed_refusal[safety] <= 0.02 soft"
     whom: ClassVar[Whom] = "refuse"
-    errs_when: ClassVar[Literal["refused", "answered"]] = "answered"
+    errs_when: ClassVar[When] = "answered"
     by_hand: ClassVar[bool] = True
 
     def could_err(self, rows: Rows) -> Bools:
@@ -257,7 +273,7 @@ class WrongCategory(PromisedGoal):
     name: ClassVar[str] = "wrong_category"
     example: ClassVar[str] = "wrong_category <= 0.1"
     whom: ClassVar[Whom] = "refuse"
-    errs_when: ClassVar[Literal["refused", "answered"]] = "refused"
+    errs_when: ClassVar[When] = "refused"
     beside_locks: ClassVar[bool] = False
 
     def could_err(self, rows: Rows) -> Bools:
@@ -348,13 +364,24 @@ class MissedStop(PromisedGoal):
     name: ClassVar[str] = "missed_stop"
     example: ClassVar[str] = "missed_stop[safety] <= 0.1"
     whom: ClassVar[Whom] = "refuse"
-    errs_when: ClassVar[Literal["refused", "answered"]] = "answered"
+    errs_when: ClassVar[When] = "answered"
     by_hand: ClassVar[bool] = True
     midway: ClassVar[bool] = True
 
     def could_err(self, rows: Rows) -> Bools:
         """Every row that it speaks of."""
         return self.among(rows.label_N, rows.columns(self.categories))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeferralRate(OfRefusals):
+    """Deferred, with these categories if it names some, among all traffic. Needs no labels."""
+
+    name: ClassVar[str] = "deferral"
+    example: ClassVar[str] = "deferral <= 0.1"
+    whom: ClassVar[Whom] = "any"
+    errs_when: ClassVar[When] = "deferred"
+    labelled: ClassVar[bool] = False
 
 
 PROMISED: tuple[type[PromisedGoal], ...] = (
@@ -365,6 +392,7 @@ PROMISED: tuple[type[PromisedGoal], ...] = (
     FalseDiscovery,
     FalseStop,
     MissedStop,
+    DeferralRate,
 )
 
 

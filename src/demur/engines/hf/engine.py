@@ -26,6 +26,7 @@ import torch
 
 from demur.base.arrays import Floats
 from demur.base.errors import EngineError, PromptTooLong
+from demur.core.conversation.languages import operators_text
 from demur.core.decision import Decision, decide_or_doubt
 from demur.core.example import Message
 from demur.core.fingerprint import Fingerprint
@@ -206,27 +207,33 @@ class HfEngine:
         prompts: Sequence[Sequence[int]],
         decisions: Sequence[Decision],
     ) -> list[Answer]:
-        """Write the answers of a batch of decided prompts, each until its monitor stops it."""
-        rows = [self._row(b, decision.column) for b, decision in enumerate(decisions)]
-        monitor = policy.monitor
-        if monitor is None:
-            return self._write(prefix, rows, self.rules)
-        most = min(self.rules.max_new_tokens, monitor.answers.most_tokens)
-        watches = [StopWatch(monitor) for _ in rows]
-        for b, (decision, ids) in enumerate(zip(decisions, prompts, strict=True)):
-            rows[b] = drawn(rows[b], monitor.answers, [*ids, rows[b].first_id])
+        """Write the answers of a batch of decided prompts, each until its monitor stops it.
+
+        Nothing is written for a deferral, whose text is the policy's.
+        """
+        rows = {b: self._row(b, d.column) for b, d in enumerate(decisions) if d.outcome != "defer"}
+        monitor, rules = policy.monitor, self.rules
+        watches = {b: StopWatch(monitor) for b in rows} if monitor is not None else {}
+        if monitor is not None:
+            most = min(self.rules.max_new_tokens, monitor.answers.most_tokens)
+            rules = replace(self.rules, max_new_tokens=most)
+        for b, watch in watches.items():
+            assert monitor is not None  # there are watches
+            rows[b] = drawn(rows[b], monitor.answers, [*prompts[b], rows[b].first_id])
             # A refusal is not watched.
-            rows[b].watch = None if decision.refuses else watches[b].push
+            rows[b].watch = None if decisions[b].refuses else watch.push
             rows[b].ends_with = frozenset(
                 column
                 for column in range(1, len(policy.taxonomy.tokens))
                 if not policy.writes(column)
             )
-        answers = self._write(prefix, rows, replace(self.rules, max_new_tokens=most))
-        return [
-            answer if watch.stop is None else stopped_answer(policy, answer, watch.stop)
-            for answer, watch in zip(answers, watches, strict=True)
-        ]
+        written = self._write(prefix, list(rows.values()), rules) if rows else []
+        answers = {b: _deferred(policy, d) for b, d in enumerate(decisions)}
+        answers |= dict(zip(rows, written, strict=True))
+        for b, watch in watches.items():
+            if watch.stop is not None:
+                answers[b] = stopped_answer(policy, answers[b], watch.stop)
+        return list(answers.values())
 
     @torch.inference_mode()
     def watched(
@@ -394,6 +401,11 @@ def stopped_answer(policy: Policy, answer: Answer, stop: Stop) -> Answer:
     if text is not None:
         return Answer(text=text, finished=True, tokens=0, stop=stop)
     return replace(answer, stop=stop)
+
+
+def _deferred(policy: Policy, decision: Decision) -> Answer:
+    """The policy's text of a deferral, as an answer for which nothing was generated."""
+    return Answer(text=operators_text(policy, decision) or "", finished=True, tokens=0)
 
 
 def shared_start(rows: Sequence[Sequence[int]]) -> int:

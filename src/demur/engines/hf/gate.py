@@ -65,6 +65,8 @@ class RefusalGate(LogitsProcessor):
     ) -> None:
         self._model = model
         self._policies = [policies] if isinstance(policies, Policy) else list(policies)
+        for policy in self._policies:
+            policy.require_no_deferral("RefusalGate")
         self._control_ids = banned_ids(control_ids)
         self._prompt_length = prompt_length
         self._raw_RV: torch.Tensor | None = None  # raw logits of the last forward pass

@@ -102,7 +102,7 @@ class HfBackend:
             await loop.run_in_executor(self._encoding, self._prepare, described)
         job, decision, logp_C = await self._decide(ask)
         parts: AsyncIterator[AnswerPart] = no_parts()
-        if mode != "none" and not decision.refuses:
+        if mode != "none" and decision.outcome == "answer":
             # The decision is made without the functions, the answer is written with them: from
             # another prompt, so this job ends here.
             self._worker.cancel(job)
@@ -124,7 +124,7 @@ class HfBackend:
     async def _begun(self, job: Job, decision: Decision) -> JobParts:
         """Parts of a decided request's answer; first waits for the grammar of its JSON schema."""
         schema = job.ask.json_schema
-        if schema is not None and not decision.refuses:
+        if schema is not None and decision.outcome == "answer":
             try:
                 grammar = await self._grammars.begin(schema, job.ask.tenant)
             except BaseException:  # cancellation too: a request without a caller keeps no place

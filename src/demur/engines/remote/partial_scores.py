@@ -50,8 +50,8 @@ def decide_partial(
     left = max(0.0, 1.0 - float(np.exp(list(listed.values())).sum()))
     corners_SC = _corners(policy, known_C, missing, (least, left))
     decisions = decide_many(policy, corners_SC)
-    if len(set(decisions.choice_N.tolist())) > 1:
-        open_choices = sorted({policy.taxonomy.choices[c] for c in decisions.choice_N})
+    open_choices = sorted(set(decisions.words(policy.taxonomy.choices)))
+    if len(open_choices) > 1:
         raise ScoreDoubt(
             f"the backend lists no score for {[tokens[c] for c in missing]}: at most "
             f"{min(least, left):.3g}, which leaves {open_choices} open",

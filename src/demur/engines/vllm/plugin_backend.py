@@ -4,7 +4,8 @@ and checked here.
 1. The request names the policy, its digest and the thresholds in force.
 2. The stream opens with the control token that the plug-in forced and the scores it decided on.
 3. The same scores must lead to the same token here, under the caller's policy; else BackendDown.
-4. JSON answers, tool calls and policies that the plug-in lacks take the two calls of the gateway.
+4. JSON answers, tool calls, policies that defer and those that the plug-in lacks take the two calls
+   of the gateway.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class PluginBackend(TwoCallBackend):
 
     async def open(self, ask: ServeRequest) -> ServeReply:
         """See TwoCallBackend.open. Raises BackendDown also where the server decided otherwise."""
-        if ask.json_schema is not None or ask.tools:
+        # The plug-in forces a control token, which cannot defer.
+        if ask.json_schema is not None or ask.tools or ask.policy.defers:
             return await TwoCallBackend.open(self, ask)
         ask.policy.require_model(self.declared)
         ask.policy.require_no_monitor("the plug-in")

@@ -49,7 +49,8 @@ class PolicyRegistry:
 
     default: the policy of requests that name none. required: refuse requests without a policy.
     `model` is the fingerprint that all policies share, now and after every reload. Raises
-    PolicyError on an invalid or missing policy, ConfigError on an unknown default; a file that
+    PolicyError on an invalid or missing policy, or a default one that defers, ConfigError on an
+    unknown default; a request under any other policy that defers is refused. A file that
     becomes invalid later leaves its last valid policy in force.
     """
 
@@ -70,6 +71,8 @@ class PolicyRegistry:
         self.model = _fingerprint_of(read_folder(folder, trust=trust))
         self._take(read_folder(folder, self.model, trust))
         self._set.require_sound()
+        if default is not None and default in self._set.policies:
+            self._set.policies[default].policy.require_no_deferral("the plug-in")
         if default is not None and default not in self._set.policies:
             raise ConfigError(
                 f"{DEFAULT_VARIABLE} = {default!r} is not in {folder}", self._known(default)
@@ -194,8 +197,12 @@ def _fingerprint_of(policies: PolicySet) -> Fingerprint:
 
 @lru_cache(maxsize=1024)
 def _encode_policy(live: Live, thresholds: tuple[tuple[str, float], ...]) -> str:
-    """A policy under a request's thresholds, as JSON. Raises AccessError on a forbidden one."""
+    """A policy under a request's thresholds, as JSON. Raises AccessError on a forbidden one,
+    PolicyError on a policy that the plug-in cannot act on.
+    """
     live.policy.require_no_monitor("the plug-in")
+    # A server of ours may read the same folder, and serve such a policy in front of this one.
+    live.policy.require_no_deferral("the plug-in")
     policy = apply_overrides(live.policy, PolicyChoice(thresholds=dict(thresholds))).policy
     # Every request carries this text: curves, translations, promises and sensitivities, which
     # decide nothing, are left out.

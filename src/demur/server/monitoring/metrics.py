@@ -217,7 +217,7 @@ class Metrics:
     ) -> None:
         """Count a decision, or with None an undecided request. logp_C: the score, (C,), or None."""
         tenant, name = context.tenant or "", context.policy or ""
-        self._decisions.labels(tenant, name, decision.choice if decision else UNDECIDED).inc()
+        self._decisions.labels(tenant, name, decision.words if decision else UNDECIDED).inc()
         if decision is None or decision.doubt:
             self._doubt.labels(tenant, name, "refused" if decision else UNDECIDED).inc()
         if context.overridden:

@@ -46,7 +46,8 @@ class RequestContext:
     overridden: bool | None = None
     synthetic: bool | None = None  # whether no monitor counts it
     decision: str | None = None
-    category: str | None = None
+    category: str | None = None  # refused or deferred with
+    on_defer: str | None = None  # ask or escalate, where it is deferred
     # the score decides nothing: refused by the policy's rule, or undecided
     doubt: bool | None = None
     # whether a cascade's front model decided; None where there is none

@@ -76,6 +76,7 @@ def run(
     made for another model.
     """
     candidate.policy.require_model(candidate.scorer.fingerprint)
+    candidate.policy.require_no_deferral("a benchmark")
     sampled = _sampled(config, sets)
     prompts = [row.prompt for s in sampled for row in s.rows]
     # `fit` has the indices of the prompts that the model can read; the others are left out, by

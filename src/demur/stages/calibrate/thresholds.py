@@ -20,7 +20,7 @@ from demur.core.goals.goal import Goal
 from demur.core.policy import GENERATE, CategoryPolicy, Policy
 from demur.core.settings import CalibrateSettings, Method
 from demur.core.taxonomy import Taxonomy
-from demur.core.threshold import NEVER
+from demur.core.threshold import ALWAYS, NEVER
 from demur.stages.attempts import CertifyRequest, certify_counted, scored_rows_digest
 from demur.stages.calibrate.calibrator import FittedCalibrator
 from demur.stages.calibrate.inputs import Inputs
@@ -58,16 +58,23 @@ def template(config: CalibrateSettings, taxonomy: Taxonomy, fingerprint: Fingerp
         config.limits,
         config.on_refuse,
         config.translations,
+        config.on_defer,
+        config.defer_text,
     )
     for name in chain.from_iterable(named):
         taxonomy.index(name)
+    # never, or as near to it as the category's range allows
+    strictest = {name: config.limits.get(name, (ALWAYS, NEVER))[1] for name in taxonomy.names}
     categories = tuple(
         CategoryPolicy(
             active=name not in config.inactive,
             locked=name in config.locked,
             limits=config.limits.get(name),
-            # never, or as near to it as the category's range allows
-            threshold=config.limits[name][1] if name in config.limits else NEVER,
+            threshold=strictest[name],
+            # nothing is deferred until goals say from where on
+            defer_threshold=strictest[name] if name in config.on_defer else None,
+            on_defer=config.on_defer.get(name),
+            defer_text=config.defer_text.get(name, ""),
             on_refuse=config.on_refuse.get(name, GENERATE),
             translations=tuple(config.translations.get(name, {}).items()),
         )

@@ -63,6 +63,7 @@ def read_comparison(
             "rows it was fitted on",
             f"calibrate again: demur calibrate {folder.root}",
         )
+    policy.require_no_deferral("evaluate")
     # only on rows that the calibrator was not fitted on does a promise about thresholds hold
     unseen = left_rows(folder)
     calibrate = _scored(folder, "calibrate", unseen, policy, seen)

@@ -254,5 +254,6 @@ def _errors(policy: Policy, audit: Audit, rows: LabelledScores) -> tuple[Bools, 
     except DataError:
         none_N = np.zeros(len(rows.label_N), dtype=bool)
         return none_N, none_N
-    refused_N = decide_many(policy, rows.table.logp_NC).refuses_N
-    return np.asarray(loss.errors(refused_N), dtype=bool), loss.denominator(refused_N)
+    decided = decide_many(policy, rows.table.logp_NC)
+    error_N = loss.errors(decided.refuses_N, decided.held_N)
+    return np.asarray(error_N, dtype=bool), loss.denominator(decided.refuses_N)

@@ -46,13 +46,17 @@ class Pool:
     names: tuple[str, ...]  # of the categories, in order
     refused_N: Bools
     heaviest_N: Ints  # column of the category that each is, or would be, refused with
+    deferred_N: Bools | None = None  # None: nothing is deferred
 
     def value(self, label_N: Ints) -> Doubles:
         """error - level * (the goal speaks of it), if these were the labels; shape (N,)."""
         rows = Rows(label_N=label_N, heaviest_N=self.heaviest_N, names=self.names)
         among_N = self.goal.among(label_N, rows.columns(self.goal.categories))
         among_N &= self.goal.counts(rows, self.refused_N)
-        wrong_N = self.refused_N if self.goal.errs_when == "refused" else ~self.refused_N
+        wrong_N = self.goal.erring(
+            self.refused_N,
+            self.refused_N if self.deferred_N is None else self.refused_N | self.deferred_N,
+        )
         error_N = among_N & self.goal.could_err(rows) & wrong_N
         return error_N.astype(np.float64) - self.goal.level * among_N
 

@@ -25,6 +25,8 @@ from demur.stats.slices import (
 )
 from demur.stats.thresholds.explain import failure_of
 from demur.stats.thresholds.problem import Arrived
+from demur.stats.thresholds.procedures.band import certify_band
+from demur.stats.thresholds.procedures.band_failure import band_failure
 from demur.stats.thresholds.procedures.budgets import (
     certify_budgets,
     certify_graphical,
@@ -33,6 +35,7 @@ from demur.stats.thresholds.procedures.corrected import certify_corrected
 from demur.stats.thresholds.procedures.ordered import certify_ordered
 from demur.stats.thresholds.procedures.outlook import with_outlook
 from demur.stats.thresholds.procedures.requests import (
+    BAND,
     CORRECTED,
     ORDERED,
     CertifyCase,
@@ -47,7 +50,13 @@ from demur.stats.thresholds.procedures.sequences import (
     certify_vectors,
 )
 from demur.stats.thresholds.procedures.shared import certify_shared
-from demur.stats.thresholds.procedures.task import CertifyTask, Finding, Tried, check_shares
+from demur.stats.thresholds.procedures.task import (
+    CertifyTask,
+    Finding,
+    NotCertified,
+    Tried,
+    check_shares,
+)
 from demur.stats.thresholds.results import Certified, Failure, Uncertified
 
 _METHODS: Mapping[str, Callable[[CertifyTask], Finding]] = {
@@ -59,7 +68,12 @@ _METHODS: Mapping[str, Callable[[CertifyTask], Finding]] = {
     "graphical": certify_graphical,
     "anytime": certify_anytime,
 }
-_PROCEDURES = {**_METHODS, CORRECTED: certify_corrected, ORDERED: certify_ordered}
+_PROCEDURES = {
+    **_METHODS,
+    CORRECTED: certify_corrected,
+    ORDERED: certify_ordered,
+    BAND: certify_band,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,7 +214,7 @@ def _best(
     if best is None:
         assert failed is not None  # something is always tried
         if explained:
-            return with_outlook(failed, failure_of(failed))
+            return with_outlook(failed, _why(failed))
         return failed.found if isinstance(failed.found, Uncertified) else _unexplained(failed.task)
     method = best[1].method + _others(tried, deltas)
     # Rows labelled by hand may be tested in two readings: the last one of a goal is by requests.
@@ -210,6 +224,14 @@ def _best(
     return replace(
         best[1], method=method + _labels_used(case) + together, evidence=tuple(seen.values())
     )
+
+
+def _why(tried: Tried) -> Failure:
+    """The reason why a procedure certified nothing, in words."""
+    found = tried.found
+    if isinstance(found, NotCertified) and found.surest is not None:
+        return band_failure(tried.task, found)
+    return failure_of(tried)
 
 
 def _others(tried: Sequence[tuple[str, CertifyTask]], deltas: Sequence[float]) -> str:

@@ -16,7 +16,7 @@ from demur.core.decision import compared_scores, compared_slack, decide_many
 from demur.core.goals.counts import Rows
 from demur.core.goals.goal import Goal
 from demur.core.goals.kinds import TargetRate
-from demur.core.goals.promised import PROMISED, PromisedGoal, promised
+from demur.core.goals.promised import PROMISED, DeferralRate, PromisedGoal, promised
 from demur.core.midway.compared import compared_peaks
 from demur.core.midway.followed import stopped, stopping
 from demur.core.midway.peaks import AnswerPeaks
@@ -55,6 +55,7 @@ def grouped_scores(template: Policy, rows: LabelledScores, *, shared: bool) -> G
         logq_N=compared_scores(template, logp_NC).astype(np.float64),
         heaviest_N=heaviest_N,
         locked=_locks(template, rows, locked),
+        deferring=_deferring(template, active, shared=shared),
     )
     # how far each score may move, and each of a locked category
     slack_N = compared_slack(template, logp_NC, ENGINE_TOLERANCE)
@@ -79,13 +80,17 @@ def counted_by(
     return grouped_scores(template, rows, shared=shared)
 
 
-def refused_by(goal: Goal, policy: Policy, rows: LabelledScores) -> Bools:
-    """Which rows a policy refuses, or stops where the goal speaks of stops; shape (N,)."""
-    if goal.midway and policy.monitor is None:
-        return np.zeros(len(rows.label_N), dtype=bool)
-    if goal.midway and policy.monitor is not None:
-        return stopped(policy.monitor, _answers_of(goal, rows))
-    return decide_many(policy, rows.table.logp_NC).refuses_N
+def decided_by(goal: Goal, policy: Policy, rows: LabelledScores) -> tuple[Bools, Bools]:
+    """Which rows a policy refuses, and which it refuses or defers; or, twice, which it stops where
+    the goal speaks of stops. Shape (N,) each.
+    """
+    if goal.midway:
+        none_N = np.zeros(len(rows.label_N), dtype=bool)
+        monitor = policy.monitor
+        stopped_N = none_N if monitor is None else stopped(monitor, _answers_of(goal, rows))
+        return stopped_N, stopped_N
+    decided = decide_many(policy, rows.table.logp_NC)
+    return decided.refuses_N, decided.held_N
 
 
 def _grouped_answers(goal: Goal, template: Policy, rows: LabelledScores) -> GroupedScores:
@@ -156,15 +161,23 @@ def rate_under(
     seed: draws one row of each unit. Raises what losses_of raises.
     """
     (loss,) = losses_of([goal], policy, grouped_by_policy(goal, policy, rows), seed)
-    refused_N = refused_by(goal, policy, rows)
+    refused_N, held_N = decided_by(goal, policy, rows)
     everyone_N = np.ones(len(refused_N), dtype=bool)
-    return loss.measured(refused_N, everyone_N), loss.mix(refused_N, everyone_N)
+    return loss.measured(refused_N, everyone_N, held_N), loss.mix(refused_N, everyone_N, held_N)
 
 
 def _moved(logq_N: Doubles, by_N: Doubles) -> Doubles:
     """Log-probabilities that are off by so much, as float32 values; doubtful rows stay at +inf."""
     moved_N = np.minimum(logq_N + by_N, 0.0).astype(np.float32).astype(np.float64)
     return np.where(logq_N == np.inf, np.inf, moved_N)
+
+
+def _deferring(template: Policy, active: Sequence[str], *, shared: bool) -> frozenset[int]:
+    """The groups of which some category defers."""
+    defer = [template.category(name).on_defer is not None for name in active]
+    if not shared:
+        return frozenset(g for g, does in enumerate(defer) if does)
+    return frozenset({0} if any(defer) else ())
 
 
 def _locked(template: Policy, active: Sequence[str]) -> list[tuple[int, str]]:
@@ -290,6 +303,8 @@ def check_categories(goal: PromisedGoal | TargetRate, template: Policy) -> None:
     """
     # which categories stop is the monitor's matter: _check_stopping
     about_tokens = (isinstance(goal, TargetRate) or goal.of_tokens) and not goal.midway
+    if isinstance(goal, DeferralRate):
+        _check_deferral(goal, template)
     for name in goal.categories:
         try:
             category = template.category(name)
@@ -300,6 +315,22 @@ def check_categories(goal: PromisedGoal | TargetRate, template: Policy) -> None:
                 f"goal {goal.text!r}: category {name!r} is not active",
                 "activate it, or name another",
             )
+
+
+def _check_deferral(goal: DeferralRate, template: Policy) -> None:
+    """Raise GoalError where a category that the goal names, or every one, does not defer."""
+    idle = [
+        name
+        for name, category in zip(template.taxonomy.names, template.categories, strict=True)
+        if category.on_defer is None
+    ]
+    named = [name for name in goal.categories if name in idle]
+    if named or len(idle) == len(template.categories):
+        which = f"{', '.join(map(repr, named))} does not defer" if named else "no category defers"
+        raise GoalError(
+            f"goal {goal.text!r} bounds how much is deferred, and {which}",
+            "say what is done then: on_defer and defer_text in [calibrate]",
+        )
 
 
 def require_steerable(goal: Goal, template: Policy) -> None:

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import GoalError
 from demur.core.goals.counts import Rows
-from demur.core.goals.promised import PromisedGoal
+from demur.core.goals.promised import PromisedGoal, When
 from demur.core.rates import Rate, Slice, TrafficMix, stored
 from demur.core.rows.facets import FACETS
 from demur.core.score import ENGINE_TOLERANCE
@@ -55,12 +54,14 @@ class GroupedScores:
     # give; None: scores are taken as they are
     low: GroupedScores | None = None
     high: GroupedScores | None = None
+    # groups whose categories defer, from thresholds of their own on; see procedures.band
+    deferring: frozenset[int] = frozenset()
 
-    def at_worst(self, when: Literal["refused", "answered"]) -> GroupedScores:
+    def at_worst(self, when: When) -> GroupedScores:
         """The rows with the scores, within the tolerance of engines, that err the most for goals
         that refusals or answers break.
         """
-        return (self.high if when == "refused" else self.low) or self
+        return (self.low if when == "answered" else self.high) or self
 
     def method(self, words: str) -> str:
         """The name of a procedure, with the tolerance that its counts allow for."""
@@ -133,13 +134,17 @@ class Loss:
         return self.goal.level
 
     @property
-    def when(self) -> Literal["refused", "answered"]:
+    def when(self) -> When:
         """The decision that makes a row of could_err_N an error."""
         return self.goal.errs_when
 
-    def errors(self, refused_N: Bools) -> Bools:
-        """The rows that err when the rows of refused_N are refused and all others answered."""
-        return self.could_err_N & (refused_N if self.when == "refused" else ~refused_N)
+    def errors(self, refused_N: Bools, held_N: Bools | None = None) -> Bools:
+        """The rows that err when the rows of refused_N are refused, the others of held_N deferred,
+        and all others answered. None: nothing is deferred.
+        """
+        return self.could_err_N & self.goal.erring(
+            refused_N, refused_N if held_N is None else held_N
+        )
 
     def denominator(self, refused_N: Bools) -> Bools:
         """The rows of the denominator when the rows of refused_N are refused."""
@@ -233,23 +238,25 @@ class Loss:
         """The groups whose thresholds can change the goal's rate."""
         return [g for g, names in enumerate(grouped.groups) if set(names) & set(self.deciders)]
 
-    def rate(self, refused_N: Bools, part_N: Bools) -> Rate:
+    def rate(self, refused_N: Bools, part_N: Bools, held_N: Bools | None = None) -> Rate:
         """The goal's rate over the requests of part_N."""
         of = self.of(part_N & self.denominator(refused_N))
-        return Rate(hits=self.weigh(self.errors(refused_N) & part_N), of=of)
+        return Rate(hits=self.weigh(self.errors(refused_N, held_N) & part_N), of=of)
 
-    def measured(self, refused_N: Bools, part_N: Bools) -> Rate:
+    def measured(self, refused_N: Bools, part_N: Bools, held_N: Bools | None = None) -> Rate:
         """The same rate, which knows the units of its rows."""
         rows = self._counted_rows(part_N & self.denominator(refused_N))
-        return rows.measured(self.errors(refused_N))
+        return rows.measured(self.errors(refused_N, held_N))
 
-    def mix(self, refused_N: Bools, part_N: Bools) -> tuple[Slice, ...]:
+    def mix(
+        self, refused_N: Bools, part_N: Bools, held_N: Bools | None = None
+    ) -> tuple[Slice, ...]:
         """The goal's rate in each slice. Empty where the rows carry no traits."""
         if self.traits is None:
             return ()
         among_N = self.denominator(refused_N) & part_N
         units = RowUnits.of(len(among_N), self.unit_N, self.count_N)
-        mix = mix_of(self.traits, self.errors(refused_N), among_N, units)
+        mix = mix_of(self.traits, self.errors(refused_N, held_N), among_N, units)
         return tuple(part for part in mix if part.facet not in self.goal.settled_by)
 
 

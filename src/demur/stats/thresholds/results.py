@@ -53,6 +53,8 @@ class Certified:
     method: str
     # delta of the test of each goal; None where it is divided further, over categories
     tested_at: float | None = None
+    # from where on each category that defers does so, as `thresholds`; None: none does
+    held_from: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from demur.base.errors import GoalError, GoalInfeasible
 from demur.core.decision import decide_many
 from demur.core.goals.goal import Goal, Promise
 from demur.core.goals.kinds import Cost, Natural, Optimum, TargetRate
-from demur.core.goals.promised import PromisedGoal
+from demur.core.goals.promised import DeferralRate, PromisedGoal
 from demur.core.midway.compared import with_thresholds
 from demur.core.policy import Policy
 from demur.core.rates import decimal_fraction, stored
@@ -66,6 +66,7 @@ def solve(
     if not goals:
         raise GoalError("no goal is given", "the simplest are 'natural' and 'f1 max'")
     goals = expand_slices(goals, template, rows)
+    _require_budget(goals, template)
     case = _SolveInputs(
         goals=goals, template=template, rows=rows, options=options, data_digest=data_digest
     )
@@ -192,6 +193,15 @@ def solve_by_probabilities(
     return replace(policy, promises=(promise,))
 
 
+def _require_budget(goals: Sequence[Goal], template: Policy) -> None:
+    """Raise GoalError on a template that defers, where no goal says how often it may."""
+    if template.defers and not any(isinstance(goal, DeferralRate) for goal in goals):
+        raise GoalError(
+            f"policy {template.name!r} may defer, and no goal says how often",
+            "add one such as 'deferral <= 0.1', or take on_defer out",
+        )
+
+
 def _closed_form(case: _SolveInputs) -> bool:
     """Whether one goal alone is met by one shared threshold or its own optimum.
 
@@ -203,6 +213,7 @@ def _closed_form(case: _SolveInputs) -> bool:
         or case.options.method not in ("auto", "shared")
         or case.rows.hand_N is not None
         or not case.goals[0].monotone
+        or case.template.defers
     ):
         return False
     several = (
@@ -243,9 +254,10 @@ def _certified(case: _SolveInputs) -> Policy:
     asked = [g for g in case.goals if isinstance(g, PromisedGoal)]
     found = certify(case.goals, template, case.rows, options)
     if isinstance(found, Granted):
-        policy = template.with_thresholds(
-            dict(zip(template.taxonomy.names, found.certified.thresholds, strict=True))
-        )
+        names, certified = template.taxonomy.names, found.certified
+        policy = template.with_thresholds(dict(zip(names, certified.thresholds, strict=True)))
+        if certified.held_from is not None:
+            policy = _deferring_from(policy, certified.held_from)
         policy = with_curves(policy, case.rows)
         return replace(policy, promises=_promises(case, policy, found))
     if options.kept is not None:
@@ -281,6 +293,16 @@ def _measured_together(case: _SolveInputs) -> Policy:
     return replace(policy, promises=tuple(_beside(case, g, policy) for g in goals))
 
 
+def _deferring_from(policy: Policy, held_from: Sequence[float]) -> Policy:
+    """The policy where the categories that defer do so from these thresholds on."""
+    pairs = zip(policy.categories, held_from, strict=True)
+    categories = tuple(
+        c if c.on_defer is None else replace(c, defer_threshold=min(lowest, c.threshold))
+        for c, lowest in pairs
+    )
+    return replace(policy, categories=categories)
+
+
 def _promises(case: _SolveInputs, policy: Policy, granted: Granted) -> tuple[Promise, ...]:
     seen = {e.goal: e for e in granted.certified.evidence}
     method = granted.certified.method + "".join(f"; given up: {g.text}" for g in granted.given_up)
@@ -313,8 +335,10 @@ def _uncertified(case: _SolveInputs, goal: PromisedGoal, policy: Policy) -> Prom
         if case.options.kept is None
         else f"thresholds of {case.options.kept.name!r} kept"
     )
-    rate, mix = rate_under(policy, goal, case.rows, case.options.seed)
     made = _measured(case, goal, policy, f"not certified, {did}")
+    if isinstance(goal, DeferralRate) and not policy.defers:  # a kept policy without a band
+        return replace(made, status="uncertified")
+    rate, mix = rate_under(policy, goal, case.rows, case.options.seed)
     counts, by_units = stored(rate)
     return replace(made, status="uncertified", rate=counts, by_units=by_units, mix=mix)
 

@@ -36,6 +36,7 @@ from demur.core.policy import (
 )
 from demur.core.rates import ByUnits, Rate, Slice
 from demur.core.taxonomy import Taxonomy
+from demur.core.threshold import OnDefer
 from demur.store.fingerprint_json import StoredFingerprint
 from demur.store.policies.binding import promise_digest
 from demur.store.policies.calibrator_file import calibrator_from_json, calibrator_to_json
@@ -47,7 +48,12 @@ FileStatus = Literal["certified", "measured", "uncertified", "no longer supporte
 
 NEVER_WORD = "never"  # JSON has no infinity
 # the same in file and record
-_PLAIN = ("threshold", "active", "bias", "override", "on_refuse", "locked", "limits")
+_PLAIN = (
+    *("threshold", "active", "bias", "override", "on_refuse", "locked", "limits"),
+    *("defer_threshold", "on_defer", "defer_text"),
+)
+# keys of a category that came with the second version of the format
+_DEFERRAL = ("defer_threshold", "on_defer", "defer_text")
 
 Threshold = Annotated[
     float,
@@ -80,6 +86,9 @@ class CategoryPolicyRow(Strict):
     locked: bool = False
     limits: tuple[Threshold, Threshold] | None = None
     curve: tuple[CurveRow, ...] = ()
+    defer_threshold: Threshold | None = None
+    on_defer: OnDefer | None = None
+    defer_text: str = ""
 
     def to_core(self) -> CategoryPolicy:
         """The core record."""
@@ -164,6 +173,12 @@ class PolicyFile(Strict):
     def to_core(self) -> Policy:
         """The core record. Raises PolicyError if the parts contradict each other."""
         # Categories are compared by place from here on, so their order must be the taxonomy's.
+        deferring = [c.category for c in self.categories if c.on_defer is not None]
+        if deferring and self.format == "demur.policy/1":
+            raise PolicyError(
+                f"category {deferring[0]!r} defers, which format {self.format!r} does not know",
+                'write "format": "demur.policy/2"',
+            )
         named = tuple(c.category for c in self.categories)
         if named != self.taxonomy.names:
             raise PolicyError(
@@ -283,6 +298,10 @@ def policy_to_json(policy: Policy) -> dict[str, Any]:
     for table, late in late_keys:
         if not table[late]:
             del table[late]
+    for row in value["categories"]:
+        if row["on_defer"] is None:
+            for late in _DEFERRAL:
+                del row[late]
     return value
 
 
@@ -296,7 +315,8 @@ def _format(policy: Policy) -> Literal["demur.policy/1", "demur.policy/2"]:
     and refuse the rest.
     """
     of_units = any(p.by_units or any(part.by_units for part in p.mix) for p in policy.promises)
-    return "demur.policy/2" if policy.monitor or of_units else "demur.policy/1"
+    later = policy.monitor is not None or policy.defers or of_units
+    return "demur.policy/2" if later else "demur.policy/1"
 
 
 def _monitor_row(monitor: Monitor, taxonomy: Taxonomy) -> MonitorRow:

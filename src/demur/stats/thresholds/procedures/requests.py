@@ -49,7 +49,7 @@ WORTH_DIVIDING = 0.75
 _CORRECTED_DELTA = 0.1  # of delta, for a correction beside exact tests
 
 # these follow from the rows and from the goals, not from the caller
-CORRECTED, ORDERED = "corrected", "ordered"
+CORRECTED, ORDERED, BAND = "corrected", "ordered", "band"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -122,6 +122,9 @@ def requests(
         )
     grouped = _board(case, shared=alone)
     losses = losses_of(asked, case.template, grouped, case.seed)
+    if grouped.deferring:
+        _check_band(case)
+        return [(BAND, _asked(case, grouped, losses))]
     methods = _chosen(case, grouped, [tested for _, tested in case.tested(losses)], delta)
     found = []
     for method in methods:
@@ -134,6 +137,38 @@ def requests(
         if method == CORRECTED:  # it tests on other rows, and learns on its share of them
             found[-1] = (method, replace(found[-1][1], learn_share=case.learning))
     return found
+
+
+def _check_band(case: CertifyCase) -> None:
+    """Raise GoalError on what no band is calibrated with: another method, labels by a judge, rates
+    to be met.
+    """
+    beside = next(
+        (
+            words
+            for there, words in (
+                (case.method != "auto", f"method {case.method!r}"),
+                (case.rows.hand_N is not None, "labels by a judge"),
+                (any(isinstance(g, TargetRate) for g in case.goals), "a target rate"),
+            )
+            if there
+        ),
+        None,
+    )
+    names = [n for n in case.template.taxonomy.names if case.template.category(n).may_emit]
+    idle = [n for n in names if case.template.category(n).on_defer is None]
+    if idle and case.template.rule != "heaviest":
+        raise GoalError(
+            f"rule {case.template.rule!r} is calibrated with one threshold and one band for all "
+            f"categories, and {idle[0]!r} does not defer",
+            "let all active categories defer, or use rule 'heaviest'",
+        )
+    if beside is not None:
+        raise GoalError(
+            f"a category that defers beside {beside}: its two thresholds are certified in pairs, "
+            "by labelled rows",
+            "use method 'auto' and goals such as 'false_refusal <= 0.02; deferral <= 0.1'",
+        )
 
 
 def _chosen(

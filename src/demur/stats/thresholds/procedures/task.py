@@ -92,6 +92,9 @@ class NotCertified:
     vacuous: bool = False
     # rows may be added and looked at again: how many would do is then not worked out
     looks_again: bool = False
+    # the pair of vectors of a band that was tested first: thresholds of refusals, and of what is
+    # not answered, one per group
+    surest: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 Finding = Certified | Uncertified | NotCertified
@@ -163,13 +166,19 @@ def certified(
 
 
 def evidence_of(
-    losses: Sequence[Loss], refused_N: Bools, part_N: Bools, delta: float
+    losses: Sequence[Loss],
+    refused_N: Bools,
+    part_N: Bools,
+    delta: float,
+    held_N: Bools | None = None,
 ) -> tuple[Evidence, ...]:
-    """Error counts, exact p-values and upper bounds of all goals on the rows of part_N."""
+    """Error counts, exact p-values and upper bounds of all goals on the rows of part_N. held_N:
+    refused or deferred; None: nothing is deferred.
+    """
     found = []
     for loss in losses:
         seen = evidence(
-            loss.goal, loss.counted_under(refused_N, part_N), loss.errors(refused_N), delta
+            loss.goal, loss.counted_under(refused_N, part_N), loss.errors(refused_N, held_N), delta
         )
-        found.append(replace(seen, mix=loss.mix(refused_N, part_N)))
+        found.append(replace(seen, mix=loss.mix(refused_N, part_N, held_N)))
     return tuple(found)
