@@ -16,7 +16,7 @@ FLAGS = {
     "init": ["--out", "--json"],
     "data": ["--data", "--out", "--set", "--again", "--json"],
     "train": ["--processes", "--seen"],
-    "score": ["--rewrite", "--prompts", "--out", "--policy"],
+    "score": ["--rewrite", "--answers", "--temperature", "--prompts", "--out", "--policy"],
     "distil": ["--traffic", "--scores", "--bound", "--policy", "--json"],
     "plan-labels": [
         "--goal",

@@ -169,3 +169,16 @@ def test_more_success_takes_more_labels_and_all_goals_share_what_may_fail():
         Config(goals=BOTH, success=1.0)
     with pytest.raises(GoalError, match="'even' learns on rows to be refused"):
         run(Config(goals=BOTH, method="even"))
+
+
+def test_first_decisions_and_stops_have_half_of_delta_each():
+    goals = ("false_refusal <= 0.1", "false_stop <= 0.01")
+    refusal, stop = run(Config(goals=goals))
+    (alone,) = run(Config(goals=goals[1:]))
+    assert alone.needed == 299  # (1 - .01)^299 <= .05
+    assert stop.needed == 368  # at half of it
+    assert refusal.needed == 36
+    assert stop.labels == "to be answered"
+    both = run(Config(goals=(*goals, "missed_stop[safety] <= 0.1"), method="path"))
+    assert both[2].labels == "to be refused with safety"
+    assert both[1].needed > stop.needed  # goals of both sides divide it again

@@ -8,7 +8,8 @@ depends on a and delta alone. What the procedures take off beforehand (demur.sta
 2. Goals that err on either side share delta; budgets and graphical procedures divide level and
    delta over categories; path and vectors learn an order on part of the rows, and test on the rest:
    demur.stats.thresholds.plan.goal_tests.
-3. All goals are to be certified together with the probability of the plan, so that each may fail
+3. First decisions and stops are certified apart, each with half of delta where both are asked.
+4. All goals are to be certified together with the probability of the plan, so that each may fail
    with its share of the rest.
 """
 
@@ -36,6 +37,7 @@ from demur.stats.thresholds.losses import goal_rows
 from demur.stats.thresholds.plan import (
     DIVIDING,
     SUCCESS,
+    GoalTest,
     MethodPlan,
     PlanRow,
     likely_rates,
@@ -163,7 +165,8 @@ def _planned(
     known. exact: the part of delta that each one's test on drawn rows gets; None: all. rates:
     likely ones of the thresholds; None: not known.
     """
-    if config.method == "even" and any(goal.errs_when == "answered" for goal in goals):
+    first = [goal for goal in goals if not goal.midway]
+    if config.method == "even" and any(goal.errs_when == "answered" for goal in first):
         raise GoalError(
             "method 'even' learns on rows to be refused, which a goal here speaks of", "use 'path'"
         )
@@ -173,21 +176,35 @@ def _planned(
         shares=config.shares,
         on_failure=config.on_failure,
     )
-    spent = MethodPlan(
-        method=config.method,
-        delta=how.delta / len(sets_to_try(goals, how)),
-        learn_share=how.learn_share,
-    )
+    tests = _tests(config, how, goals, exact or [1.0] * len(goals))
     nothing = [None] * len(goals)
-    tests = spent.tests(
-        goals, [_shares(config, goal) for goal in goals], exact or [1.0] * len(goals)
-    )
     # Each goal may fail with its share of what the plan may.
     one = 1.0 - (1.0 - config.success) / len(goals)
     return tuple(
         replace(plan_row(goal, n, test, one, rate_Q), success=config.success)
         for goal, n, test, rate_Q in zip(goals, have, tests, rates or nothing, strict=True)
     )
+
+
+def _tests(
+    config: Config, how: CertifyOptions, goals: Sequence[PromisedGoal], exact: Sequence[float]
+) -> list[GoalTest]:
+    """The tests of each goal. First decisions and stops are certified apart, each with half of
+    delta where both are asked.
+    """
+    tests: dict[int, GoalTest] = {}
+    for midway in {goal.midway for goal in goals}:
+        at = [n for n, goal in enumerate(goals) if goal.midway == midway]
+        own = [goals[n] for n in at]
+        spent = MethodPlan(
+            # all that may stop an answer share one threshold
+            method="shared" if midway else config.method,
+            delta=how.delta / len({g.midway for g in goals}) / len(sets_to_try(own, how)),
+            learn_share=how.learn_share,
+        )
+        shares = [[] if midway else _shares(config, goal) for goal in own]
+        tests |= dict(zip(at, spent.tests(own, shares, [exact[n] for n in at]), strict=True))
+    return [tests[n] for n in range(len(goals))]
 
 
 def _shares(config: Config, goal: PromisedGoal) -> list[float]:

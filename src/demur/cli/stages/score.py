@@ -1,8 +1,9 @@
-"""demur score: model and held-out prompts -> one row of scores a prompt."""
+"""demur score: model and held-out prompts -> one row of scores a prompt, and one an answer."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from demur.cli import options
 from demur.cli.policies import open_policy, run_with_policy
 from demur.cli.terminal import TERMINAL, note, print_table, progress_bar
 from demur.core.score import ScoreTable
+from demur.core.settings import AnswerSettings
 
 if TYPE_CHECKING:
     from demur.assembly.run import Workspace
@@ -25,6 +27,18 @@ RewriteFlag = Annotated[
         metavar="NAME",
         help=("Score each prompt said otherwise too: case, typos, punctuation, paraphrase, tense."),
     ),
+]
+AnswersFlag = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Also write and follow an answer of at most N tokens to each, for a monitor.",
+    ),
+]
+TemperatureFlag = Annotated[
+    float | None,
+    typer.Option(metavar="T", min=0.0, help="Of these answers, as in service; 0: greedy."),
 ]
 PromptsFlag = Annotated[
     Path | None,
@@ -45,6 +59,8 @@ def command(
     run: options.Run,
     *,
     rewrite: RewriteFlag = None,
+    answers: AnswersFlag = None,
+    temperature: TemperatureFlag = None,
     prompts: PromptsFlag = None,
     out: OutFlag = None,
     policy: PolicyFlag = None,
@@ -61,13 +77,51 @@ def command(
         # through the config's own parser, which knows the names of rewrites
         asked = with_overrides(workspace.config.score, [f"rewrites={json.dumps(rewrite)}"], "score")
         workspace = workspace.with_settings("score", rewrites=asked.rewrites)
+    settings = _answers(workspace.config.score.answers, answers, temperature)
+    workspace = workspace.with_settings("score", answers=settings)
     tables = Steps(workspace, TERMINAL).perform("score")
     rows = [
         (split, str(len(table.ids)), f"{float(table.leftover_N.mean()):.4f}")
         for split, table in tables.items()
     ]
     print_table([("split", "prompts", "leftover mass"), *rows])
+    if settings is not None:
+        _note_answers(workspace, settings)
     note(f"next: demur calibrate {run}")
+
+
+def _answers(
+    settings: AnswerSettings | None, tokens: int | None, temperature: float | None
+) -> AnswerSettings | None:
+    """The config's settings of answers, with those of the flags. Raises ConfigError on a
+    temperature of no answers.
+    """
+    if settings is None and tokens is not None:
+        settings = AnswerSettings(most_tokens=tokens)
+    if settings is None:
+        if temperature is not None:
+            raise ConfigError("--temperature without answers", "add --answers 256")
+        return None
+    return replace(
+        settings,
+        most_tokens=settings.most_tokens if tokens is None else tokens,
+        temperature=settings.temperature if temperature is None else temperature,
+    )
+
+
+def _note_answers(workspace: Workspace, settings: AnswerSettings) -> None:
+    """Note how many answers were followed, and what they say about the model."""
+    from demur.store.scores.answer_peaks import answers_path, read_answers
+
+    rows = []
+    for split in workspace.config.score.splits:
+        found = [a.scored for a in read_answers(answers_path(workspace.folder, split)).answers]
+        tokens = sum(a.tokens for a in found) / max(len(found), 1)
+        ended = sum(a.finished for a in found)
+        empty = sum(a.tokens == 0 for a in found)
+        rows.append((split, str(len(found)), f"{tokens:.1f}", str(ended), str(empty)))
+    header = ("split", "answers", "mean tokens", "ended by themselves", "without a token")
+    print_table([header, *rows], title=f"followed: {settings.scoring.answers.text}")
 
 
 def _score_file(
