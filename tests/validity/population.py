@@ -376,6 +376,13 @@ CATEGORIES = {
         signal=2.5,
         sharp=True,
     ),
+    "graphical, shares that cannot be used": Case(
+        goals="false_refusal <= 0.06",
+        method="graphical",
+        shares={"safety": 0.6, "humanizing": 0.3, "incomplete": 0.1},
+        rows=DENSE,
+        signal=2.5,
+    ),
     "graphical, a finished category": Case(
         goals="false_refusal <= 0.3",
         method="graphical",

@@ -77,6 +77,19 @@ def test_a_goal_about_one_category_does_not_hold_the_others_back():
     assert strict.thresholds[2] <= alone.thresholds[2]
 
 
+def halves_rounded_up(of, level, delta):
+    """The parts of delta of two tests of one level: each has the most errors that its half allows,
+    and one more as long as both sizes stay within delta.
+    """
+    most = max(k for k in range(of) if binomial_cdf(k, of, level) <= delta / 2)
+    found = [most, most]
+    for at in (0, 1):
+        more = [k + (h == at) for h, k in enumerate(found)]
+        if sum(binomial_cdf(k, of, level) for k in more) <= delta:
+            found = more
+    return [binomial_cdf(k, of, level) / delta for k in found]
+
+
 def test_the_graphical_procedure_over_chains_is_the_graph_with_a_node_per_cut():
     rng = np.random.default_rng(4)
     for _ in range(20):
@@ -98,7 +111,7 @@ def test_the_graphical_procedure_over_chains_is_the_graph_with_a_node_per_cut():
         transfer[nodes[0] - 1] = 0.0
         transfer[nodes[0] - 1, heads[1]] = transfer[-1, heads[0]] = 1.0
         weight = np.zeros(sum(nodes))
-        weight[heads] = 0.5
+        weight[heads] = halves_rounded_up(of, 0.2, 0.1)
         rejected = graphical(p, weight, transfer, 0.1)
         found = certify_graphical(
             replace(asked, objective=replace(asked.objective, worth_N=np.ones(150)))
@@ -123,6 +136,22 @@ def test_a_finished_category_hands_its_delta_on_and_budgets_do_not():
     caught = [refused(f, labelled_rows, 2).refuses_N[label_N > 0].sum() for f in (lenient, careful)]
     assert lenient.thresholds[0] < careful.thresholds[0]
     assert caught[0] >= caught[1]
+
+
+def test_a_category_of_too_few_rows_hands_its_share_of_level_and_delta_on():
+    rng = np.random.default_rng(5)
+    label_N = np.repeat([0, 1, 2], [200, 200, 200])
+    logits_NC = rng.normal(size=(600, 3)) + 3 * np.eye(3)[label_N]
+    labelled_rows = labelled(log_softmax(logits_NC), label_N)
+    # so small a share of the level needs more rows than there are
+    asked = task("false_refusal <= 0.1", labelled_rows, k=2, delta=0.1)
+    asked = replace(asked, shares={asked.grouped.names[0]: 0.95, asked.grouped.names[1]: 0.05})
+    asked = replace(asked, objective=replace(asked.objective, worth_N=np.ones(600)))
+    lenient, careful = certify_graphical(asked), certify_budgets(asked)
+    assert lenient.thresholds[0] < careful.thresholds[0]
+    assert np.isinf([lenient.thresholds[1], careful.thresholds[1]]).all()
+    errors = refused(lenient, labelled_rows, 2).refuses_N[label_N == 0].sum()
+    assert errors == most_errors(200, 0.1, 0.1)
 
 
 def test_a_category_without_an_error_among_the_rows_still_needs_its_share():
@@ -181,7 +210,7 @@ def test_a_promise_is_not_kept_by_refusing_nobody():
     ("shares", "message"),
     [
         ({"safety": 0.5, "humanizing": 0.4, "incomplete": 0.2}, "sum to 1.1"),
-        ({"safety": 0.5, "humanizing": 0.5, "incomplete": 0.0}, "positive shares"),
+        ({"safety": 0.5, "humanizing": 0.5, "incomplete": 0.0}, "incomplete gets 0"),
         ({"safety": 1.0}, "one share each"),
     ],
 )
