@@ -250,7 +250,7 @@ def test_a_record_is_built_from_what_a_user_wrote():
         build(Numbers, {"count": 10}, "here")
 
 
-@pytest.mark.parametrize("name", ["demo", "own", "real", "hub_llama8b"])
+@pytest.mark.parametrize("name", ["demo", "own", "real", "hub_llama8b", "anywhere"])
 def test_every_example_loads_and_its_resolved_form_reads_back(tmp_path, name):
     folder = tmp_path if name == "real" else None
     config = load_config(EXAMPLES / f"{name}.toml", data_folder=folder)

@@ -12,6 +12,7 @@ from demur.core.taxonomy import coconot, single
 from demur.core.training.learning_rows import learning_rows
 from demur.core.training.seen import seen_rows
 from demur.core.training.settings import TrainSettings, tiny
+from demur.core.training.summary import taught_to_turn_back
 from demur.core.training.turn_back import TurnBack
 from demur.engines.fake.engine import FakeEngine
 from demur.stages import data, train
@@ -195,12 +196,12 @@ def test_what_was_harvested_lies_beside_the_model_and_goes_with_it(folder):
             return replace(trained, details={"transition_rows": 3})
 
     trained = train.run(tiny(), coconot(), Harvester(), folder)
-    assert trained.turns_back
-    assert read_model_file(folder.model).to_core().turns_back
+    assert taught_to_turn_back(read_model_file(folder.model).to_core().details)
+    assert trained.details == {"transition_rows": 3}
     assert (folder.stage("train") / HARVEST).read_text() == "{}\n"
     (folder.stage("train") / HARVEST).write_text("other")
     with pytest.raises(ArtifactError, match=r"harvest\.jsonl"):
         folder.require("train", "train/harvest.jsonl")
     again = train.run(replace(tiny(), seed=4), coconot(), Apprentice(), folder)
-    assert not again.turns_back
+    assert not taught_to_turn_back(again.details)
     assert not (folder.stage("train") / HARVEST).exists()

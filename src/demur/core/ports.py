@@ -76,14 +76,6 @@ class TrainedModel:
     details: dict[str, str | int | float | bool] = field(default_factory=dict)
     origin: Origin | None = None  # None: trained from nothing, or by others
 
-    @property
-    def turns_back(self) -> bool:
-        """Whether the model was taught a refusal token at positions after the first.
-
-        Where it was not, its probabilities of refusal tokens there were never trained.
-        """
-        return bool(self.details.get("transition_rows") or self.details.get("turn_back_rows"))
-
 
 class Trainer(Protocol):
     """Trains a checkpoint that emits a control token first."""

@@ -1,6 +1,11 @@
 import pytest
 
-from demur.core.training.summary import language_line, training_warnings, validation_line
+from demur.core.training.summary import (
+    language_line,
+    training_warnings,
+    turn_back_line,
+    validation_line,
+)
 
 GOOD = {
     "validation_loss": 0.21,
@@ -35,3 +40,14 @@ def test_what_was_not_measured_is_not_said():
 def test_a_figure_above_its_bound_is_warned_of_with_what_to_do(figure, words):
     (text,) = training_warnings(GOOD | figure)
     assert words in text
+
+
+def test_rows_that_turn_back_are_counted_and_what_was_harvested_for_them():
+    rows = {"turn_back_rows": 300, "transition_rows": 1310}
+    assert turn_back_line(rows) == "turning back: 300 turn-back rows and 1,310 transition rows"
+    harvested = turn_back_line(rows | {"harvested": 310, "harvest_left_out": 20})
+    assert harvested == (
+        "turning back: 300 turn-back rows and 1,310 transition rows, from 310 harvested answers "
+        "(20 more declined in words, or said nothing, and were left out)"
+    )
+    assert turn_back_line({}) is None

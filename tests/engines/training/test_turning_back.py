@@ -14,6 +14,7 @@ import torch
 from demur.base.errors import EngineError
 from demur.core.example import Example, Message
 from demur.core.ports import HARVEST
+from demur.core.training.summary import taught_to_turn_back
 from demur.core.training.turn_back import TurnBack, kept_positions
 from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.hf.engine import HfEngine
@@ -234,7 +235,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, HfEngine]:
         folder = tmp_path_factory.mktemp("toy")
         trained = SftTrainer(toy_settings(chosen)).train(toy(), TAXONOMY, folder)
         assert trained is not None
-        assert trained.turns_back == turns
+        assert taught_to_turn_back(trained.details) == turns
         found[turns] = HfEngine(model=folder / "model", tokens=TAXONOMY.tokens)
     return found
 

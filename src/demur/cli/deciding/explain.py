@@ -27,7 +27,7 @@ from demur.core.decision import decide
 from demur.core.operating_point import never_refused
 from demur.core.policy import THRESHOLD_RULES, Policy
 from demur.core.threshold import ALWAYS, NEVER
-from demur.core.training.summary import language_line, training_warnings
+from demur.core.training.summary import language_line, training_warnings, turn_back_line
 from demur.store.models.model_file import FILE_NAME, read_model_file
 from demur.store.policies.folder import Live, PolicySet, read_folder
 from demur.store.policies.policy_file import NEVER_WORD, policy_to_json
@@ -154,10 +154,10 @@ def _of_the_model(path: Path) -> list[str]:
         return []
     trained = read_model_file(model).to_core()
     made_from = [f"the model was made from {trained.origin.text}"] if trained.origin else []
-    language = language_line(trained.details)
+    lines = (language_line(trained.details), turn_back_line(trained.details))
     return [
         *made_from,
-        *([language] if language else []),
+        *(line for line in lines if line),
         *(f"warning: {w}" for w in training_warnings(trained.details)),
     ]
 
