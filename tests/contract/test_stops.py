@@ -91,7 +91,7 @@ def policy_of(engine, monitor):
 
 def whole(text):
     """A text without the bytes at its end that are no character; streams drop these."""
-    return text.rstrip("\ufffd").strip()
+    return text.strip().rstrip("\ufffd").strip()
 
 
 def disagreements(expected, found, close):

@@ -187,6 +187,22 @@ def test_json_and_tool_requests_are_watched_too(folder, fields):
         assert choice["demur"]["category"] == "safety"
 
 
+def test_where_the_latest_turn_decides_the_whole_conversations_answer_is_watched(folder):
+    turns = [("user", "Hi"), ("assistant", "Hello."), ("user", REFUSED)]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    with serving(folder, decides_on="latest turn") as server:
+        (choice,) = server.chat(messages=messages).json()["choices"]
+        assert choice["message"]["content"] is None
+        assert choice["demur"]["category"] == "safety"
+
+
+def test_declared_text_is_decided_at_the_first_position_alone(folder):
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    with serving(folder, declared_categories=("humanizing",)) as server:
+        (choice,) = server.chat(REFUSED, tools=[tool]).json()["choices"]
+        assert choice["demur"]["category"] == "safety"
+
+
 def test_a_stop_string_of_the_clients_ends_an_answer_before_the_monitor_does(folder):
     with serving(folder) as server:
         (choice,) = server.chat(REFUSED, stop=["e"]).json()["choices"]

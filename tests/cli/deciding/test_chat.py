@@ -11,6 +11,7 @@ from demur.base.files import write_json
 from demur.cli.deciding import chat
 from demur.core.decision import decide
 from demur.core.example import Message
+from demur.core.midway.monitor import Stop
 from demur.core.ports import Answer
 from demur.engines.hf.engine import HfEngine
 from tests import builders
@@ -93,3 +94,17 @@ def test_a_text_that_was_cut_off_says_so_and_is_remembered_as_it_was(capsys):
     )
     assert "It is ..." in capsys.readouterr().out
     assert turns[-1] == Message(role="assistant", content="It is")
+
+
+def test_a_stop_is_shown_with_its_category_and_place_and_the_refusal_is_remembered(capsys):
+    class Stopped(Model):
+        def answer(self, prompts, policy, progress=None):
+            ((logp_C, decision, _),) = super().answer(prompts, policy)
+            stop = Stop(column=2, position=7)
+            return [(logp_C, decision, Answer(text="No.", finished=True, tokens=1, stop=stop))]
+
+    policy = builders.policy(2)
+    turns = chat._turn(Stopped(), policy, (Message(role="user", content="How?"),), speaks=True)
+    shown = capsys.readouterr().out
+    assert f"stopped: {policy.taxonomy.names[1]}, after 7 tokens of an answer" in shown
+    assert turns[-1] == Message(role="assistant", content="No.")

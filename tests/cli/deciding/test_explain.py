@@ -1,15 +1,18 @@
 """What `demur explain` says of the model behind a run's policy."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from demur.cli.deciding.explain import _of_the_model
+from demur.core.midway.monitor import AnswerSampling, Monitor
 from demur.core.ports import Origin, TrainedModel
 from demur.core.taxonomy import single
+from demur.core.threshold import NEVER
 from demur.engines.fake.engine import FakeEngine
 from demur.store.models.model_file import write_model_file
-from demur.store.policies.policy_file import policy_digest, read_policy
+from demur.store.policies.policy_file import policy_digest, read_policy, write_policy
 from demur.store.run import RunFolder
 
 
@@ -58,6 +61,26 @@ def test_explain_shows_where_each_threshold_of_a_request_comes_from(demur, place
         if w not in shown.out
     ] == []
     assert "promises of the policy do not cover" in shown.err
+
+
+def test_explain_shows_the_thresholds_of_a_monitor(demur, place):
+    careful = read_policy(place / "policies" / "careful.json")
+    monitor = Monitor(
+        thresholds=(NEVER, NEVER, NEVER, 0.25, NEVER),
+        answers=AnswerSampling(most_tokens=128, temperature=0.0),
+    )
+    path = place / "watched.json"
+    write_policy(path, replace(careful, promises=(), monitor=monitor))
+    result = demur("explain", path)
+    assert result.code == 0
+    line = (
+        "monitor: stops an answer where the maximum reaches safety 0.25; on answers of at most "
+        "128 tokens, greedy, 24 tokens held back"
+    )
+    assert line in result.err
+    shown = json.loads(demur("explain", path, "--json").out)["monitor"]
+    assert shown["thresholds"]["safety"] == 0.25
+    assert shown["thresholds"]["humanizing"] == "never"
 
 
 def test_explain_refuses_what_the_server_would_refuse(demur, place):
