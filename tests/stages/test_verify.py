@@ -15,6 +15,7 @@ from demur.stages import calibrate, verify
 from demur.stats.evidence import rows_digest
 from demur.store.policies.policy_file import bind_promises, read_policy, write_policy
 from demur.store.policies.trust import DIGESTS_ONLY
+from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 
 GOALS = {
@@ -68,6 +69,27 @@ def test_what_calibrate_certifies_follows_from_its_run(folder, name):
     _, found = verify.run(folder.policy, folder, DIGESTS_ONLY)
     assert [v.counted.rate for v in found] == [p.rate for p in policy.promises]
     assert [rows_digest(v.counted.ids) for v in found] == [p.rows for p in policy.promises]
+
+
+@pytest.fixture(scope="module")
+def popular(tmp_path_factory):
+    """A run of which every seventh row stands for nine requests."""
+    rows = [replace(e, count=9 if n % 7 == 0 else 1) for n, e in enumerate(examples())]
+    return prepare(tmp_path_factory.mktemp("run"), rows, engine_for(rows, sharpness=4.0))
+
+
+@pytest.mark.parametrize("name", ["path", "calibrated", "anytime"])
+def test_promises_beside_popular_prompts_follow_from_the_run(popular, tmp_path, name):
+    folder = RunFolder(shutil.copytree(popular.root, tmp_path / "run"))
+    policy = certified(folder, **GOALS[name])
+    (promise,) = policy.promises
+    assert promise.rows is not None
+    assert faults(folder) == []
+    read = read_examples(folder.split("calibrate"))
+    answerable = [e.count for e in read if e.expected == "respond"]
+    # requests, and not all of them where some teach
+    assert len(answerable) < promise.rate.of
+    assert (promise.rate.of == sum(answerable)) == (name == "anytime")
 
 
 def test_a_forger_who_makes_the_digest_again_is_found_out(folder, tmp_path):

@@ -33,7 +33,7 @@ class CalibratorChoice(Strict):
     why: str
     notes: tuple[str, ...]  # what the reader of its probabilities should know
     # of the calibrate rows, about: with the seed it tells which rows, see
-    # demur.stats.sample.split_by_group
+    # demur.stats.sample.divide_rows
     share: float
     seed: int
     fitted_on: int  # calibrate rows that the calibrator was fitted on
