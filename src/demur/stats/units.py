@@ -295,6 +295,11 @@ def count_rows(
     return CountedRows(row_M=row_M, count_M=count_M, unit_M=unit_M, drawn_M=drawn_M)
 
 
+def requests_of(rows_N: Bools, count_N: Ints | None) -> int:
+    """The number of requests that these rows stand for; count_N: None: one each."""
+    return int(rows_N.sum() if count_N is None else count_N[rows_N].sum())
+
+
 def one_per_group(
     group_N: Ints | None, among_N: Bools, seed: int, count_N: Ints | None = None
 ) -> Bools:

@@ -28,7 +28,7 @@ from demur.stats.labelled import LabelledScores, Traits
 from demur.stats.sample import AskedRequests
 from demur.stats.traffic.bounds import EstimatedMix
 from demur.stats.traffic.rows import SpokenShares, TrafficRows, rows_of_traffic
-from demur.stats.units import CountedRows, RowUnits, count_rows
+from demur.stats.units import CountedRows, RowUnits, count_rows, requests_of
 from demur.stats.weighted import WeightedRows, weighted
 
 NO_GROUP = -1  # no threshold refuses this row
@@ -170,7 +170,7 @@ class Loss:
 
     def weigh(self, rows_N: Bools) -> int:
         """The number of requests that these rows stand for."""
-        return int(rows_N.sum() if self.count_N is None else self.count_N[rows_N].sum())
+        return requests_of(rows_N, self.count_N)
 
     def counted(self, part_N: Bools) -> CountedRows:
         """The rows of part_N in the goal's denominator, as evidence, whatever is decided.
@@ -314,7 +314,7 @@ class Objective:
         return bool(worthwhile_N.any() and not (worthwhile_N & refused_N).any())
 
     def _requests(self, rows_N: Bools) -> int:
-        return int(rows_N.sum() if self.count_N is None else self.count_N[rows_N].sum())
+        return requests_of(rows_N, self.count_N)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
