@@ -152,3 +152,10 @@ def test_a_score_file_says_the_facets_of_its_requests(folder, tmp_path):
     assert read_requests(path).traits["tenant"].count("small") == 240
     assert read_requests(folder.scores("test")).traits == {}
     assert read_examples(folder.split("calibrate"))[0].traits
+
+
+def test_a_goal_about_one_slice_of_the_mix_needs_no_mix(folder, tmp_path):
+    file = traffic_file(folder, tmp_path / "live.parquet")
+    goals = "false_refusal[tenant=small] <= 0.6; false_refusal[tenant=big] <= 0.6"
+    policy = run(folder, goal=f"{goals}; false_refusal <= 0.5", traffic=file, mix_by="tenant")
+    assert ["unlabelled requests" in p.method for p in policy.promises] == [False, False, True]

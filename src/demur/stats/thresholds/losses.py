@@ -257,23 +257,31 @@ def _loss(goal: PromisedGoal, template: Policy, grouped: GroupedScores, seed: in
 def _traffic_of(
     goal: PromisedGoal, rows: LabelledScores, among_N: Bools
 ) -> tuple[TrafficMix | None, SpokenShares | None]:
-    """The mix that a goal is promised for, and what it speaks of each slice. None where its rows
-    are of one label or slice, so that no mix changes its rate.
+    """The mix that a goal is promised for, and what it speaks of each slice. None where it can
+    speak of one slice only, so that no mix changes its rate.
     """
     mix = rows.traffic
     if not isinstance(mix, EstimatedMix):
         return None if mix is None else mix_among(mix, among_N, goal.text), None
-    # Of other labels a goal about rows of one speaks of no request.
-    alone = len(mix.names) == 1 or (mix.by_label and len(np.unique(mix.slice_N[among_N])) == 1)
-    if alone and goal.whom != "any":
-        return None, None
     rates = tuple(
         unit_rate(among_N, mix.slice_N == s, rows.group_N, rows.count_N)
         for s in range(len(mix.names))
     )
+    # A goal speaks of no other labels than its own, and of no slice that it does not name.
+    named = next((names for facet, names in goal.where if facet == mix.facet), mix.names)
+    of_labels = mix.by_label and goal.whom != "any"
+    barred = tuple(
+        name not in named or (of_labels and not rate.hits)
+        for name, rate in zip(mix.names, rates, strict=True)
+    )
+    if barred.count(False) == 1:
+        return None, None
     # Whether what it speaks of depends on no more than the slice.
-    whole = not goal.where and (goal.monotone or not goal.categories)
-    return mix, SpokenShares(rates=rates, settled=whole and (goal.whom == "any" or mix.by_label))
+    whole = {facet for facet, _ in goal.where} <= {mix.facet} and (
+        goal.monotone or not goal.categories
+    )
+    settled = whole and (goal.whom == "any" or mix.by_label)
+    return mix, SpokenShares(rates=rates, settled=settled, barred=barred)
 
 
 def goal_rows(goal: PromisedGoal, rows: LabelledScores, taxonomy: Taxonomy) -> Bools:

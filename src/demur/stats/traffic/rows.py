@@ -51,6 +51,8 @@ class SpokenShares:
 
     rates: tuple[Rate, ...]  # by the rows' labels
     settled: bool  # whether a slice is spoken of as a whole or not at all, by what slices are
+    # slices that it cannot speak of, by its own words: (S,); empty: there is none
+    barred: tuple[bool, ...] = ()
 
     def bounds(self, delta: float) -> ShareBounds:
         """Bounds that all of them keep together, but with probability delta."""
@@ -58,9 +60,10 @@ class SpokenShares:
         if self.settled:
             return ShareBounds(low_S=likely_S, high_S=likely_S)
         each = delta / (2 * len(self.rates))
+        may_S = ~np.array(self.barred or (False,) * len(self.rates))
         return ShareBounds(
-            low_S=np.array([rate.lower(each) for rate in self.rates]),
-            high_S=np.array([rate.upper(each) for rate in self.rates]),
+            low_S=np.array([rate.lower(each) for rate in self.rates]) * may_S,
+            high_S=np.array([rate.upper(each) for rate in self.rates]) * may_S,
         )
 
     @property
@@ -118,7 +121,7 @@ class TrafficRows(CountedRows):
     def needed(self, level: float, delta: float) -> int:
         """About the fewest units, mixed as these, that pass the test when no error is seen."""
         nothing_N = np.zeros(int(self.row_M.max()) + 1, dtype=bool)
-        wealth = -math.log(self.p_value(nothing_N, level, delta))
+        wealth = -math.log(max(self.p_value(nothing_N, level, delta), _TINY))
         return math.ceil(self.units * math.log(1.0 / delta) / max(wealth, 1e-9))
 
     def p_value(self, error_N: Bools, level: float, delta: float) -> float:
@@ -189,10 +192,10 @@ class TrafficRows(CountedRows):
         """The rate under the mix, what it is, and how it is known, for people."""
         mix = self.mix
         said = mix.bounds(self._for_shares(delta)).words(mix.facet, mix.names)
-        return (
-            f"about {self.mean(error_N):.2%} for the traffic that was seen, and held under any "
-            f"mix of {said}: {mix.source}"
-        )
+        held = f"held under any mix of {said}: {mix.source}"
+        if mix.by_label:
+            return held
+        return f"about {self.mean(error_N):.2%} for the traffic that was seen, {held}"
 
     def bounds(self, delta: float) -> ShareBounds:
         """Bounds of the shares of the slices among the requests that the goal speaks of."""
