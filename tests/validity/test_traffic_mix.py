@@ -13,8 +13,8 @@ import pytest
 from scipy.stats import binom
 
 from demur.core.rates import Rate
-from demur.stats.traffic.bounds import SeenMix, ShareBounds, ShiftedMix
-from demur.stats.traffic.rows import SpokenShares, rows_of_traffic
+from demur.stats.traffic.bounds import SeenMix, ShareBounds, ShiftedMix, SpokenShares
+from demur.stats.traffic.rows import rows_of_traffic
 from demur.stats.units import count_rows, unit_rate
 
 DRAWS, DELTA = 2000, 0.1

@@ -27,8 +27,7 @@ from demur.core.taxonomy import Taxonomy
 from demur.core.threshold import NEVER
 from demur.stats.labelled import UNCHECKED, LabelledScores, Traits
 from demur.stats.thresholds.problem import NO_GROUP, GroupedScores, Loss
-from demur.stats.traffic.bounds import EstimatedMix
-from demur.stats.traffic.rows import SpokenShares
+from demur.stats.traffic.bounds import EstimatedMix, SpokenShares
 from demur.stats.units import unit_rate
 from demur.stats.weighted import mix_among
 

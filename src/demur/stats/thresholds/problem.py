@@ -26,8 +26,8 @@ from demur.core.rows.facets import FACETS
 from demur.core.score import ENGINE_TOLERANCE
 from demur.stats.labelled import LabelledScores, Traits
 from demur.stats.sample import AskedRequests
-from demur.stats.traffic.bounds import EstimatedMix
-from demur.stats.traffic.rows import SpokenShares, TrafficRows, rows_of_traffic
+from demur.stats.traffic.bounds import EstimatedMix, SpokenShares
+from demur.stats.traffic.rows import TrafficRows, rows_of_traffic
 from demur.stats.units import CountedRows, RowUnits, count_rows, requests_of
 from demur.stats.weighted import WeightedRows, weighted
 

@@ -29,6 +29,7 @@ from demur.core.rates import Rate, TrafficMix
 SPENDS = 0.4  # of a test's delta, for the bounds of shares; the bets have the rest
 OTHERS = 0.05  # error probability of the bound on requests that are in no slice
 _FORESEEN = 1.5  # how far off a share by label may be from the model's own choices, for bets
+_NONE = 1e-300  # in place of 0, so that 0 of 0 is 0
 _SOLVED = 1e-6  # of a share, for the rounding of linear programs
 
 
@@ -49,6 +50,33 @@ class ShareBounds:
             if high > 0.0:
                 found.append(f"{' to '.join(ends)}% {facet} {name}")
         return ", ".join(found)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpokenShares:
+    """Of each slice the share of its requests that a goal speaks of."""
+
+    rates: tuple[Rate, ...]  # by the rows' labels
+    settled: bool  # whether a slice is spoken of as a whole or not at all, by what slices are
+    # slices that it cannot speak of, by its own words: (S,); empty: there is none
+    barred: tuple[bool, ...] = ()
+
+    def bounds(self, delta: float) -> ShareBounds:
+        """Bounds that all of them keep together, but with probability delta."""
+        likely_S = self.likely_S
+        if self.settled:
+            return ShareBounds(low_S=likely_S, high_S=likely_S)
+        each = delta / (2 * len(self.rates))
+        may_S = ~np.array(self.barred or (False,) * len(self.rates))
+        return ShareBounds(
+            low_S=np.array([rate.lower(each) for rate in self.rates]) * may_S,
+            high_S=np.array([rate.upper(each) for rate in self.rates]) * may_S,
+        )
+
+    @property
+    def likely_S(self) -> Doubles:
+        """The shares of the rows."""
+        return np.array([rate.value for rate in self.rates])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -164,6 +192,26 @@ class ShiftedMix(EstimatedMix):
                 "add it to the rows",
             )
         return ShareBounds(low_S=low_S, high_S=high_S)
+
+
+def spoken_among(shares: ShareBounds, spoken: ShareBounds) -> ShareBounds:
+    """Bounds of each slice's share among the requests that a goal speaks of: share * spoken over
+    the sum of these.
+    """
+    least_S, most_S = shares.low_S * spoken.low_S, shares.high_S * spoken.high_S
+    apart_SS = ~np.eye(len(least_S), dtype=bool)
+    # Of the others: the sum of their own ends, and what is left to them at the end that is looked
+    # at, all in the slice that is spoken of the most, or the least.
+    above_S, below_S = (apart_SS @ end_S for end_S in (most_S, least_S))
+    if len(least_S) > 1:
+        most_other_S = np.where(apart_SS, spoken.high_S, 0.0).max(axis=1)
+        least_other_S = np.where(apart_SS, spoken.low_S, 1.0).min(axis=1)
+        above_S = np.minimum(above_S, (1.0 - shares.low_S) * most_other_S)
+        below_S = np.maximum(below_S, (1.0 - shares.high_S) * least_other_S)
+    return ShareBounds(
+        low_S=least_S / np.maximum(least_S + above_S, _NONE),
+        high_S=most_S / np.maximum(most_S + below_S, _NONE),
+    )
 
 
 def _bounds_of(slices: int) -> int:

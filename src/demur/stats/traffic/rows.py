@@ -35,7 +35,13 @@ import numpy as np
 
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.core.rates import Rate, binomial_cdf
-from demur.stats.traffic.bounds import SPENDS, EstimatedMix, ShareBounds
+from demur.stats.traffic.bounds import (
+    SPENDS,
+    EstimatedMix,
+    ShareBounds,
+    SpokenShares,
+    spoken_among,
+)
 from demur.stats.traffic.redraw import Redrawn, redrawn
 from demur.stats.units import BISECTIONS, TAUGHT, CountedRows, bet_sizes, unit_rate
 
@@ -43,33 +49,6 @@ _CLIP = 4.0  # a weight at which bets of their own clip, where some weight excee
 _DECIDED = (1.0, 0.2, 0.04)  # parts of the rows that decisions may leave, for sizes of bets
 _EXACT = 0.8  # of what the bounds leave of delta, for the exact test where there is one
 _TINY = 1e-300  # in place of 0: 0 of 0 is 0, and the logarithm of a factor of 0 stays finite
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SpokenShares:
-    """Of each slice the share of its requests that a goal speaks of."""
-
-    rates: tuple[Rate, ...]  # by the rows' labels
-    settled: bool  # whether a slice is spoken of as a whole or not at all, by what slices are
-    # slices that it cannot speak of, by its own words: (S,); empty: there is none
-    barred: tuple[bool, ...] = ()
-
-    def bounds(self, delta: float) -> ShareBounds:
-        """Bounds that all of them keep together, but with probability delta."""
-        likely_S = self.likely_S
-        if self.settled:
-            return ShareBounds(low_S=likely_S, high_S=likely_S)
-        each = delta / (2 * len(self.rates))
-        may_S = ~np.array(self.barred or (False,) * len(self.rates))
-        return ShareBounds(
-            low_S=np.array([rate.lower(each) for rate in self.rates]) * may_S,
-            high_S=np.array([rate.upper(each) for rate in self.rates]) * may_S,
-        )
-
-    @property
-    def likely_S(self) -> Doubles:
-        """The shares of the rows."""
-        return np.array([rate.value for rate in self.rates])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -200,7 +179,7 @@ class TrafficRows(CountedRows):
     def bounds(self, delta: float) -> ShareBounds:
         """Bounds of the shares of the slices among the requests that the goal speaks of."""
         shares = self.mix.bounds(self._for_shares(delta))
-        return _among(shares, self.spoken.bounds(delta * SPENDS / 2.0))
+        return spoken_among(shares, self.spoken.bounds(delta * SPENDS / 2.0))
 
     def log_wealth(self, error_N: Bools, level: float, bounds: ShareBounds, bets: Bets) -> float:
         """Natural log of the mean wealth of the bets, the least over all mixes within the bounds:
@@ -229,7 +208,7 @@ class TrafficRows(CountedRows):
         """
         delta = means.delta
         shares = self.mix.foreseen(self._for_shares(delta))
-        foreseen_S = _among(shares, self.spoken.bounds(delta * SPENDS / 2.0)).high_S
+        foreseen_S = spoken_among(shares, self.spoken.bounds(delta * SPENDS / 2.0)).high_S
         heaviest = 1.0
         for size_S, total in self._sizes():
             some_S = size_S > 0
@@ -429,23 +408,3 @@ def _least_log_wealth(reading: _Reading, level: float, bounds: ShareBounds, bets
         paid_SP = bet * total * (share_SP - spoken_SP) * (1.0 - level)
         found.append(least_sum(share_SP, reading.log_factors(stake_SP) - paid_SP))
     return float(np.logaddexp.reduce(found)) - math.log(len(found))
-
-
-def _among(shares: ShareBounds, spoken: ShareBounds) -> ShareBounds:
-    """Bounds of each slice's share among the requests that a goal speaks of: share * spoken over
-    the sum of these.
-    """
-    least_S, most_S = shares.low_S * spoken.low_S, shares.high_S * spoken.high_S
-    apart_SS = ~np.eye(len(least_S), dtype=bool)
-    # Of the others: the sum of their own ends, and what is left to them at the end that is looked
-    # at, all in the slice that is spoken of the most, or the least.
-    above_S, below_S = (apart_SS @ end_S for end_S in (most_S, least_S))
-    if len(least_S) > 1:
-        most_other_S = np.where(apart_SS, spoken.high_S, 0.0).max(axis=1)
-        least_other_S = np.where(apart_SS, spoken.low_S, 1.0).min(axis=1)
-        above_S = np.minimum(above_S, (1.0 - shares.low_S) * most_other_S)
-        below_S = np.maximum(below_S, (1.0 - shares.high_S) * least_other_S)
-    return ShareBounds(
-        low_S=least_S / np.maximum(least_S + above_S, _TINY),
-        high_S=most_S / np.maximum(most_S + below_S, _TINY),
-    )
