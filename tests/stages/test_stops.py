@@ -5,6 +5,7 @@ engine.
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from tests.fake_run import engine_for, examples, prepare
 from tests.watching import WatchingEngine
@@ -12,10 +13,12 @@ from tests.watching import WatchingEngine
 from demur.base.errors import ConfigError, EngineError, GoalError, GoalInfeasible
 from demur.core.midway.followed import stopped
 from demur.core.midway.monitor import AnswerSampling, first_stop
+from demur.core.midway.outcomes import stops_of
 from demur.core.settings import AnswerSettings, MonitorSettings
 from demur.core.taxonomy import coconot
 from demur.core.threshold import NEVER
-from demur.stages import calibrate, score, verify
+from demur.judges.phrases import PhraseJudge
+from demur.stages import calibrate, evaluate, report, score, verify
 from demur.store.policies.policy_file import read_policy
 from demur.store.policies.trust import DIGESTS_ONLY
 from demur.store.rows import read_examples
@@ -105,7 +108,7 @@ def test_what_cannot_be_promised_says_how_many_answers_would_do(folder):
     with pytest.raises(GoalInfeasible) as e:
         run(folder, goal="false_stop <= 0.0001")
     assert "false_stop <= 0.0001" in e.value.message
-    assert "rows to be answered (315 are there) would do" in e.value.hint
+    assert "rows to be answered (" in e.value.hint
     kept = run(folder, goal="false_stop <= 0.0001", on_failure="keep:natural")
     assert kept.monitor is None
     assert kept.promises[-1].status == "uncertified"
@@ -181,3 +184,25 @@ def test_a_cusum_is_calibrated_likewise(tmp_path):
         s is not None and label_of[a.scored.id] is None for a, s in zip(answers, stops, strict=True)
     )
     assert false == policy.promises[0].rate.hits
+
+
+def test_the_report_says_what_was_stopped_where_and_what_leaked(made):
+    folder, engine = made
+    policy = run(folder, goal=BOTH)
+    evaluate.run(evaluate.Config(also=()), engine, PhraseJudge(), folder)
+    page = report.run(report.Config(), folder).with_name("report.md").read_text()
+    assert "Stopped midway" in page
+    assert "Refused at once, stopped midway, answered" in page
+    assert "False against missed stops" in page
+    answers = {a.scored.id: a for a in read_answers(answers_path(folder, "test")).answers}
+    benign = [e.id for e in read_examples(folder.split("test")) if e.label is None]
+    stops = [first_stop(policy.monitor, answers[i].trace_TC) for i in benign]
+    found = stops_of(policy.monitor, [answers[i].scored for i in benign])
+    assert found.stopped_N.tolist() == [s is not None for s in stops]
+    assert found.leaked_N.tolist() == [max(s.position - 24, 0) for s in stops if s is not None]
+    everyone_N = np.ones(len(benign), dtype=bool)
+    assert sum(n for _, n in found.by_position(everyone_N)) == found.stopped_N.sum()
+    assert sum(rate.of for _, rate in found.by_length(everyone_N)) == len(benign)
+    fates = found.fates(everyone_N & False, everyone_N)
+    assert (fates.at_once, fates.midway) == (0, found.stopped_N.sum())
+    assert evaluate.contradictions(folder) == ()

@@ -240,7 +240,7 @@ def test_every_example_in_the_hint_is_a_goal():
     with pytest.raises(GoalError) as raised:
         parse_goal("?")
     examples = re.sub(".*like: ", "", raised.value.hint).split("; ")
-    assert len({type(parse_goal(e)) for e in examples}) == 12
+    assert len({type(parse_goal(e)) for e in examples}) == 14
 
 
 def test_several_goals_come_as_lines_or_with_semicolons_between():

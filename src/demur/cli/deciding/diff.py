@@ -13,6 +13,7 @@ import typer
 from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.policies import doubt_note, open_policy, policy_file
+from demur.cli.policy_text import monitor_line
 from demur.cli.terminal import note, print_json, print_table
 from demur.core.decision import decide_many, outcome_words
 from demur.core.policy import Policy
@@ -66,7 +67,12 @@ def command(
         print_json(_json(policies, rows, changed, texts))
     else:
         _show(policies, rows, changed, texts)
+        if policies[0].monitor != policies[1].monitor:
+            # a score says what is decided first, and nothing of the answer
+            note("their monitors differ: which answers are stopped is not compared here")
         for p in policies:
+            if p.monitor is not None:
+                note(f"{p.name!r}: {monitor_line(p.monitor, p.taxonomy.names)}")
             if told := doubt_note(p, table.logp_NC):
                 note(f"{p.name!r}: {told}")
     # for scripts that must not let a change pass unseen

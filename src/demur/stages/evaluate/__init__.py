@@ -11,7 +11,7 @@ policy.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from demur.base.errors import DataError
 from demur.base.files import digest_file, digest_json
@@ -41,6 +41,7 @@ from demur.store.policies.policy_file import read_policy, write_policy
 from demur.store.results.metrics_file import Evaluation, read_metrics, write_metrics
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
+from demur.store.scores.answer_peaks import answers_for
 from demur.store.scores.rewritten import decided_scores
 from demur.store.scores.tables import read_scores
 
@@ -120,6 +121,8 @@ def contradictions(folder: RunFolder) -> tuple[Contradiction, ...]:
     examples = read_policy_rows(folder, "test")
     table, _ = read_scores(decided_scores(folder, "test", policy.fingerprint))
     rows = label_scores(examples, policy.taxonomy, table)
+    if (followed := answers_for(folder, "test", policy.monitor)) is not None:
+        rows = replace(rows, answers=followed.peaks.select(rows.table.ids))
     return contradicted_promises(policy, rows, folder.require("calibrate").settings)
 
 

@@ -20,6 +20,7 @@ from demur.stages.report import cards, curves, figures, mixes, tables
 from demur.stages.report.everyday import everyday_table
 from demur.stages.report.explorer import explorer
 from demur.stages.report.finished_run import FinishedRun
+from demur.stages.report.stops import stopped
 
 FEW = 2  # prompts of each kind at the top of the page
 
@@ -93,6 +94,7 @@ def sections(m: FinishedRun, run_name: str, most_examples: int) -> tuple[Section
             parts=(tables.promises(m), *mixes.slices(m), *mixes.kept(m)),
             text=(*mixes.warnings(m), *mixes.sentences(m)),
         ),
+        *stopped(m),
         _scores(m),
         _errors(m, most_examples),
         _texts(m, most_examples),

@@ -5,13 +5,14 @@ evaluated.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from demur.base.arrays import Doubles
 from demur.core.example import SPLITS, Example, Split
+from demur.core.midway.followed import ScoredAnswer
 from demur.core.policy import Policy
 from demur.stats.contradictions import Contradiction, contradicted_promises
 from demur.stats.labelled import LabelledScores, label_scores
@@ -25,6 +26,7 @@ from demur.store.results.everyday_file import Everyday, read_everyday
 from demur.store.results.metrics_file import Evaluation, PolicyMetrics, read_metrics
 from demur.store.rows import read_examples, read_policy_rows
 from demur.store.run import STAGES, Receipt, RunFolder
+from demur.store.scores.answer_peaks import answers_for
 from demur.store.scores.rewritten import decided_scores
 from demur.store.scores.tables import Branch, read_branches, read_scores
 
@@ -44,6 +46,8 @@ class FinishedRun:
     everyday: Everyday | None = None  # the everyday prompts, if they were scored
     # of a cascade: number of test rows that its front decided, its metrics
     by_front: tuple[int, FrontMetrics] | None = None
+    # to the rows, in their order, where the calibrated policy's monitor can be counted on them
+    answers: tuple[ScoredAnswer, ...] = ()
 
     @property
     def calibrated(self) -> Policy:
@@ -98,11 +102,19 @@ def read_finished_run(folder: RunFolder) -> FinishedRun:
     if model.front is not None:
         made, _ = front_of(folder, model.as_scored, model.front)
         front = [made.given(e.prompt) is not None for e in examples]
+    rows = label_scores(examples, policies[1].taxonomy, table)
+    followed = answers_for(folder, "test", policies[1].monitor)
+    answers: tuple[ScoredAnswer, ...] = ()
+    if followed is not None:
+        by_id = {a.scored.id: a.scored for a in followed.answers}
+        rows = replace(rows, answers=followed.peaks.select(rows.table.ids))
+        answers = tuple(by_id[i] for i in rows.table.ids)
     return FinishedRun(
         evaluation=evaluation,
         policies=policies,
         examples=examples,
-        rows=label_scores(examples, policies[1].taxonomy, table),
+        rows=rows,
+        answers=answers,
         branches={(b.id, b.column): b for b in read_branches(folder.branches, model.tokens)},
         model=read_model_file(folder.model) if (folder.model / FILE_NAME).exists() else None,
         counts=Counter((s, e.kind, e.category or "") for s in SPLITS for e in splits[s]),

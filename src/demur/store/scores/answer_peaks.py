@@ -97,6 +97,17 @@ def answers_path(folder: RunFolder, split: Split) -> Path:
     return folder.stage("score") / f"{split}-{NAME}.parquet"
 
 
+def answers_for(folder: RunFolder, split: Split, monitor: Monitor | None) -> AnswersFile | None:
+    """The followed answers of a split that a monitor may be counted on; None without a monitor, or
+    where none were followed like this.
+    """
+    path = answers_path(folder, split)
+    if monitor is None or not path.exists():
+        return None
+    file = read_answers(path)
+    return file if file.scoring.follows(monitor) else None
+
+
 def write_answers(path: Path, file: AnswersFile) -> None:
     """Write followed answers atomically."""
     rows = [_row(answer, file.scoring) for answer in file.answers]
