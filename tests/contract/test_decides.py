@@ -147,6 +147,6 @@ def test_vllms_plug_in(case) -> None:
     differ = 0
     for policies_R, id_R in rounds(case):
         logits_RV = case[0].clone()
-        force_decisions(logits_RV, list(enumerate(policies_R)), None, torch.from_numpy(IDS))
+        force_decisions(logits_RV, list(enumerate(policies_R)), (), None, torch.from_numpy(IDS))
         differ += int((logits_RV.argmax(dim=1).numpy() != id_R).sum())
     assert differ == 0

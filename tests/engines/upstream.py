@@ -37,6 +37,7 @@ class Upstream:
         self.script: list[str] | None = None  # texts to stream instead of the model's own
         self.requests: list[dict] = []
         self.streams_cut = 0  # by the client, before their end
+        self.together = 1  # tokens in one event of a completion's stream
         routes = [
             Route("/v1/models", self.models),
             Route("/v1/completions", self.completions, methods=["POST"]),
@@ -156,7 +157,8 @@ class Upstream:
             self.streams_cut += not ended
 
     async def _events(self, body: dict, ids: list[int], *, chat: bool) -> AsyncIterator[str]:
-        for n, (text, at, finish) in enumerate(self._written(body, ids)):
+        waiting: list[dict] = []  # completions' choices that go into one event
+        for n, (text, at, finish, logp_V) in enumerate(self._written(body, ids)):
             if n == 2 and self.failure == "break":
                 return
             if n == 2 and self.failure == "error event":
@@ -167,21 +169,38 @@ class Upstream:
             await asyncio.sleep(self.pause_s)
             reason = {"abort": "abort", "no finish": None}.get(self.failure or "", finish)
             content = {"delta": {"content": text}} if chat else {"text": text, "token_ids": [at]}
-            event = {"model": self._answers_as, "choices": [{**content, "finish_reason": reason}]}
-            yield json.dumps(event, ensure_ascii=False)
+            choice = {**content, "finish_reason": reason}
+            if (wanted := body.get("logprob_token_ids")) and self.failure != "no logprobs":
+                shift = float("nan") if self.failure == "nan" else 0.0
+                top = {f"token_id:{i}": float(logp_V[i]) + shift for i in wanted}
+                choice["logprobs"] = {"top_logprobs": [top]}
+            if finish == "stop" and at in body.get("stop_token_ids", ()):
+                choice["stop_reason"] = at
+            waiting.append(choice)
+            if chat or finish or len(waiting) == self.together:
+                event = {"model": self._answers_as, "choices": [_merged(waiting)]}
+                yield json.dumps(event, ensure_ascii=False)
+                waiting = []
 
-    def _written(self, body: dict, ids: list[int]) -> Iterator[tuple[str, int, str | None]]:
-        """(text, id, finish reason) of each token: from the script if there is one, else greedy."""
+    def _written(
+        self, body: dict, ids: list[int]
+    ) -> Iterator[tuple[str, int, str | None, torch.Tensor]]:
+        """(text, id, finish reason, raw log-probabilities) of each token: from the script if there
+        is one, else greedy.
+        """
         if self.script is not None:
+            nothing = torch.zeros(0)
             yield from (
-                (text, 0, "stop" if text is self.script[-1] else None) for text in self.script
+                (text, 0, "stop" if text is self.script[-1] else None, nothing)
+                for text in self.script
             )
             return
         bias = {int(i): b for i, b in body.get("logit_bias", {}).items()}
         stops = {self.tokenizer.eos_token_id, *body.get("stop_token_ids", ())}
         written, shown = [], ""
         while True:
-            logp_V = self._logp([*ids, *written])
+            raw_V = self._logp([*ids, *written])
+            logp_V = raw_V.clone()
             for i, b in bias.items():
                 logp_V[i] += b if self.failure != "ignores the ban" else -b
             written.append(int(logp_V.argmax()))
@@ -196,9 +215,23 @@ class Upstream:
             # bytes of a character that is not whole yet
             held = text.endswith("\ufffd") and finish is None
             new, shown = ("", shown) if held else (text[len(shown) :], text)
-            yield new, written[-1], finish
+            yield new, written[-1], finish, raw_V
             if finish:
                 return
+
+
+def _merged(choices: list[dict]) -> dict:
+    """Successive choices as one, as vLLM merges them when nobody reads for a while."""
+    *others, last = choices
+    if not others:
+        return last
+    whole = {**last, "text": "".join(c["text"] for c in choices)}
+    whole["token_ids"] = [i for c in choices for i in c["token_ids"]]
+    if "logprobs" in last:
+        whole["logprobs"] = {
+            "top_logprobs": [at for c in choices for at in c["logprobs"]["top_logprobs"]]
+        }
+    return whole
 
 
 def _json(value: dict) -> Response:

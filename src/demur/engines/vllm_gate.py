@@ -16,6 +16,8 @@ vLLM has two model runners with different interfaces; the class implements both.
 2. V2: a request has a slot, to which rows are mapped on the device; its first token is due where
    the last prompt token is read.
 3. Decisions are not stored, since vLLM may read unfinished and preempted prompts more than once.
+4. Under a policy with a monitor every later position is scored too, from the same logits, and the
+   answer may be stopped there: demur.engines.vllm.open_answers.
 
 Shapes: R rows of a step's logits, V vocabulary.
 """
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from random import Random
 from typing import Any
 
 import torch
@@ -34,7 +37,13 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SlotPr
 from demur.base.errors import AccessError, DemurError, EngineError, PolicyError
 from demur.core.policy import Policy
 from demur.engines.gate import banned_ids
-from demur.engines.vllm.batch_rows import BatchRows, RequestSlots, force_decisions
+from demur.engines.vllm.batch_rows import (
+    BatchRows,
+    RequestSlots,
+    RowRequest,
+    force_decisions,
+)
+from demur.engines.vllm.open_answers import open_answer
 from demur.engines.vllm.policies import PolicyRegistry, decode_policy
 from demur.engines.vllm.policy_request import (
     EFFECTIVE,
@@ -45,10 +54,14 @@ from demur.engines.vllm.policy_request import (
 )
 from demur.engines.vllm.served_model import require_unmodified, served_fingerprint
 
+# Rows of draft tokens would be watched that are thrown away afterwards.
+_SPECULATIVE = "the plug-in beside speculative decoding"
+
 
 # vLLM may be absent where types are checked
 class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]
-    """Forces the control token of each answer's decision, and bans control tokens after it.
+    """Forces the control token of each answer's decision and of a monitor's stop, and bans control
+    tokens elsewhere.
 
     Raises PolicyError, which stops the server, when the policies were made for another model than
     the one served.
@@ -85,10 +98,18 @@ class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]
                 "were made for",
             )
         device = args[0].device if len(args) == 1 else args[0]
-        self._control_ids = torch.as_tensor(banned_ids(self._model.token_ids), device=device)
-        self._rows = BatchRows(device)
+        ids = banned_ids(self._model.token_ids)
+        self._control_ids = torch.as_tensor(ids, device=device)
+        # Processes that share a model draw alike: all of them sample the same token.
+        self._draws = Random(vllm_config.model_config.seed)
+        self._speculative = vllm_config.speculative_config is not None
+        if self._speculative:
+            _registry().require_no_monitor(_SPECULATIVE)
+        self._rows = BatchRows(device, ids[1:].tolist())
         if len(args) == 1:
-            self._slots = RequestSlots(args[0], exact=vllm_config.speculative_config is None)
+            self._slots = RequestSlots(
+                args[0], exact=not self._speculative, refusal_ids=ids[1:].tolist()
+            )
 
     def is_argmax_invariant(self) -> bool:
         """V1: no; vLLM skips processors that are argmax-invariant when it decodes greedily."""
@@ -101,7 +122,9 @@ class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         """V2: give a request a slot; returns whether it has a policy."""
-        return self._slots.take(req_idx, self._policy(sampling_params))
+        policy = self._policy(sampling_params)
+        answer = None if policy is None else open_answer(policy, sampling_params, self._draws)
+        return self._slots.take(req_idx, policy, answer)
 
     def apply_staged_writes(self) -> None:
         """V2: copy the policies of new slots to the device."""
@@ -110,19 +133,21 @@ class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]
     def apply(self, logits: torch.Tensor, ctx: Any = None) -> torch.Tensor:
         """Change the logits (R, V) in place. ctx: mapping of the step's rows to slots, V2 only."""
         if ctx is not None:
-            force_decisions(logits, self._slots.due(ctx), self._slots.mask(ctx), self._control_ids)
+            due, watched = self._slots.due(ctx), self._slots.watched(ctx)
+            force_decisions(logits, due, watched, self._slots.mask(ctx), self._control_ids)
         elif self._rows.entries:
-            force_decisions(
-                logits, self._rows.due(), self._rows.mask(len(logits)), self._control_ids
-            )
+            due, watched = self._rows.due(), self._rows.watched()
+            mask_R = self._rows.mask(len(logits))
+            force_decisions(logits, due, watched, mask_R, self._control_ids)
         return logits
 
-    def _entry(
-        self, params: Any, _prompt: Any, written: list[int]
-    ) -> tuple[Policy, list[int]] | None:
-        """V1: state of a request's row: its policy and its output ids, which vLLM extends."""
+    def _entry(self, params: Any, _prompt: Any, written: list[int]) -> RowRequest | None:
+        """V1: state of a request's row. written: its output ids, which vLLM extends."""
         policy = self._policy(params)
-        return None if policy is None else (policy, written)
+        if policy is None:
+            return None
+        answer = open_answer(policy, params, self._draws)
+        return RowRequest(policy=policy, written=written, answer=answer)
 
     def _policy(self, params: Any) -> Policy | None:
         """Policy that validate_params attached to a request; None without one.
@@ -142,6 +167,8 @@ class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]
             raise EngineError(
                 f"policy {policy.name!r} was made for another model", "restart with its model"
             )
+        if self._speculative:
+            policy.require_no_monitor(_SPECULATIVE)
         return policy
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from demur.core.policy import DoubtRule
 from demur.engines.gate import forced_ids
 from demur.engines.heads import control_scores
-from demur.engines.vllm.batch_rows import BatchRows, RequestSlots, force_decisions
+from demur.engines.vllm.batch_rows import BatchRows, RequestSlots, RowRequest, force_decisions
 from tests.builders import policies, policy, with_category
 
 IDS = [3, 9, 4, 17]  # respond first, then three categories
@@ -36,7 +36,7 @@ def test_due_rows_keep_one_id_later_rows_lose_control_ids_others_are_untouched(
     due = [(row, some[row % len(some)]) for row, kind in enumerate(kinds) if kind == "due"]
     after = before.clone()
     mask_R = torch.tensor([kind != "none" for kind in kinds])
-    force_decisions(after, due, None if mask_R.all() else mask_R, torch.tensor(IDS))
+    force_decisions(after, due, (), None if mask_R.all() else mask_R, torch.tensor(IDS))
     for row, kind in enumerate(kinds):
         if kind == "none":
             assert torch.equal(after[row], before[row])
@@ -53,7 +53,7 @@ def test_a_row_that_cannot_be_scored_is_refused_and_its_neighbours_are_decided(c
     logits = logits_of(0, 3)
     logits[1, 0] = torch.nan
     never = replace(policy(3), doubt=DoubtRule(most_leftover=1.0))
-    force_decisions(logits, [(row, never) for row in range(3)], None, torch.tensor(IDS))
+    force_decisions(logits, [(row, never) for row in range(3)], (), None, torch.tensor(IDS))
     assert logits.argmax(dim=1).tolist() == [IDS[0], IDS[1], IDS[0]]
     assert "cannot be scored" in caplog.text
 
@@ -65,7 +65,7 @@ def test_a_category_that_may_be_emitted_stands_in_for_a_missing_score_and_never_
     inactive = with_category(policy(3, active=False), 0, override="suppress")
     forced = with_category(policy(3), 2, override="force")
     force_decisions(
-        logits, [(0, first), (1, silent), (2, inactive), (3, forced)], None, torch.tensor(IDS)
+        logits, [(0, first), (1, silent), (2, inactive), (3, forced)], (), None, torch.tensor(IDS)
     )
     assert logits.argmax(dim=1).tolist() == [IDS[2], IDS[1], IDS[2], IDS[3]]
 
@@ -74,13 +74,16 @@ def test_a_row_with_too_much_probability_off_the_control_tokens_is_refused() -> 
     # control tokens are few among V: most of the probability is elsewhere
     logits = torch.zeros((2, V))
     logits[0, IDS[0]] = 9.0
-    force_decisions(logits, [(row, policy(3)) for row in range(2)], None, torch.tensor(IDS))
+    force_decisions(logits, [(row, policy(3)) for row in range(2)], (), None, torch.tensor(IDS))
     assert logits.argmax(dim=1).tolist() == [IDS[0], IDS[1]]
 
 
 def test_rows_are_due_until_they_have_output() -> None:
     rows, its, written = BatchRows(CPU), policy(3), []
-    rows.entries |= {4: (its, written), 1: (its, [7])}
+    rows.entries |= {
+        4: RowRequest(policy=its, written=written),
+        1: RowRequest(policy=its, written=[7]),
+    }
     assert rows.due() == [(4, its)]
     assert rows.mask(6).tolist() == [False, True, False, False, True, False]
     written.append(3)
@@ -89,7 +92,7 @@ def test_rows_are_due_until_they_have_output() -> None:
     rows.changed()
     assert rows.mask(6).tolist() == [False, True, False, False, False, False]
     assert rows.mask(2).tolist() == [False, True]
-    rows.entries[0] = (its, [7])
+    rows.entries[0] = RowRequest(policy=its, written=[7])
     assert rows.mask(2) is None
 
 

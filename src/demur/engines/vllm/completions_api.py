@@ -46,6 +46,8 @@ class CompletionChoice(BaseModel):
     token_ids: list[int] | None = None
     logprobs: Logprobs | None = None
     finish_reason: str | None = None
+    # a stop string that was written, or the id that ended the answer; None: the model's end token
+    stop_reason: int | str | None = None
 
 
 class Completion(BaseModel):
@@ -71,11 +73,10 @@ class ModelList(BaseModel):
 
 def encoder_of(
     tokenizer_name: str, declared: Fingerprint, *, keep_history: bool
-) -> tuple[ChatEncoder, int | None]:
-    """The encoder of a declared fingerprint, and the id with which the template ends a turn.
+) -> tuple[ChatEncoder, Any]:
+    """The encoder of a declared fingerprint, and its tokenizer.
 
-    The id is None where the template ends turns without a special token. Raises EngineError, naming
-    the differences, when the tokenizer at hand is not the declared one.
+    Raises EngineError, naming the differences, when the tokenizer at hand is not the declared one.
     """
     tokenizer = load_tokenizer(tokenizer_name)
     encoder = ChatEncoder(tokenizer, declared.tokens, keep_history=keep_history)
@@ -91,7 +92,7 @@ def encoder_of(
             "give the tokenizer and chat template of the model that the policies were made with, "
             "and its keep_history",
         )
-    return encoder, encoder.end_of_turn
+    return encoder, tokenizer
 
 
 def decision_body(encoder: ChatEncoder, ids: Sequence[int]) -> dict[str, Any]:
@@ -142,16 +143,33 @@ def score_of(choice: CompletionChoice, token_ids: Sequence[int]) -> Floats:
 
     Raises ScoreDoubt where a control token's log-probability is missing.
     """
-    by_token = (choice.logprobs.top_logprobs or [None])[0] if choice.logprobs else None
+    by_token = choice.logprobs.top_logprobs[:1] if choice.logprobs else []
+    score_C: Floats = _scores(by_token or [None], token_ids)[0]
+    return score_C
+
+
+def scores_of(choice: CompletionChoice, token_ids: Sequence[int]) -> Floats:
+    """The position score of each token of `choice`, (T, C), natural log.
+
+    Raises ScoreDoubt where a control token's log-probability is missing.
+    """
+    size = len(choice.token_ids or ())
+    by_token = choice.logprobs.top_logprobs if choice.logprobs else []
+    return _scores(by_token if len(by_token) == size else [None], token_ids)
+
+
+def _scores(by_token: Sequence[dict[str, float] | None], token_ids: Sequence[int]) -> Floats:
+    """Log-probabilities of the control tokens at some positions, (T, C)."""
     names = [f"token_id:{i}" for i in token_ids]
-    if by_token is None or any(name not in by_token for name in names):
-        missing = [name for name in names if name not in (by_token or {})]
-        LOG.error("upstream sent no log-probability for %s", missing)
+    missing = [name for at in by_token for name in names if name not in (at or {})]
+    if missing:
+        LOG.error("upstream sent no log-probability for %s", missing[: len(names)])
         raise ScoreDoubt(
             "the backend reports no control-token scores",
             "it must be vLLM 0.32 or later, unmodified",
         )
-    return np.array([by_token[name] for name in names], dtype=np.float32)
+    rows = [[at[name] for name in names] for at in by_token if at is not None]
+    return np.array(rows, dtype=np.float32).reshape(len(rows), len(names))
 
 
 def single_choice(completion: Completion, model: str) -> CompletionChoice | None:

@@ -1,4 +1,4 @@
-"""vLLM's offline engine as Scorer and Generator, for the stages score and evaluate.
+"""vLLM's offline engine as Scorer, Generator and AnswerWatcher, for the stages score and evaluate.
 
 1. Prompts are encoded here, by the same ChatEncoder as for transformers.
 2. Scores are vLLM's raw log-probabilities of the control tokens, read before any processor.
@@ -23,7 +23,8 @@ from vllm import LLM, SamplingParams
 from demur.base.arrays import Floats
 from demur.base.errors import EngineError
 from demur.core.fingerprint import Fingerprint
-from demur.core.ports import Answer, Progress, Prompt, no_progress
+from demur.core.midway.monitor import AnswerSampling
+from demur.core.ports import Answer, Progress, Prompt, WatchedAnswer, no_progress
 from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.fingerprint import fingerprint
 from demur.engines.hf.load import DTYPES, checkpoint_folder, find_preset, preset_encoder, stop_ids
@@ -36,7 +37,7 @@ BLOCK_TOKENS = 32
 
 @dataclass(kw_only=True, eq=False)
 class VllmEngine:
-    """A checkpoint in vLLM, loaded on construction. Implements Scorer and Generator.
+    """A checkpoint in vLLM, loaded on construction. Implements Scorer, Generator and AnswerWatcher.
 
     On a CPU set VLLM_CPU_KVCACHE_SPACE (GB) before Python starts. Raises EngineError when the
     checkpoint, its tokenizer or its control tokens cannot be used.
@@ -154,6 +155,42 @@ class VllmEngine:
             progress(done, len(prompts))
         return answers
 
+    def watched(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: AnswerSampling,
+        prefixes: Sequence[str] = (),
+        progress: Progress = no_progress,
+    ) -> list[WatchedAnswer]:
+        """One answer per prompt after [respond] and its prefix, with the score of each position.
+
+        Sampled answers are drawn by vLLM's own seed: the same again in a fresh engine. Raises
+        EngineError naming the first prompt that leaves no room for its answer.
+        """
+        begun = zip(prompts, prefixes or [""] * len(prompts), strict=True)
+        starts = [tuple(self.encoder.begun_answer(p, 0, text)) for p, text in begun]
+        self._require_room(starts, room=1)
+        ids_C = list(self.encoder.token_ids)
+        made: list[WatchedAnswer] = []
+        for part in _parts(range(len(starts)), self.prompts_at_once):
+            limits = [min(sampling.most_tokens, self._context - len(starts[n])) for n in part]
+            params = [
+                SamplingParams(
+                    **self._writing_fields(limit),
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    logprob_token_ids=ids_C,
+                )
+                for limit in limits
+            ]
+            for output in self._generate([starts[n] for n in part], params):
+                answer = self._answer(output)
+                rows = [[at[i].logprob for i in ids_C] for at in output.logprobs[: answer.tokens]]
+                logp_TC = np.array(rows, dtype=np.float32).reshape(len(rows), len(ids_C))
+                made.append(WatchedAnswer(answer=answer, logp_TC=np.minimum(logp_TC, 0.0)))
+            progress(len(made), len(prompts))
+        return made
+
     def _answers(
         self, encoded: Sequence[tuple[int, ...]], asked: Sequence[tuple[int, int]]
     ) -> list[Answer]:
@@ -164,32 +201,36 @@ class VllmEngine:
         fitting = [at for at, limit in enumerate(limits) if limit > 0]
         answers = [Answer(text="", finished=False, tokens=0)] * len(asked)
         outputs = self._generate(
-            [starts[at] for at in fitting], [self._writing(limits[at]) for at in fitting]
+            [starts[at] for at in fitting],
+            [SamplingParams(**self._writing_fields(limits[at]), temperature=0.0) for at in fitting],
         )
         for at, output in zip(fitting, outputs, strict=True):
-            finished = output.token_ids[-1] in self._stops
-            # a bool counts as 1: without the stop token
-            ids = list(output.token_ids[: len(output.token_ids) - finished])
-            (text,) = self.tokenizer.batch_decode([ids], skip_special_tokens=True)
-            answers[at] = Answer(text=text.strip(), finished=finished, tokens=len(ids))
+            answers[at] = self._answer(output)
         return answers
 
-    def _writing(self, limit: int) -> Any:
-        """Sampling parameters of an answer: greedy, our stop tokens only, no control tokens.
+    def _answer(self, output: Any) -> Answer:
+        """The answer in vLLM's completion of a start."""
+        finished = output.token_ids[-1] in self._stops
+        # a bool counts as 1: without the stop token
+        ids = list(output.token_ids[: len(output.token_ids) - finished])
+        (text,) = self.tokenizer.batch_decode([ids], skip_special_tokens=True)
+        return Answer(text=text.strip(), finished=finished, tokens=len(ids))
+
+    def _writing_fields(self, limit: int) -> dict[str, Any]:
+        """Sampling parameters of an answer: our stop tokens only, no control tokens.
 
         The same in every engine. limit: tokens.
         """
         # A padding token may be the stop token too, and then stays allowed.
         pad_id = self.tokenizer.pad_token_id
         banned = {*self.encoder.token_ids, *([] if pad_id is None else [pad_id])} - self._stops
-        return SamplingParams(
-            max_tokens=limit,
-            temperature=0.0,
-            ignore_eos=True,
-            stop_token_ids=sorted(self._stops),
-            logit_bias=dict.fromkeys(banned, -np.inf),
-            detokenize=False,
-        )
+        return {
+            "max_tokens": limit,
+            "ignore_eos": True,
+            "stop_token_ids": sorted(self._stops),
+            "logit_bias": dict.fromkeys(banned, -np.inf),
+            "detokenize": False,
+        }
 
     def _generate(self, prompts: Sequence[tuple[int, ...]], params: Sequence[Any]) -> list[Any]:
         """vLLM's one completion of each prompt, in order."""
@@ -207,14 +248,18 @@ class VllmEngine:
         Raises EngineError naming the first prompt that leaves no room for that token.
         """
         encoded = [tuple(self.encoder.prompt(p)) for p in prompts]
+        self._require_room(encoded, room=1)
+        return encoded
+
+    def _require_room(self, encoded: Sequence[Sequence[int]], *, room: int) -> None:
+        """Raise EngineError naming the first prompt that leaves no room for as many tokens."""
         for n, ids in enumerate(encoded):
-            if len(ids) + 1 > self._context:
+            if len(ids) + room > self._context:
                 raise EngineError(
-                    f"prompt {n} has {len(ids)} tokens and needs 1 more; the model reads "
+                    f"prompt {n} has {len(ids)} tokens and needs {room} more; the model reads "
                     f"{self._context}",
                     "shorten it or leave it out",
                 )
-        return encoded
 
 
 def _parts(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

@@ -4,7 +4,9 @@ and checked here.
 1. The request names the policy, its digest and the thresholds in force.
 2. The stream opens with the control token that the plug-in forced and the scores it decided on.
 3. The same scores must lead to the same token here, under the caller's policy; else BackendDown.
-4. JSON answers, tool calls, policies that defer and those that the plug-in lacks take the two calls
+4. Under a policy with a monitor the plug-in forces a refusal token where an answer is stopped. The
+   scores of every position are checked here too.
+5. JSON answers, tool calls, policies that defer and those that the plug-in lacks take the two calls
    of the gateway.
 """
 
@@ -28,12 +30,18 @@ from demur.engines.vllm.completions_api import (
     CompletionChoice,
     decision_body,
     logprob_fields,
-    read_part,
     single_choice,
     writing_fields,
 )
-from demur.engines.vllm.policy_request import DIGEST, NEVER_WORD, POLICY, THRESHOLD
+from demur.engines.vllm.policy_request import (
+    DIGEST,
+    NEVER_WORD,
+    POLICY,
+    THRESHOLD,
+    is_stateless,
+)
 from demur.engines.vllm.two_call_backend import ServedModel, TwoCallBackend
+from demur.engines.vllm.watched_stream import WatchedReader, WatchedStream
 
 _NO_POLICY = "\x00"  # a name that no policy has: a server with the plug-in refuses it
 
@@ -50,18 +58,25 @@ class PluginBackend(TwoCallBackend):
 
     async def open(self, ask: ServeRequest) -> ServeReply:
         """See TwoCallBackend.open. Raises BackendDown also where the server decided otherwise."""
-        # The plug-in forces a control token, which cannot defer.
-        if ask.json_schema is not None or ask.tools or ask.policy.defers:
+        # The plug-in forces a control token, which cannot defer, and keeps no sums.
+        two_calls = ask.policy.defers or not is_stateless(ask.policy)
+        if ask.json_schema is not None or ask.tools or two_calls:
             return await TwoCallBackend.open(self, ask)
         ask.policy.require_model(self.declared)
-        ask.policy.require_no_monitor("the plug-in")
         served = await self._served_model()
         ids = await self._encode(ask.messages)
         body = self._body(ask, ids, served)
         events: EventStream | None = None
         try:
             events = await self._client.stream("completions", body, undecided=True)
-            logp_C, decision, first = await self._read_decision(events, ask.policy, served)
+            logp_C, decision, choice = await self._read_decision(events, ask.policy, served)
+            parts: AsyncIterator[AnswerPart] = no_parts()
+            if generates_nothing(ask, decision):
+                await events.aclose()
+            else:
+                watched = ask.policy.monitor is not None and not decision.refuses
+                go_on = self._watched_parts if watched else self._plain_parts
+                parts = go_on(ask, ids, events, choice)
         except BaseException as e:  # also when the caller is cancelled: the stream must be closed
             if events is not None:
                 await events.aclose()
@@ -69,15 +84,31 @@ class PluginBackend(TwoCallBackend):
             if isinstance(e, EngineError) and not isinstance(e, BackendError | ScoreDoubt):
                 return await self._decide_in_two_calls(ask)
             raise
-        parts: AsyncIterator[AnswerPart] = no_parts()
-        if generates_nothing(ask, decision):
-            await events.aclose()
-        else:
-            read = partial(read_part, model=served.answers_as, banned=self._encoder.token_ids)
-            parts = AnswerStream(
-                events, read, AnswerRules(most_tokens=ask.sampling.max_tokens), first
-            )
         return ServeReply(decision=decision, logp_C=logp_C, prompt_tokens=len(ids), parts=parts)
+
+    def _plain_parts(
+        self, ask: ServeRequest, _ids: list[int], events: EventStream, choice: CompletionChoice
+    ) -> AnswerStream:
+        """The parts behind a first event, of a text that nothing stops."""
+        rest = (choice.token_ids or [])[1:]
+        if set(rest) & set(self._encoder.token_ids):
+            LOG.error("the plug-in wrote another control token behind the first: %s", rest)
+            raise BackendDown("the backend wrote a control token in mid-answer", "ask again")
+        first = AnswerPart(
+            text=choice.text, tokens=len(rest), finish=finish_of(choice.finish_reason)
+        )
+        rules = AnswerRules(most_tokens=ask.sampling.max_tokens)
+        return AnswerStream(events, self._read_part, rules, first)
+
+    def _watched_parts(
+        self, ask: ServeRequest, ids: list[int], events: EventStream, choice: CompletionChoice
+    ) -> WatchedStream:
+        """The parts behind a first event, of an answer that the policy's monitor may stop."""
+        reader = WatchedReader(self._watch_rules(ask, plugged=True))
+        rules = AnswerRules(most_tokens=ask.sampling.max_tokens)
+        parts = AnswerStream(events, reader.read, rules, reader.part_of(choice, skip=1))
+        start = [*ids, self._encoder.token_ids[0]]
+        return WatchedStream(parts, reader, partial(self._refuse, ask, start))
 
     async def _decide_in_two_calls(self, ask: ServeRequest) -> ServeReply:
         """Decide in two calls, under a policy that the plug-in refuses.
@@ -114,8 +145,8 @@ class PluginBackend(TwoCallBackend):
 
     async def _read_decision(
         self, events: EventStream, policy: Policy, served: ServedModel
-    ) -> tuple[Floats, Decision, AnswerPart]:
-        """Score (C,), decision and first part, from the stream's first event with a token.
+    ) -> tuple[Floats, Decision, CompletionChoice]:
+        """Score (C,), decision and choice, from the stream's first event with a token.
 
         Raises BackendDown where the emitted token is not the policy's decision on that score.
         """
@@ -127,23 +158,19 @@ class PluginBackend(TwoCallBackend):
         logp_C = self._checked_score(choice)
         decision = decide_or_doubt(policy, logp_C)
         # -1, which is no token's id, where the stream ended without a token
-        emitted, *rest = (choice.token_ids if choice else None) or [-1]
+        emitted = (choice.token_ids if choice else None) or [-1]
         expected = self._encoder.token_ids[decision.column]
-        if choice is None or emitted != expected or set(rest) & set(self._encoder.token_ids):
+        if choice is None or emitted[0] != expected:
             LOG.error(
                 "the plug-in emitted %d, the policy decides on %d: scores %s",
-                emitted,
+                emitted[0],
                 expected,
                 logp_C,
             )
             raise BackendDown(
                 "the backend decided otherwise than the policy", "does it run demur's plug-in?"
             )
-        return (
-            logp_C,
-            decision,
-            AnswerPart(text=choice.text, tokens=len(rest), finish=finish_of(choice.finish_reason)),
-        )
+        return logp_C, decision, choice
 
     async def _check_upstream(self, before: ServedModel | None) -> ServedModel:
         """Check the model as TwoCallBackend does; the first time, also that the plug-in runs."""

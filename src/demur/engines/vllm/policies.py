@@ -24,7 +24,7 @@ from demur.base.suggest import suggest
 from demur.core.access import PolicyChoice, apply_overrides
 from demur.core.fingerprint import Fingerprint
 from demur.core.policy import Policy
-from demur.engines.vllm.policy_request import DIGEST, POLICY, PolicyRequest
+from demur.engines.vllm.policy_request import DIGEST, POLICY, PolicyRequest, require_stateless
 from demur.store.policies.folder import Live, PolicySet, read_folder, reload
 from demur.store.policies.policy_file import policy_from_json, policy_to_json
 from demur.store.policies.trust import DIGESTS_ONLY, Trust
@@ -49,8 +49,9 @@ class PolicyRegistry:
 
     default: the policy of requests that name none. required: refuse requests without a policy.
     `model` is the fingerprint that all policies share, now and after every reload. Raises
-    PolicyError on an invalid or missing policy, or a default one that defers, ConfigError on an
-    unknown default; a request under any other policy that defers is refused. A file that
+    PolicyError on an invalid or missing policy, or a default one that defers, AccessError on a
+    default one whose monitor adds up, ConfigError on an unknown default; a request under any other
+    such policy is refused. A file that
     becomes invalid later leaves its last valid policy in force.
     """
 
@@ -73,6 +74,7 @@ class PolicyRegistry:
         self._set.require_sound()
         if default is not None and default in self._set.policies:
             self._set.policies[default].policy.require_no_deferral("the plug-in")
+            require_stateless(self._set.policies[default].policy)
         if default is not None and default not in self._set.policies:
             raise ConfigError(
                 f"{DEFAULT_VARIABLE} = {default!r} is not in {folder}", self._known(default)
@@ -112,6 +114,11 @@ class PolicyRegistry:
             return None
         live = self._find(name, request.digest)
         return _encode_policy(live, tuple(request.thresholds.items()))
+
+    def require_no_monitor(self, who: str) -> None:
+        """Raise PolicyError if a policy in force has a monitor, on which `who` would not act."""
+        for live in self._set.policies.values():
+            live.policy.require_no_monitor(who)
 
     def _find(self, name: str, digest: str | None) -> Live:
         """A version of a policy; digest None: the one in force. Raises AccessError."""
@@ -200,7 +207,7 @@ def _encode_policy(live: Live, thresholds: tuple[tuple[str, float], ...]) -> str
     """A policy under a request's thresholds, as JSON. Raises AccessError on a forbidden one,
     PolicyError on a policy that the plug-in cannot act on.
     """
-    live.policy.require_no_monitor("the plug-in")
+    require_stateless(live.policy)
     # A server of ours may read the same folder, and serve such a policy in front of this one.
     live.policy.require_no_deferral("the plug-in")
     policy = apply_overrides(live.policy, PolicyChoice(thresholds=dict(thresholds))).policy

@@ -14,6 +14,7 @@ from typing import Any
 
 from demur.base.errors import AccessError
 from demur.base.suggest import suggest
+from demur.core.policy import Policy
 from demur.core.threshold import NEVER
 
 PREFIX = "demur_"
@@ -86,6 +87,27 @@ def check_sampling(params: Any) -> None:
                 code="unsupported_combination",
                 param=name,
             )
+
+
+def is_stateless(policy: Policy) -> bool:
+    """Whether the plug-in can act on a policy: its monitor, if any, adds nothing up.
+
+    vLLM drops a preempted answer's place, and a sum over its positions with it.
+    """
+    return policy.monitor is None or policy.monitor.statistic == "maximum"
+
+
+def require_stateless(policy: Policy) -> None:
+    """Raise AccessError unless the plug-in can act on a policy."""
+    if not is_stateless(policy):
+        raise AccessError(
+            f"policy {policy.name!r} has a monitor that adds up over an answer, and the plug-in "
+            "keeps no sum when vLLM preempts it",
+            'use statistic "maximum", or put demur serve in front, which watches such an answer '
+            "itself",
+            code="unsupported_combination",
+            param=POLICY,
+        )
 
 
 def is_beam_search(params: Any) -> bool:

@@ -5,15 +5,17 @@
 2. The first call asks for one token and reads the control tokens' log-probabilities at its
    position; demur decides.
 3. The second call continues after the chosen control token, from the server's prefix cache.
-4. Before the first answer the server must reproduce reference scores; at every readiness check, the
+4. Under a policy with a monitor the second call reports the scores of every position. A stop hangs
+   up, and a third call writes the refusal after what was written and the refusal token.
+5. Before the first answer the server must reproduce reference scores; at every readiness check, the
    score of a fixed prompt. See docs/gateway.md for what is taken on trust.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar, Self
 
@@ -25,10 +27,12 @@ from demur.core.calibrator import closed
 from demur.core.decision import Decision, decide_or_doubt
 from demur.core.example import Message
 from demur.core.fingerprint import Fingerprint
+from demur.core.midway.monitor import Stop
 from demur.core.ports import Prompt
 from demur.core.score import check_scores
 from demur.core.serving import (
     AnswerPart,
+    Finish,
     ServedRun,
     ServeReply,
     ServeRequest,
@@ -51,11 +55,13 @@ from demur.engines.vllm.completions_api import (
     control_token_ban,
     decision_body,
     encoder_of,
+    logprob_fields,
     read_part,
     score_of,
     single_choice,
     writing_fields,
 )
+from demur.engines.vllm.watched_stream import WatchedReader, WatchedStream, WatchRules
 
 Reference = tuple[Prompt, Floats]  # a prompt and its score (C,), as the policies' model gave it
 
@@ -108,9 +114,11 @@ class TwoCallBackend:
     _served: ServedModel | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._encoder, self._end_of_turn = encoder_of(
+        self._encoder, self._decoder = encoder_of(
             self.tokenizer, self.declared, keep_history=self.keep_history
         )
+        # None where the template ends turns without a special token
+        self._end_of_turn = self._encoder.end_of_turn
         self._client = UpstreamClient(self.upstream)
         self._encoding = asyncio.Lock()  # Hugging Face tokenizers must not be entered twice at once
         self._checking = asyncio.Lock()
@@ -140,7 +148,6 @@ class TwoCallBackend:
         BackendTimeout or BackendBusy.
         """
         ask.policy.require_model(self.declared)
-        ask.policy.require_no_monitor("the two-call backend")
         mode = mode_of(ask)
         served = await self._served_model()
         ids = await self._encode(ask.messages)
@@ -229,29 +236,85 @@ class TwoCallBackend:
 
     async def _continue(
         self, ask: ServeRequest, ids: list[int], column: int, schema: Schema | None
+    ) -> PartStream:
+        """Begin to write after the control token of a score column, watched by the monitor."""
+        start = [*ids, self._encoder.token_ids[column]]
+        if ask.policy.monitor is None or column:
+            return await self._write(ask, start, self._read_part, schema)
+        reader = WatchedReader(self._watch_rules(ask))
+        parts = await self._write(ask, start, reader.read, schema, scores=True)
+        return WatchedStream(parts, reader, partial(self._refuse, ask, start))
+
+    def _read_part(self, data: bytes) -> AnswerPart | None:
+        """One event of an answer that nothing stops; see read_part."""
+        return read_part(data, self._answers_as, self._encoder.token_ids)
+
+    @property
+    def _answers_as(self) -> str:
+        """The served model's name in its answers; nothing is written before it was checked."""
+        assert self._served is not None
+        return self._served.answers_as
+
+    def _watch_rules(self, ask: ServeRequest, *, plugged: bool = False) -> WatchRules:
+        """How a watched answer is read. plugged: the server's plug-in stops it."""
+        assert ask.policy.monitor is not None
+        return WatchRules(
+            monitor=ask.policy.monitor,
+            token_ids=self._encoder.token_ids,
+            model=self._answers_as,
+            decode=partial(self._decoder.decode, skip_special_tokens=True),
+            stops=ask.sampling.stop,
+            plugged=plugged,
+        )
+
+    async def _refuse(
+        self, ask: ServeRequest, start: list[int], stop: Stop, written: Sequence[int]
+    ) -> PartStream:
+        """Begin the model's own refusal after a stop. start: prompt and control token."""
+        # The refusal shares the answer's limit, and its control token takes one position.
+        left = ask.sampling.max_tokens - len(written) - 1
+        ids = [*start, *written, self._encoder.token_ids[stop.column]]
+        context = None if self._served is None else self._served.context
+        finish: Finish | None = None
+        if not ask.policy.writes(stop.column):
+            finish = "stop"
+        elif left < 1 or (context is not None and len(ids) >= context):
+            finish = "length"
+        if finish is not None:
+            end = AnswerPart(finish=finish)
+            return AnswerStream(None, self._read_part, AnswerRules(most_tokens=1), end)
+        rest = replace(ask, sampling=replace(ask.sampling, max_tokens=left))
+        return await self._write(rest, ids, self._read_part, None)
+
+    async def _write(
+        self,
+        ask: ServeRequest,
+        start: list[int],
+        read: Callable[[bytes], AnswerPart | None],
+        schema: Schema | None,
+        *,
+        scores: bool = False,
     ) -> AnswerStream:
-        """Begin to write after the control token of a score column."""
-        served = await self._served_model()
-        room = self._tokens_left(ids, served)
-        token_ids = self._encoder.token_ids
+        """Begin to write after some ids, the last one a control token. scores: at every position.
+
+        Waits for the first part where its errors are the request's: vLLM accepts any schema at
+        first, and a server without scores shows it in its first event.
+        """
+        room = self._tokens_left(start[:-1], await self._served_model())
+        most = ask.sampling.max_tokens
         body = {
             "model": self.model,
-            "prompt": [*ids, token_ids[column]],
-            **writing_fields(
-                ask.sampling,
-                ask.sampling.max_tokens if room is None else min(ask.sampling.max_tokens, room),
-            ),
-            "logit_bias": control_token_ban(token_ids),
+            "prompt": start,
+            **writing_fields(ask.sampling, most if room is None else min(most, room)),
+            **(logprob_fields(self._encoder) if scores else {}),
+            "logit_bias": control_token_ban(self._encoder.token_ids),
             "stop_token_ids": [] if self._end_of_turn is None else [self._end_of_turn],
         }
         if (wanted := response_format(schema)) is not None:
             body["response_format"] = wanted
-        read = partial(read_part, model=served.answers_as, banned=token_ids)
-        rules = AnswerRules(most_tokens=ask.sampling.max_tokens)
-        # vLLM accepts any schema at first and reports its errors in the stream.
-        return await open_answer_stream(
-            self._client.stream("completions", body), read, rules, wait=wanted is not None
-        )
+        opening = self._client.stream("completions", body)
+        rules = AnswerRules(most_tokens=most)
+        return await open_answer_stream(opening, read, rules, wait=scores or wanted is not None)
 
     async def _check_upstream(self, before: ServedModel | None) -> ServedModel:
         """Check the served model. A server without valid scores is down, not in doubt."""
