@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.fake_run import engine_for, examples, prepare
 
-from demur.base.errors import ConfigError, DataError, PolicyError
+from demur.base.errors import ArtifactError, ConfigError, DataError, PolicyError
 from demur.core.score import ScoreTable
 from demur.core.taxonomy import coconot
 from demur.stages import calibrate, verify
@@ -64,6 +64,10 @@ def test_a_promise_holds_for_the_mix_of_traffic_and_is_verified_from_the_run(fol
     _, (verified,) = verify.run(folder.policy, folder, DIGESTS_ONLY)
     assert verified.faults == ()
     assert verified.counted.upper <= promise.level
+    # other requests in its place are told
+    traffic_file(folder, folder.traffic, 0.1)
+    with pytest.raises(ArtifactError, match=r"traffic\.parquet"):
+        verify.run(folder.policy, folder, DIGESTS_ONLY)
     # a calibration without it does not leave it behind
     run(folder)
     assert not folder.traffic.exists()

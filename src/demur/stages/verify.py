@@ -143,6 +143,8 @@ def _verified(
     settings: Mapping[str, Any] = receipt.settings
     outside = ("human_labels",) if settings.get("mix_by") else ("human_labels", "traffic")
     elsewhere = [name for name in outside if settings.get(name)]
+    if settings.get("mix_by") and receipt.made_from["traffic"] not in receipt.made.values():
+        faults.append("the traffic that the run keeps is not the one that it was made from")
     if elsewhere:
         faults.append(
             f"it cannot be counted again: it rests on {elsewhere[0]}, which the run does not keep"
