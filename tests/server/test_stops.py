@@ -5,10 +5,14 @@ from dataclasses import dataclass, replace
 import pytest
 
 from demur.base.errors import PolicyError
+from demur.core.goals.goal import Promise
+from demur.core.goals.parse import parse_goal
 from demur.core.midway.monitor import AnswerSampling, Monitor, Stop
+from demur.core.rates import Rate
 from demur.core.serving import AnswerPart
 from demur.core.threshold import NEVER
 from demur.engines.fake.backend import FakeBackend
+from demur.store.policies.policy_file import bind_promises
 from tests.server.live_server import REFUSED, engine, folder_of, policy, request, serving
 from tests.server.test_chat import joined, streamed
 from tests.waiting import wait_until
@@ -246,6 +250,35 @@ def test_a_model_that_was_not_taught_needs_a_certified_promise_about_false_stops
     refused = pytest.raises(PolicyError, match="not taught to turn back")
     with refused, serving(folder, taught=False):
         pass
+
+
+@pytest.mark.parametrize(
+    ("goal", "starts"),
+    [
+        ("false_stop <= 0.01", True),
+        ("false_stop[safety] <= 0.01", True),
+        ("false_stop[humanizing] <= 0.01", False),  # it is safety that stops
+        ("missed_stop[safety] <= 0.1", False),
+    ],
+)
+def test_a_certified_promise_about_what_stops_is_enough(tmp_path, goal, starts):
+    promise = Promise(
+        goal=parse_goal(goal).stated,
+        confidence=0.9,
+        status="certified",
+        rate=Rate(hits=0, of=900),
+        data_digest="sha256:0",
+        method="exact",
+    )
+    made = bind_promises(replace(watched(), promises=(promise,)))
+    folder = folder_of(tmp_path / "policies", made)
+    if not starts:
+        with pytest.raises(PolicyError, match="not taught"), serving(folder, taught=False):
+            pass
+        return
+    with serving(folder, taught=False) as server:
+        # no label has said anything of stops: scores at the first position do not speak of them
+        assert server.chat().json()["demur"]["promises"] == "certified, not watched"
 
 
 def test_a_policy_of_shorter_answers_is_not_taken_by_a_reload(folder):
