@@ -7,6 +7,7 @@ whose peak lies within ENGINE_TOLERANCE of a threshold are let off, and none is.
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -91,7 +92,7 @@ def policy_of(engine, monitor):
 
 def whole(text):
     """A text without the bytes at its end that are no character; streams drop these."""
-    return text.strip().rstrip("\ufffd").strip()
+    return re.sub(r"[\s\ufffd]+$", "", text.strip())
 
 
 def disagreements(expected, found, close):
