@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from demur.base.errors import ArtifactError, DataError
 from demur.base.files import digest_bytes, digest_file
-from demur.core.example import Example
+from demur.core.example import Example, Split
 from demur.core.training.seen import seen_rows
 from demur.store.models.seen_file import SEEN, seen_by_run
 from demur.store.models.upgrade import upgrade_model_file
+from demur.store.rows import read_examples
 from demur.store.run import RunFolder
 
 
@@ -27,7 +29,7 @@ def require_same_splits(
     folder: RunFolder, files: Mapping[Path, bytes], held_out: Sequence[Example]
 ) -> None:
     """Raise DataError, naming rows, if the run holds a model that was trained here and a split
-    would change.
+    would change, other than by further rows to calibrate and test on.
 
     files: the bytes of the new splits. held_out: the rows of the new calibrate and test splits.
     """
@@ -43,6 +45,9 @@ def require_same_splits(
     if not changed:
         return
     found = seen_rows(seen_by_run(folder), held_out)
+    # The model stays what it is where it has seen none of the rows that come, and none leaves.
+    if not found and "train" not in changed and _all_stay(folder, held_out):
+        return
     moved = (
         f"the model was trained on {found.text} of the new calibrate and test splits; "
         if found
@@ -51,6 +56,20 @@ def require_same_splits(
     raise DataError(
         f"{folder.root} holds a model, and the splits {', '.join(changed)} would change under it: "
         f"{moved}nothing was written",
-        "choose another folder (--out), or make all of it again: demur data --again, then demur "
-        "train; or demur run --from data",
+        "to add rows only, give the new ones the split 'calibrate' or 'test' and change no other; "
+        "else choose another folder (--out), or make all of it again: demur data --again, then "
+        "demur train; or demur run --from data",
     )
+
+
+def _all_stay(folder: RunFolder, held_out: Sequence[Example]) -> bool:
+    """Whether every row of the old calibrate and test splits is in the new ones, in its split and
+    labelled as it was. Groups may have grown.
+    """
+    splits: tuple[Split, ...] = ("calibrate", "test")
+    old = Counter(_mark(e) for split in splits for e in read_examples(folder.split(split)))
+    return not old - Counter(map(_mark, held_out))
+
+
+def _mark(example: Example) -> tuple[object, ...]:
+    return (example.split, example.messages, example.kind, example.label)
