@@ -14,7 +14,7 @@ from demur.store.policies.policy_file import read_policy
 from demur.store.policies.trust import DIGESTS_ONLY
 from demur.store.rows import read_examples
 
-LATER = calibrate.Config(goal="missed_refusal <= 0.05", confidence=0.9, method="anytime", seed=4)
+LATER = calibrate.Config(goal="missed_refusal <= 0.03", confidence=0.9, method="anytime", seed=4)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,6 @@ def test_labels_are_added_until_the_promise_is_granted_as_one_attempt(everything
     found = [looked(look, [*first, *more]) for more in steps]
     assert found[0] is None
     granted = next(n for n, policy in enumerate(found) if policy is not None)
-    assert granted > 1
     assert all(found[granted:])
     (promise,) = found[-1].promises
     assert promise.status == "certified"
