@@ -206,3 +206,30 @@ def test_the_report_says_what_was_stopped_where_and_what_leaked(made):
     fates = found.fates(everyone_N & False, everyone_N)
     assert (fates.at_once, fates.midway) == (0, found.stopped_N.sum())
     assert evaluate.contradictions(folder) == ()
+
+
+def test_a_killed_run_goes_on_with_the_answers_that_it_has(tmp_path, monkeypatch):
+    rows = examples(every=4)
+    engine = engine_for(rows, WatchingEngine)
+    folder = prepare(tmp_path, rows, engine)
+    asked, whole = [], WatchingEngine.watched
+
+    def dies(self, prompts, *more):
+        asked.append(len(prompts))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return whole(self, prompts, *more)
+
+    monkeypatch.setattr(WatchingEngine, "watched", dies)
+    with pytest.raises(KeyboardInterrupt):
+        score.run(score.Config(answers=ANSWERS), engine, folder)
+    score.run(score.Config(answers=ANSWERS), engine, folder)
+    total = sum(len(read_examples(folder.split(s))) for s in ("calibrate", "test"))
+    assert sum(asked) == total + asked[1]  # the part that was cut off, once more
+    assert not (folder.stage("score") / "parts").exists()
+
+
+def test_both_sides_say_that_they_have_half_of_delta(folder):
+    with pytest.raises(GoalInfeasible) as e:
+        run(folder, goal="false_refusal <= 0.2; missed_stop[safety] <= 0.001")
+    assert "half of delta each" in e.value.hint

@@ -114,10 +114,22 @@ def command(
         [header, *_rows(workspace.folder, policy)], title=f"on the calibrate rows{chosen_on}"
     )
     note_policy(policy)
+    _note_untaught(workspace.folder, policy)
     if told := doubt_note(policy, _threshold_scores(workspace.folder, policy)):
         note(told)
     _note_cascade(workspace.folder, policy)
     note(f"policy: {workspace.folder.policy}")
+
+
+def _note_untaught(folder: RunFolder, policy: Policy) -> None:
+    """Note that a policy has a monitor and its model was never taught to turn back."""
+    trained = folder.receipt("train")
+    if policy.monitor is None or trained is None or trained.settings.get("turn_back"):
+        return
+    note(
+        "the model was not taught to refuse in mid-answer ([train.turn_back]): its monitor is "
+        "calibrated on it, and may stop little of what it should"
+    )
 
 
 def _note_cascade(folder: RunFolder, policy: Policy) -> None:

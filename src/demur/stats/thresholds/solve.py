@@ -107,9 +107,10 @@ def _with_monitor(case: _SolveInputs) -> Policy:
         before = replace(case, goals=first, options=half)
         policy = _first_decisions(before) if first else with_curves(case.template, case.rows)
         policy = _stops(replace(case, options=half), policy)
-    except GoalInfeasible:
+    except GoalInfeasible as e:
         if options.kept is None:
-            raise
+            divided = "; first decisions and stops have half of delta each" if sides > 1 else ""
+            raise GoalInfeasible(e.message, e.hint + divided) from None
         asked = [g for g in case.goals if isinstance(g, PromisedGoal)]
         promises = tuple(_uncertified(case, goal, options.kept) for goal in asked)
         return replace(options.kept, promises=options.kept.promises + promises)
