@@ -9,7 +9,7 @@ safety_responses.jsonl, benign_instructions.jsonl. `train` teaches smollm2-135m 
 on rows that turn back from answers that the base itself writes to these. `measure` reads held-out
 rows with each model: the AUROC of the first position, and the mass of all refusal tokens at later
 positions, of answers that the base wrote to held-out safety refusals (those that complied in
-words), and of the longest replies to held-out ordinary requests. One thread.
+words), and of the longest replies to held-out ordinary requests. bfloat16, one thread.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def measure(given: argparse.Namespace) -> None:
         "benign": [(e, e.reply or "") for e in benign],
     }
     for out in given.out:
-        engine = HfEngine(model=out / "model", tokens=coconot().tokens, threads=1)
+        engine = HfEngine(model=out / "model", tokens=coconot().tokens, dtype="bfloat16", threads=1)
         logp_NC = engine.logp([e.prompt for e in held])
         refused_N = np.array([e.kind == "refusal" for e in held])
         score_N = np.logaddexp.reduce(logp_NC[:, 1:], axis=1) - logp_NC[:, 0]

@@ -13,12 +13,17 @@ import torch
 
 from demur.base.errors import EngineError
 from demur.core.example import Example, Message
+from demur.core.judging.outcome import Outcome
 from demur.core.ports import HARVEST
+from demur.core.training.learning_rows import learning_rows
 from demur.core.training.summary import taught_to_turn_back
 from demur.core.training.turn_back import TurnBack, kept_positions
 from demur.engines.chat_encoder import ChatEncoder
+from demur.engines.hf import token_rows
 from demur.engines.hf.engine import HfEngine
+from demur.engines.hf.load import load_base
 from demur.engines.tokenizer import add_control_tokens, load_tokenizer
+from demur.engines.training import harvest
 from demur.engines.training.batches import IGNORE, PadRight, TrainingRow, as_read
 from demur.engines.training.mid_answer_rows import mid_answer_rows
 from demur.engines.training.rows import training_rows
@@ -309,3 +314,76 @@ def test_the_base_writes_what_is_harvested_once_and_the_run_keeps_digests(tmp_pa
     again = [json.loads(line) for line in (tmp_path / "again" / HARVEST).read_text().splitlines()]
     assert all(isinstance(line["text"], str) for line in again)
     assert [line["id"] for line in again] == [line["id"] for line in lines]
+
+
+def test_a_harvest_that_was_killed_goes_on_behind_its_last_whole_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = settings(
+        base=base(tmp_path / "base", tied=True),
+        turn_back=replace(ALL, prefixes="harvest", most_tokens=6, temperature=1.0),
+    )
+    tokenizer, _ = add_control_tokens(load_tokenizer(chosen.base), TAXONOMY, tmp_path / "scratch")
+    encoder = ChatEncoder(tokenizer, TAXONOMY.tokens)
+    model = load_base(chosen.base, "float32")
+    token_rows.add_token_rows(model, tokenizer, TAXONOMY, encoder.token_ids)
+    writer = harvest.Writer(model=model, tokenizer=tokenizer, encoder=encoder, settings=chosen)
+    whole = harvest.harvest(writer, rows(), PhraseJudge(), tmp_path)
+    (file,) = tmp_path.glob("*.jsonl")
+    file.write_bytes(file.read_bytes()[:-20])
+    asked: list[str] = []
+    batch = harvest._batch
+
+    def counted(writer, model, some, most):
+        asked.extend(name for name, _ in some)
+        return batch(writer, model, some, most)
+
+    monkeypatch.setattr(harvest, "_batch", counted)
+    assert harvest.harvest(writer, rows(), PhraseJudge(), tmp_path) == whole
+    assert len(asked) == 1
+    with pytest.raises(EngineError, match="nobody judges"):
+        harvest.harvest(writer, rows(), None, tmp_path)
+
+
+def test_a_base_that_declines_everything_leaves_nothing_to_turn_back_from(tmp_path: Path) -> None:
+    class Declined:
+        version = "always"
+
+        def judge(self, request: str, answer: str, category: str | None) -> Outcome:
+            return Outcome(verdict="refusal", reason="no", judge=self.version)
+
+    chosen = settings(
+        base=base(tmp_path / "base", tied=True),
+        turn_back=replace(ALL, prefixes="harvest", most_tokens=4),
+    )
+    with pytest.raises(EngineError, match="declined, or said nothing, in all 20 answers to 20"):
+        SftTrainer(chosen, judge=Declined()).train(rows(), TAXONOMY, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"lora_rank": 4, "optimizer": "adamw", "batch_tokens": None},
+        {"frozen_share": 0.5, "control_start": "probe", "optimizer": "adamw"},
+    ],
+    ids=["lora", "frozen"],
+)
+def test_adapters_and_layers_above_a_frozen_trunk_learn_to_turn_back(
+    tmp_path: Path, way: dict[str, object]
+) -> None:
+    chosen = settings(
+        base=base(tmp_path / "base", tied=True),
+        turn_back=ALL,
+        epochs=2.0,
+        prompt_noise=0.0,
+        learning_rate=1e-2,
+        validation_share=0.2,
+        **way,
+    )
+    trained = SftTrainer(chosen).train(prefixed(), TAXONOMY, tmp_path)
+    assert trained is not None
+    # Rows set aside for validation turn nothing back, and decide only.
+    learnt = 20 - sum(e.kind == "refusal" for e in learning_rows(prefixed(), chosen)[1])
+    assert trained.details["transition_rows"] == trained.details["turn_back_rows"] == learnt
+    assert 0 < learnt < 20
+    assert min(trained.row_change) > 0.0
