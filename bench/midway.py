@@ -1,6 +1,6 @@
 """What training to turn back does to a real base model, position by position.
 
-    python bench/midway.py train ROWS OUT [--rows 1200] [--turn-back] [--seed 0]
+    python bench/midway.py train ROWS OUT [--rows 1200] [--turn-back] [--answer-share 0] [--seed 0]
     python bench/midway.py measure ROWS OUT... [--prompts 80] [--tokens 64]
 
 ROWS: a folder of the rows of docs/data.md: coconot.jsonl, xstest.jsonl, harmful.jsonl,
@@ -62,7 +62,9 @@ def rows(folder: Path, split: Split, count: int, seed: int) -> list[Example]:
 
 def train(given: argparse.Namespace) -> None:
     """Train one model and print its figures."""
-    turn_back = TurnBack(prefixes="harvest") if given.turn_back else None
+    turn_back = None
+    if given.turn_back:
+        turn_back = TurnBack(prefixes="harvest", answer_share=given.answer_share)
     settings = replace(cpu(seed=given.seed), turn_back=turn_back)
     examples = rows(given.rows_folder, "train", given.rows, given.seed)
     start = time.process_time()
@@ -173,6 +175,7 @@ def main() -> None:
     one.add_argument("out", type=Path)
     one.add_argument("--rows", type=int, default=1200)
     one.add_argument("--turn-back", action="store_true")
+    one.add_argument("--answer-share", type=float, default=0.0)
     one.add_argument("--seed", type=int, default=0)
     one.set_defaults(run=train)
     one = verbs.add_parser("measure")

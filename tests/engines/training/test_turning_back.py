@@ -136,6 +136,14 @@ def test_later_positions_of_ordinary_answers_are_learnt_beside_prefixes(
             assert learnt == (2 if example.kind == "refusal" else most)
 
 
+def test_more_rows_to_be_answered_may_learn_their_reply_than_refusals(
+    encoder: ChatEncoder,
+) -> None:
+    chosen = settings(reply_share=0.0, turn_back=replace(ALL, answer_share=1.0))
+    found = training_rows(rows(), TAXONOMY, encoder, chosen)
+    assert [r.has_reply for r in found] == [e.kind != "refusal" for e in rows()]
+
+
 def test_the_loss_of_a_transition_row_is_the_mean_log_loss_of_one_id_and_no_text_is_learnt(
     encoder: ChatEncoder,
 ) -> None:

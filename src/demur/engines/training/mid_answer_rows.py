@@ -146,7 +146,7 @@ class _Builder:
     def _turn(self) -> list[int]:
         """The refusal token, and the tokens of the reply that are learnt."""
         example, token = self._example, self._encoder.token_ids[self._column]
-        if example.reply is None or not learns_reply(example.id, self._settings):
+        if example.reply is None or not learns_reply(example, self._settings):
             return [token]
         ids, turns = self._encoder.conversation(example.messages, [*_past(example), self._column])
         last = turns[-1]

@@ -25,7 +25,7 @@ def training_rows(
     assistant turns of a conversation open with [respond], the last one with the example's own
     token. A row longer than max_length tokens is left out; raises EngineError if all are.
     """
-    replying = [e.reply is not None and learns_reply(e.id, settings) for e in examples]
+    replying = [e.reply is not None and learns_reply(e, settings) for e in examples]
     rows = [
         reply_row(e, taxonomy.column(e.label), encoder, answer_tokens(e, settings))
         if replies
@@ -73,9 +73,12 @@ def answer_tokens(example: Example, settings: TrainSettings) -> int:
     return max(settings.answer_tokens, settings.turn_back.most_tokens)
 
 
-def learns_reply(row_id: str, settings: TrainSettings) -> bool:
+def learns_reply(example: Example, settings: TrainSettings) -> bool:
     """Whether a row's reply is learnt: drawn by the row's id and the seed alone."""
-    return uniform_hash(settings.seed, f"reply:{row_id}") < settings.reply_share
+    share = settings.reply_share
+    if settings.turn_back is not None and example.label is None:
+        share = max(share, settings.turn_back.answer_share)
+    return uniform_hash(settings.seed, f"reply:{example.id}") < share
 
 
 def decision_row(example: Example, column: int, encoder: ChatEncoder) -> TrainingRow:
