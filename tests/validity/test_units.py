@@ -123,3 +123,25 @@ def test_the_bound_of_a_rate_lies_below_it_in_at_most_delta_of_the_draws(units, 
         rows = count_rows(np.ones(units * size, dtype=bool), group_N, None, seed=n)
         below += rows.upper(error_N, DELTA) < rate
     assert below <= binom.ppf(0.999, DRAWS // 4, DELTA)
+
+
+def repeated(rng, *, grows):
+    """Draws in which a level of .1 passes that the rate per request just exceeds: 600 prompts, each
+    asked 2 to 6 times; `grows`: an error is the likelier the more often its prompt came.
+    """
+    size_S = np.arange(2, 7)
+    chance_S = size_S.astype(float) if grows else np.ones(5)
+    chance_S *= 0.1001 * size_S.sum() / (size_S @ chance_S)
+    passed = 0
+    for n in range(DRAWS):
+        at_N = rng.integers(5, size=600)
+        rows = count_rows(np.ones(600, dtype=bool), None, size_S[at_N], seed=n)
+        passed += rows.test(0.1, DELTA).passes(rng.random(600) < chance_S[at_N])
+    return passed
+
+
+def test_prompts_asked_a_few_times_keep_promises_unless_they_err_the_more_the_oftener_they_come():
+    rng = np.random.default_rng(1)
+    assert repeated(rng, grows=False) <= binom.ppf(0.999, DRAWS, DELTA)
+    # What no reading covers, as docs/decisions/0017 says.
+    assert 0.2 * DRAWS < repeated(rng, grows=True) < 0.35 * DRAWS
