@@ -130,7 +130,10 @@ def main() -> None:
 def write_policies(run: Path, folder: Path, tokens: int) -> None:
     """Write the run's policy, and the same one with a monitor that no answer reaches."""
     policy = read_policy(RunFolder(run).stage("calibrate") / "policy.json")
-    policy = replace(policy, promises=(), sensitivities=(), monitor=None)
+    assert policy.fingerprint is not None
+    # vLLM is started in float32, whatever the weights are stored in
+    model = replace(policy.fingerprint, dtype="float32")
+    policy = replace(policy, promises=(), sensitivities=(), monitor=None, fingerprint=model)
     monitor = Monitor(
         thresholds=(1.0,) * len(policy.categories),
         answers=AnswerSampling(most_tokens=tokens, temperature=0.0),

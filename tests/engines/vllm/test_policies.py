@@ -6,6 +6,8 @@ import pytest
 
 from demur.base.errors import AccessError, ConfigError, PolicyError
 from demur.core.fingerprint import Fingerprint
+from demur.core.midway.monitor import AnswerSampling, Monitor
+from demur.core.threshold import NEVER
 from demur.engines.vllm.policies import PolicyRegistry, decode_policy
 from demur.engines.vllm.policy_request import PolicyRequest
 from demur.store.policies.policy_file import policy_digest, read_policy, write_policy, write_signed
@@ -82,6 +84,21 @@ def test_a_threshold_moves_within_what_the_policy_permits(folder) -> None:
     ):
         with pytest.raises(AccessError, match=message):
             asked(shelf, "lenient", **thresholds)
+
+
+def test_a_monitor_travels_with_its_policy_and_one_that_adds_up_is_refused(tmp_path) -> None:
+    monitor = Monitor(thresholds=(0.5, NEVER), answers=AnswerSampling(most_tokens=64))
+    adds_up = replace(monitor, thresholds=(3.0, NEVER), statistic="cusum")
+    for name, watch in (("most", monitor), ("sum", adds_up)):
+        write_policy(tmp_path / f"{name}.json", replace(named(name), monitor=watch))
+    shelf = PolicyRegistry(tmp_path)
+    assert asked(shelf, "most").monitor == monitor
+    with pytest.raises(AccessError, match="keeps no sum"):
+        asked(shelf, "sum")
+    with pytest.raises(AccessError, match="keeps no sum"):
+        PolicyRegistry(tmp_path, default="sum")
+    with pytest.raises(PolicyError, match="stops no answer"):
+        shelf.require_no_monitor("speculative decoding")
 
 
 def test_an_unknown_policy_is_refused_with_the_nearest_name(folder) -> None:
