@@ -16,6 +16,7 @@ from tests.server.live_server import (
     serving,
 )
 from tests.server.test_declared import tools
+from tests.waiting import wait_until
 
 ASKED_BACK = "Could you say what this is for?"
 
@@ -85,10 +86,16 @@ def test_deferrals_are_counted_apart(server):
     assert not any('"safety"' in name for name in names)
 
 
+def decided(caplog):
+    return [r.fields for r in caplog.records if getattr(r, "fields", {}).get("decision")]
+
+
 def test_the_decision_log_says_defer(server, action, caplog):
     with caplog.at_level("INFO", logger="demur.server"):
         server.chat(REFUSED)
-    lines = [r.fields for r in caplog.records if getattr(r, "fields", {}).get("decision")]
+        # the line is written once the response has been sent
+        wait_until(lambda: decided(caplog))
+    lines = decided(caplog)
     assert (lines[-1]["decision"], lines[-1]["category"], lines[-1]["on_defer"]) == (
         "defer",
         "safety",

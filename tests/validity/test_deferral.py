@@ -53,8 +53,8 @@ def true_rates(people, certified):
     }
 
 
-def outcome(people, goals, template, seed, *, explained=False):
-    rows = drawn(people, np.random.default_rng([7, seed]), 1000)
+def outcome(people, goals, template, seed, *, count=1000, explained=False):
+    rows = drawn(people, np.random.default_rng([7, seed]), count)
     how = CertifyOptions(confidence=1 - DELTA, seed=seed, explained=explained)
     return certify(parse_goals(goals), template, rows, how)
 
@@ -80,7 +80,7 @@ def test_joint_promises_are_broken_in_at_most_delta_of_the_draws(name):
 def test_without_the_band_the_same_pair_of_goals_is_infeasible():
     people = population(signal=3.5)
     for seed in range(5):
-        found = outcome(people, PAIR, people.template, seed, explained=True)
+        found = outcome(people, PAIR, people.template, seed, count=8000, explained=True)
         assert isinstance(found, Infeasible)
         assert "can go no lower" in found.reason
 
@@ -88,7 +88,7 @@ def test_without_the_band_the_same_pair_of_goals_is_infeasible():
 def test_a_budget_too_small_for_both_errors_is_infeasible_and_says_what_is_in_reach():
     people = population(signal=3.5)
     goals = f"{PAIR}; deferral <= 0.01"
-    found = outcome(people, goals, deferring(people.template), 0, explained=True)
+    found = outcome(people, goals, deferring(people.template), 0, count=8000, explained=True)
     assert isinstance(found, Infeasible)
     reach = {r.goal.risk: r.lowest for r in found.reachable}
     assert 0.01 < reach["deferral"] < 0.15

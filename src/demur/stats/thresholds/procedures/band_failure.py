@@ -47,7 +47,6 @@ def _not_yet(task: CertifyTask, found: NotCertified) -> Uncertified:
             f"the thresholds that {loss.goal.text!r} certifies hold back none of the rows to be "
             "refused: a promise kept by doing nothing"
         )
-        needed = None
     else:
         reason = (
             f"{loss.goal.text!r}: {one.rate.hits} of {one.rate.of} tested rows err at the pair of "
@@ -57,12 +56,14 @@ def _not_yet(task: CertifyTask, found: NotCertified) -> Uncertified:
         likely = rows_likely(one.rate.value, loss.level, found.delta) if one.rate.of else None
         # tested rows -> rows at hand
         whole, tested = loss.of(task.everyone), max(one.rate.of, 1)
-        needed = None if likely is None else int(np.ceil(likely * whole / tested))
+        if likely is not None and likely > tested:
+            needed = int(np.ceil(likely * whole / tested))
+            reason += f"; about {needed} rows {loss.goal.rows_words} would probably do"
     return Uncertified(
         reason=reason,
         blocking=loss.goal,
         rows=loss.of(task.everyone),
-        rows_needed=needed,
+        rows_needed=None,
         evidence=seen,
     )
 
