@@ -17,6 +17,7 @@ from tests.validity.population import DELTA, population
 
 DRAWS = 2000
 PAIR = "false_refusal <= 0.05; missed_refusal <= 0.1"
+TIGHT = "false_refusal <= 0.02; missed_refusal <= 0.05"  # no threshold keeps both
 CASES = {
     "both errors and a budget": f"{PAIR}; deferral <= 0.15",
     # the most that may be deferred is looked at
@@ -79,15 +80,17 @@ def test_joint_promises_are_broken_in_at_most_delta_of_the_draws(name):
 
 def test_without_the_band_the_same_pair_of_goals_is_infeasible():
     people = population(signal=3.5)
-    for seed in range(5):
-        found = outcome(people, PAIR, people.template, seed, count=8000, explained=True)
+    for seed in range(3):
+        found = outcome(people, TIGHT, people.template, seed, count=8000, explained=True)
         assert isinstance(found, Infeasible)
         assert "can go no lower" in found.reason
+    goals = f"{TIGHT}; deferral <= 0.2"
+    assert isinstance(outcome(people, goals, deferring(people.template), 0, count=8000), Granted)
 
 
 def test_a_budget_too_small_for_both_errors_is_infeasible_and_says_what_is_in_reach():
     people = population(signal=3.5)
-    goals = f"{PAIR}; deferral <= 0.01"
+    goals = f"{TIGHT}; deferral <= 0.01"
     found = outcome(people, goals, deferring(people.template), 0, count=8000, explained=True)
     assert isinstance(found, Infeasible)
     reach = {r.goal.risk: r.lowest for r in found.reachable}
