@@ -13,4 +13,4 @@ def test_judge_check_shows_how_far_judges_agree_with_each_other(demur, tmp_path)
     demur("judge", file, "--out", tmp_path / "v.jsonl")
     result = demur("judge-check", file, "--judge", "phrases", "--judged", tmp_path / "v.jsonl")
     assert "agreement with each other" in result.out
-    assert "1.000 (1.000 to 1.000)" in result.out
+    assert "1.000 (0." in result.out  # two raters who never differed may yet
