@@ -124,7 +124,7 @@ def check_answer(engine, policy, prompt, written, ends):
 def test_answers_stop_where_their_scores_do_whatever_vllm_does_with_the_batch(
     engine, tmp_path, runner
 ):
-    many, longest = (60, 32) if runner == "V1" else (16, 12)  # Triton's interpreter is slow
+    many, longest = (60, 32) if runner == "V1" else (24, 16)  # Triton's interpreter is slow
     prompts = encoded(engine, many)
     found = with_monitors(engine, prompts[:20])
     folder = write_policies(tmp_path / "policies", found)
