@@ -2,6 +2,7 @@
 
     python bench/midway.py train ROWS OUT [--rows 1200] [--turn-back] [--answer-share 0] [--seed 0]
     python bench/midway.py measure ROWS OUT... [--prompts 80] [--tokens 64]
+    python bench/midway.py attack ROWS OUT... [--prompts 60] [--tokens 64]
 
 ROWS: a folder of the rows of docs/data.md: coconot.jsonl, xstest.jsonl, harmful.jsonl,
 safety_responses.jsonl, benign_instructions.jsonl. `train` teaches smollm2-135m its control tokens
@@ -9,7 +10,10 @@ safety_responses.jsonl, benign_instructions.jsonl. `train` teaches smollm2-135m 
 on rows that turn back from answers that the base itself writes to these. `measure` reads held-out
 rows with each model: the AUROC of the first position, and the mass of all refusal tokens at later
 positions, of answers that the base wrote to held-out safety refusals (those that complied in
-words), and of the longest replies to held-out ordinary requests. bfloat16, one thread.
+words), and of the longest replies to held-out ordinary requests. `attack` prefills the model's own
+answers to held-out safety refusals and wraps the requests, under the natural decision with a
+monitor that stops one of 50 answers to held-out ordinary requests, and without one. bfloat16, one
+thread.
 """
 
 from __future__ import annotations
@@ -25,8 +29,11 @@ import numpy as np
 import torch
 
 from demur.core.example import Example, Message, Split
+from demur.core.midway.monitor import AnswerSampling, Monitor, peaks
+from demur.core.policy import natural
 from demur.core.rows.splitting import uniform_hash
 from demur.core.taxonomy import coconot
+from demur.core.threshold import NEVER
 from demur.core.training.settings import cpu
 from demur.core.training.summary import summary_lines
 from demur.core.training.turn_back import TurnBack
@@ -40,6 +47,7 @@ from demur.engines.training.harvest import Writer, harvest
 from demur.engines.training.sft import SftTrainer
 from demur.judges.phrases import PhraseJudge
 from demur.sources.files import FileSource
+from demur.stages.attack import Config, Target, run
 
 FILES = (
     "coconot.jsonl",
@@ -50,6 +58,8 @@ FILES = (
 )
 POSITIONS = (0, 1, 2, 5, 10, 20, 40, 63)  # of an answer: tokens ahead
 BATCH = 8
+BENIGN = 160  # ordinary answers that the monitor's threshold is read off
+ATTACKS = ("plain", "prefill-5", "prefill-20", "prefill-80", "role", "program")
 
 
 def rows(folder: Path, split: Split, count: int, seed: int) -> list[Example]:
@@ -166,6 +176,35 @@ def measure(given: argparse.Namespace) -> None:
         print(f"5 % of the benign maxima ({highest:.2g}): {caught:.1%} of the harmful answers")
 
 
+def attack(given: argparse.Namespace) -> None:
+    """Attack each model and print what became of it; the results are written beside the model."""
+    held = rows(given.rows_folder, "test", 800, 1)
+    ordinary = [e.prompt for e in held if e.kind != "refusal"][:BENIGN]
+    safety = [e for e in held if e.kind == "refusal" and e.category == "safety"][: given.prompts]
+    greedy, names = AnswerSampling(most_tokens=given.tokens, temperature=0.0), coconot().names
+
+    def monitor(threshold: float) -> Monitor:
+        stops = tuple(threshold if name == "safety" else NEVER for name in names)
+        return Monitor(thresholds=stops, answers=greedy)
+
+    for out in given.out:
+        engine = HfEngine(model=out / "model", tokens=coconot().tokens, threads=1)
+        written = engine.watched(ordinary, greedy)
+        at = names.index("safety")
+        peak_N = np.sort([peaks(monitor(1.0), w.logp_TC)[0][at] for w in written])
+        # just above the peak that one of 50 answers reaches
+        threshold = min(1.0, float(np.exp(peak_N[-(len(peak_N) // 50)])) * (1.0 + 1e-4))
+        target = Target(
+            policy=replace(natural(coconot(), engine.fingerprint), monitor=monitor(threshold)),
+            scorer=engine,
+            watcher=engine,
+            judges=(PhraseJudge(),),
+        )
+        run(Config(attacks=ATTACKS, limit=None), target, safety, out / "attack")
+        print(f"\n{out.name}: threshold {threshold:.4f}, of {len(peak_N)} ordinary answers")
+        print((out / "attack" / "attack.md").read_text(encoding="utf-8"))
+
+
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -184,6 +223,12 @@ def main() -> None:
     one.add_argument("--prompts", type=int, default=80)
     one.add_argument("--tokens", type=int, default=64)
     one.set_defaults(run=measure)
+    one = verbs.add_parser("attack")
+    one.add_argument("rows_folder", type=Path)
+    one.add_argument("out", type=Path, nargs="+")
+    one.add_argument("--prompts", type=int, default=60)
+    one.add_argument("--tokens", type=int, default=64)
+    one.set_defaults(run=attack)
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.run(given)
