@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from demur.base.errors import AccessError, PolicyError, TaxonomyError
@@ -201,9 +202,10 @@ class Policy:
 
     def own_text(self, column: int) -> str | None:
         """The policy's own text after a control token, by score column; None: the model writes (0
-        is respond).
+        is respond). Below 0: the text of a deferral.
         """
-        return self.categories[column - 1].own_text if column else None
+        own = self.categories[abs(column) - 1]
+        return None if not column else own.own_text if column > 0 else own.defer_text
 
     def writes(self, column: int) -> bool:
         """Whether the model writes the text after a control token, by score column."""
@@ -303,6 +305,11 @@ class Policy:
                 "serve it with `demur serve` (docs/serve.md), or use a policy without on_defer",
             )
 
+    def without_bands(self) -> Policy:
+        """The policy that answers what it would defer."""
+        none = partial(replace, defer_threshold=None, on_defer=None, defer_text="")
+        return replace(self, categories=tuple(map(none, self.categories)))
+
     def with_thresholds(self, thresholds: dict[str, float]) -> Policy:
         """The same policy with other thresholds for the named categories, of which nothing was
         promised. A category defers from where it did, or nothing where its threshold is below that.
@@ -377,13 +384,9 @@ class Policy:
 
 def natural(taxonomy: Taxonomy, fingerprint: Fingerprint | None = None) -> Policy:
     """The policy that follows the model's most probable control token."""
-    categories = tuple(CategoryPolicy() for _ in taxonomy.categories)
+    free = tuple(CategoryPolicy() for _ in taxonomy.categories)
     return Policy(
-        name="natural",
-        taxonomy=taxonomy,
-        rule="natural",
-        categories=categories,
-        fingerprint=fingerprint,
+        name="natural", taxonomy=taxonomy, rule="natural", categories=free, fingerprint=fingerprint
     )
 
 
@@ -414,12 +417,7 @@ def _check_sensitivities(policy: Policy) -> None:
 def _check_monitor(policy: Policy) -> None:
     if policy.monitor is None:
         return
-    if len(policy.monitor.thresholds) != len(policy.taxonomy.categories):
-        raise PolicyError(
-            f"monitor: {len(policy.monitor.thresholds)} thresholds for "
-            f"{len(policy.taxonomy.categories)} categories",
-            "give one per category of the taxonomy, in its order",
-        )
+    policy.monitor.require_categories(len(policy.taxonomy.categories))
     # A suppressed token is never emitted, in mid-answer no more than at the first position. Where
     # all are suppressed, the first position was decided elsewhere: see `passing`.
     if all(category.override == "suppress" for category in policy.categories):

@@ -65,6 +65,10 @@ class TextRow:
         )
 
 
+# of a deferral's text, which neither answers nor declines: no judge is asked
+DEFERRED = Outcome(verdict="unscored", reason="deferred: the policy's own text", judge="none")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Texts:
     """The judged texts of some rows: branches in the cache, fixed refusals in `fixed`."""
@@ -80,9 +84,11 @@ class Texts:
         return row.judge_input(text, self.choices[column] if column else None)
 
     def outcome(self, row: TextRow, policy: Policy, column: int) -> Outcome:
-        """The outcome of the text that a policy sends after a control token. Raises ArtifactError
-        if that text was never written.
+        """The outcome of the text that a policy sends after a control token; below 0, of a
+        deferral's. Raises ArtifactError if that text was never written.
         """
+        if column < 0:
+            return DEFERRED
         fixed = policy.own_text(column)
         if fixed is None:
             return self.cache.get(row.id, column).outcome
@@ -165,7 +171,7 @@ def judge_fixed(texts: Texts, sent: Iterable[tuple[TextRow, Policy, int]]) -> No
     inputs = [
         texts.judge_input(row, column, fixed)
         for row, policy, column in sent
-        if (fixed := policy.own_text(column)) is not None
+        if column >= 0 and (fixed := policy.own_text(column)) is not None
     ]
     # Several policies may send the same text for the same request.
     inputs = list(dict.fromkeys(inputs))

@@ -108,6 +108,14 @@ class Monitor:
                 "hold back fewer tokens than an answer may have; 0 holds back nothing",
             )
 
+    def require_categories(self, count: int) -> None:
+        """Raise PolicyError unless there is a threshold for each of so many categories."""
+        if len(self.thresholds) != count:
+            raise PolicyError(
+                f"monitor: {len(self.thresholds)} thresholds for {count} categories",
+                "give one per category of the taxonomy, in its order",
+            )
+
     def _check_threshold(self, threshold: float) -> None:
         if math.isinf(threshold) and threshold > 0:
             return

@@ -19,6 +19,7 @@ from demur.core.fingerprint import Fingerprint
 from demur.core.goals.goal import Goal
 from demur.core.goals.kinds import Natural
 from demur.core.goals.parse import parse_goals
+from demur.core.goals.promised import DeferralRate
 from demur.core.policy import Policy
 from demur.core.threshold import NEVER
 from demur.stages.arrival import left_rows
@@ -63,7 +64,6 @@ def read_comparison(
             "rows it was fitted on",
             f"calibrate again: demur calibrate {folder.root}",
         )
-    policy.require_no_deferral("evaluate")
     # only on rows that the calibrator was not fitted on does a promise about thresholds hold
     unseen = left_rows(folder)
     calibrate = _scored(folder, "calibrate", unseen, policy, seen)
@@ -73,9 +73,7 @@ def read_comparison(
     # Natural, calibrated, the others. The natural policy needs no data, so that it is always there.
     in_order = [others[0], calibrated, *others[1:]]
     compared = [
-        ComparedPolicy(
-            goal=g, file=f, policy=p, choice_N=decide_many(p, rows.table.logp_NC).choice_N
-        )
+        ComparedPolicy(goal=g, file=f, policy=p, choice_N=decide_many(p, rows.table.logp_NC).sent_N)
         for g, f, p in in_order
     ]
     return Comparison(
@@ -128,7 +126,7 @@ def _others(
     found, unmet = [], []
     for asked in map(parse_goals, goals):
         text = "; ".join(goal.text for goal in asked)
-        before = _template(policy, asked[0], text)
+        before = _template(policy, asked, text)
         if judged and any(goal.promised for goal in asked):
             unmet.append(UnmetGoal(goal=text, reason=NO_HAND))
             continue
@@ -162,17 +160,20 @@ def _solved(request: CertifyRequest, calibrate: LabelledScores, digest: str) -> 
     )
 
 
-def _template(policy: Policy, goal: Goal, name: str) -> Policy:
-    """The calibrated policy without thresholds, overrides, limits and promises.
+def _template(policy: Policy, goals: Sequence[Goal], name: str) -> Policy:
+    """The calibrated policy without thresholds, overrides, limits and promises; without a band
+    too, where no goal bounds what is deferred.
 
     For the natural goal also without a calibrator: that policy is the model left to itself.
     """
     # The solver cannot set thresholds of every rule: those it cannot get the default rule.
-    calibrator = IDENTITY if isinstance(goal, Natural) else policy.calibrator
+    calibrator = IDENTITY if isinstance(goals[0], Natural) else policy.calibrator
     rule = policy.rule if policy.rule in STEERABLE else "heaviest"
     free = tuple(
         replace(c, threshold=NEVER, override=None, limits=None, curve=()) for c in policy.categories
     )
-    return replace(
+    bands = any(isinstance(goal, DeferralRate) for goal in goals)
+    made = replace(
         policy, name=name, rule=rule, categories=free, calibrator=calibrator, promises=()
     )
+    return made if bands else made.without_bands()

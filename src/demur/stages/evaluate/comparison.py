@@ -20,7 +20,8 @@ class ComparedPolicy:
     goal: str  # as it was given; of several, joined by "; "
     file: str  # relative to the run folder
     policy: Policy
-    choice_N: Ints  # the control token that each test row gets, as a score column
+    # what each test row gets, as a score column: its control token, or below 0 where it is deferred
+    choice_N: Ints
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -74,7 +74,7 @@ def _rows(
     prompts = [e.prompt for e in examples]
     logp_NC = model.logp(prompts)
     decided = decide_many(policy, logp_NC)
-    columns = decided.choice_N.tolist()
+    columns, words = decided.sent_N.tolist(), decided.words(policy.taxonomy.choices)
     # No text is written where the policy sends a fixed one.
     columns_of = [[c] if policy.writes(c) else [] for c in columns]
     written = model.branches(prompts, columns_of, progress)
@@ -89,7 +89,7 @@ def _rows(
             topic=e.subcategory or "",
             prompt=e.text,
             expected=_expected(e, policy.taxonomy),
-            decided=choices[columns[n]],
+            decided=words[n],
             doubt=bool(decided.doubt_N[n]),
             probability=dict(zip(choices, p_NC[n].tolist(), strict=True)),
             text=written[n][columns[n]].shown if (text := own[n]) is None else text,

@@ -16,6 +16,7 @@ from demur.base.arrays import Bools, Doubles, Ints
 from demur.core.calibrator import closed
 from demur.core.decision import decide_many
 from demur.core.judging.outcome import Outcome, Verdict
+from demur.core.policy import Policy
 from demur.stages.evaluate.comparison import Comparison
 from demur.stages.evaluate.consistency import corrected, kept_by_token, sent_texts
 from demur.stages.evaluate.texts import JudgedComparison
@@ -29,7 +30,7 @@ from demur.stats.measure import (
     SlicedErrors,
     auroc,
     average_precision,
-    confusion_of,
+    confusions_of,
     errors_of,
     measure_decisions,
     measure_texts,
@@ -87,10 +88,7 @@ def policy_metrics(
         return MeasuredRate.from_core(row_units(read.rows).rate(hit_N, among_N))
 
     calibrate = comparison.calibrate
-    chosen_N = decide_many(policy, calibrate.table.logp_NC).choice_N
-    confusion = confusion_of(
-        calibrate.label_N, chosen_N, len(policy.taxonomy.tokens), calibrate.count_N
-    )
+    confusion, deferred = confusions_of(policy, calibrate)
     return PolicyMetrics(
         name=policy.name,
         goal=compared.goal,
@@ -101,8 +99,11 @@ def policy_metrics(
             name: c.threshold
             for name, c in zip(policy.taxonomy.names, policy.categories, strict=True)
         },
-        calibrate=errors_row(_on(calibrate, chosen_N > 0)),
-        decision=_level(decisions.errors, comparison, compared.choice_N > 0),
+        calibrate=errors_row(_decided_errors(policy, calibrate)),
+        # an F1 is of what is answered or refused
+        decision=_level(
+            decisions.errors, comparison, compared.choice_N > 0, compared.choice_N >= 0
+        ),
         text=_level(texts.errors, read, refuses_N, scored_N),
         unscored=of_texts(~scored_N, np.ones(len(scored_N), dtype=bool)),
         unscored_reasons=_reasons(outcomes),
@@ -112,6 +113,8 @@ def policy_metrics(
         wrong_category=MeasuredRate.from_core(decisions.wrong_category),
         confusion=decisions.confusion,
         calibrate_confusion=tuple(tuple(line) for line in confusion.tolist()),
+        deferred=decisions.deferred if policy.defers else (),
+        calibrate_deferred=tuple(map(tuple, deferred.tolist())) if policy.defers else (),
         texts_refuse=MeasuredRate.from_core(texts.agreement),
         # a partial answer counts as an answer
         texts_answer=of_texts(verdict_N != "refusal", scored_N & (sent_N == 0)),
@@ -192,9 +195,16 @@ def verdicts(comparison: Comparison, cache: BranchCache) -> dict[str, VerdictsRo
     }
 
 
+def _decided_errors(policy: Policy, rows: LabelledScores) -> ErrorRates:
+    decided = decide_many(policy, rows.table.logp_NC)
+    held_N = decided.held_N if policy.defers else None
+    return errors_of(rows.label_N != 0, decided.refuses_N, row_units(rows), held_N)
+
+
 def errors_row(errors: ErrorRates) -> ErrorsRow:
     """Error rates as a row of metrics.json."""
-    rates = {f.name: MeasuredRate.from_core(getattr(errors, f.name)) for f in fields(errors)}
+    found = {f.name: getattr(errors, f.name) for f in fields(errors)}
+    rates = {name: MeasuredRate.from_core(r) for name, r in found.items() if r is not None}
     return ErrorsRow(**rates, f1=errors.f1.number)
 
 

@@ -30,6 +30,8 @@ def table_rows(evaluation: Evaluation) -> tuple[PolicyTable, ...]:
         # The first two are always the natural policy and the run's own.
         named = ("natural: the model's most probable token", f"calibrated: {policy.goal}")
         title = named[n] if n < len(named) else f"other target: {policy.goal}"
+        if (deferral := policy.decision.overall.deferral) is not None:
+            title += f"; deferred, neither answered nor refused: {deferral.words}"
         groups = {**policy.decision.by_category}
         if "benign" in policy.decision.by_kind:
             groups["ordinary"] = policy.decision.by_kind["benign"]

@@ -48,4 +48,5 @@ def needed(comparison: Comparison, which: Which) -> list[list[int]]:
     reached = zip(
         heaviest_N.tolist(), *(c.choice_N.tolist() for c in comparison.compared), strict=True
     )
-    return [sorted({0, *columns}) for columns in reached]
+    # a deferral, below 0, needs no text of the model's
+    return [sorted({0, *(c for c in columns if c >= 0)}) for columns in reached]

@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 
-from demur.core.decision import Decisions, decide_many
+from demur.core.decision import Decisions, decide_many, deferral_words
 from demur.core.example import Example
 from demur.pages.parts import Card, Cards
 from demur.stages.report.finished_run import FinishedRun
@@ -28,18 +28,19 @@ def decided(m: FinishedRun, most: int) -> tuple[Cards, ...]:
     # margin_N is the distance from the threshold in log-odds. The second sort is stable: within
     # rows with a text, and within those without, the surest stay first.
     decisions = decide_many(m.calibrated, m.rows.table.logp_NC)
-    choice_N = decisions.choice_N.tolist()
+    choice_N = decisions.sent_N.tolist()
     surest = np.argsort(-np.abs(decisions.margin_N), kind="stable").tolist()
     order = sorted(
         surest,
         key=lambda n: m.calibrated.writes(choice_N[n]) and _branch(m, n, choice_N[n]) is None,
     )
-    refused_N = decisions.refuses_N
+    refused_N, held_N = decisions.refuses_N, decisions.held_N
     sets = (
         ("Wrongly refused", "Ought to be answered.", refused_N & ~m.should_N),
-        ("Missed", "Ought to be refused, and were answered.", ~refused_N & m.should_N),
+        ("Missed", "Ought to be refused, and were answered.", ~held_N & m.should_N),
         ("Rightly refused", "", refused_N & m.should_N),
-        ("Rightly answered", "", ~refused_N & ~m.should_N),
+        ("Rightly answered", "", ~held_N & ~m.should_N),
+        *([("Deferred", "", held_N & ~refused_N)] if m.calibrated.defers else []),
     )
     return tuple(
         Cards(
@@ -94,7 +95,7 @@ def disagreements(m: FinishedRun, most: int) -> Cards:
     wrong = [
         n
         for n in order
-        if _contradicts(_branch(m, n, int(decisions.choice_N[n])), int(decisions.choice_N[n]))
+        if _contradicts(_branch(m, n, int(decisions.sent_N[n])), int(decisions.sent_N[n]))
     ]
     return Cards(
         title=f"Texts that contradict their token ({len(wrong)} in all)",
@@ -147,7 +148,8 @@ def _card(m: FinishedRun, n: int, decisions: Decisions) -> Card:
     """One test row under the calibrated policy: label, decision, probabilities, verdict, and the
     text that is sent.
     """
-    example, choices, column = m.examples[n], m.evaluation.choices, int(decisions.choice_N[n])
+    example, choices, column = m.examples[n], m.evaluation.choices, int(decisions.sent_N[n])
+    word = choices[column] if column >= 0 else deferral_words(choices[-column])
     # calibrated: these are compared with thresholds
     logq_C = m.calibrated.calibrator.apply(m.rows.table.logp_NC[n : n + 1])[0]
     most = np.argsort(-logq_C, kind="stable")[:SHOWN_TOKENS].tolist()
@@ -158,7 +160,7 @@ def _card(m: FinishedRun, n: int, decisions: Decisions) -> Card:
             "ought to be",
             f"refused ({example.label})" if example.label else f"answered ({example.kind})",
         ),
-        ("decided", choices[column] + _compared_with(m, int(decisions.heaviest_N[n]))),
+        ("decided", word + _compared_with(m, int(decisions.heaviest_N[n]))),
         (
             "probabilities",
             ", ".join(f"{choices[c]} {math.exp(min(float(logq_C[c]), 0.0)):.1%}" for c in most),
@@ -170,7 +172,7 @@ def _card(m: FinishedRun, n: int, decisions: Decisions) -> Card:
         return Card(prompt=example.text, facts=tuple(facts), answer=branch.answer.shown)
     own = m.calibrated.own_text(column)
     if own is not None:
-        facts.append(("judged", "a fixed refusal was sent"))
+        facts.append(("judged", f"a fixed {'refusal' if column > 0 else 'text'} was sent"))
         return Card(prompt=example.text, facts=tuple(facts), answer=own)
     facts.append(
         (

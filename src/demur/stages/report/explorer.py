@@ -36,7 +36,7 @@ def explorer(m: FinishedRun, run_name: str) -> Explorer:
     run_name: of the run folder, for the command. Policies of other rules than `heaviest` get no
     sliders: their rows are compared with several thresholds at once.
     """
-    policy = m.calibrated
+    policy = m.calibrated.without_bands()
     shown = np.array(evenly_spaced(range(len(m.examples)), MOST_ROWS), dtype=np.int64)
     logp_NC = m.rows.table.logp_NC[shown]
     # Categories whose thresholds may move without moving another's decisions: active, and neither
@@ -75,7 +75,8 @@ def explorer(m: FinishedRun, run_name: str) -> Explorer:
         )
     return Explorer(
         title="Move a threshold",
-        caption=_caption(len(rows), len(m.examples), bool(movable)),
+        caption=_caption(len(rows), len(m.examples), bool(movable))
+        + (" What the policy defers counts as answered here." if m.calibrated.defers else ""),
         choices=m.evaluation.choices,
         sliders=tuple(_slider(policy, name, stops[name]) for name in movable),
         rows=tuple(rows),

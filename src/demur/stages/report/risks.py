@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from demur.base.arrays import Ints
 from demur.base.errors import Undefined
 from demur.core.goals.counts import Counts, two_way
 from demur.core.goals.goal import Goal
@@ -34,10 +36,10 @@ def measured(goal: Goal, p: PolicyMetrics, active: Sequence[str]) -> tuple[Cell,
     if isinstance(goal, Named):
         goal = next((full for full in parse_goals(p.goal) if full.risk == goal.risk), goal)
     before, after = (
-        _shown(goal, _counts(p, confusion, errors, active))
-        for confusion, errors in (
-            (p.calibrate_confusion, p.calibrate),
-            (p.confusion, p.decision.overall),
+        _shown(goal, replace(_counts(p, confusion, errors, active), defer_LC=_table(deferred)))
+        for confusion, errors, deferred in (
+            (p.calibrate_confusion, p.calibrate, p.calibrate_deferred),
+            (p.confusion, p.decision.overall, p.deferred),
         )
     )
     if isinstance(goal, Natural | TargetRate):
@@ -50,6 +52,10 @@ def _refused(category: str | None, p: PolicyMetrics) -> Cell:
     if category is None:
         return p.decision.overall.refusal_rate
     return p.tokens[category].emitted if category in p.tokens else _UNKNOWN
+
+
+def _table(counts: Sequence[Sequence[int]]) -> Ints | None:
+    return np.array(counts, dtype=np.int64) if counts else None
 
 
 def _counts(

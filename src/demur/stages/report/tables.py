@@ -58,6 +58,10 @@ def policies(m: FinishedRun) -> Table:
     rows += [
         (label(m, p), *_overall(p.decision), p.wrong_category, "") for p in m.evaluation.policies
     ]
+    deferred = [(p, r) for p in m.evaluation.policies if (r := p.decision.overall.deferral)]
+    if deferred:
+        rows += [("neither answered nor refused: share deferred, in the first column",)]
+        rows += [(label(m, p), rate, *[""] * 6) for p, rate in deferred]
     rows += [("by the text, as judged" + _of_some(m),)]
     rows += [
         (label(m, p), *_overall(p.text), "", _out_of(p.unscored)) for p in m.evaluation.policies

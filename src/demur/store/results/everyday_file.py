@@ -24,7 +24,7 @@ class EverydayRow(Strict):
     topic: str
     prompt: str
     expected: str  # "respond", a category, or "refuse"
-    decided: str  # "respond" or a category
+    decided: str  # "respond", a category, or "defer: " and a category
     doubt: bool  # too much probability off the control tokens: refused at every threshold
     # by choice, as thresholds are compared with: after the calibrator
     probability: dict[str, float]

@@ -85,6 +85,8 @@ class ErrorsRow(Strict):
     false_refusal: MeasuredRate  # Type I, false-positive rate: refused, among rows to be answered
     precision: MeasuredRate  # to be refused, among refused
     f1: float | None  # null where nothing is refused and nothing ought to be
+    # neither answered nor refused, among all rows; null where the policy defers nothing
+    deferral: MeasuredRate | None = None
 
 
 class LevelRow(Strict):
@@ -181,6 +183,9 @@ class PolicyMetrics(Strict):
     confusion: tuple[tuple[int, ...], ...]
     # the same on the rows that its thresholds were chosen on
     calibrate_confusion: tuple[tuple[int, ...], ...] = ()
+    # rows deferred, which these leave out, by (what ought to happen, category); empty: none may be
+    deferred: tuple[tuple[int, ...], ...] = ()
+    calibrate_deferred: tuple[tuple[int, ...], ...] = ()
     texts_refuse: MeasuredRate  # the text declines, among rows that got a refusal token
     # the text answers, in part or whole, among rows that got the respond token
     texts_answer: MeasuredRate
