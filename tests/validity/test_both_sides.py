@@ -3,15 +3,13 @@
 import pytest
 
 from tests.validity.population import BOTH_SIDES, keeps_its_word, tally
+from tests.validity.slow import longest_apart
 
 DRAWS = 2000
 
 
-# the longest, for `make test-slow`
 LONG = ("vectors, bfloat16", "vectors, misled", "hard only", "path, small category")
-CASES = [
-    pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in BOTH_SIDES
-]
+CASES = longest_apart(BOTH_SIDES, LONG)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -17,6 +17,7 @@ from demur.stats.calibrators.families import fit_calibrator
 from demur.stats.thresholds.closed_form import certify_false_refusal
 from demur.stats.thresholds.results import Certified
 from tests.validity.population import DELTA, Tally, population
+from tests.validity.slow import longest_apart
 
 DRAWS = 2000
 LEVEL = 0.05
@@ -48,7 +49,7 @@ def calibrated_promises(family, draws, *, apart):
     return Tally(draws, draws, broken, caught / draws)
 
 
-@pytest.mark.parametrize("family", ["temperature", "isotonic"])
+@pytest.mark.parametrize("family", longest_apart(["temperature", "isotonic"], ["isotonic"]))
 def test_promises_behind_a_calibrator_are_broken_in_at_most_delta_of_the_draws(family):
     broken = calibrated_promises(family, DRAWS, apart=True).broken
     assert broken <= binom.ppf(0.999, DRAWS, DELTA)

@@ -25,6 +25,7 @@ from tests.validity.population import (
     population,
     tally,
 )
+from tests.validity.slow import longest_apart
 
 DRAWS = 2000
 CASES = {
@@ -87,7 +88,7 @@ def served(people, tolerance, seed=7):
 
 
 @pytest.mark.parametrize("tolerance", [1e-6, ENGINE_TOLERANCE])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", longest_apart(CASES, ["vectors"]))
 def test_promises_hold_in_an_engine_that_rounds_otherwise(name, tolerance):
     keeps_its_word(CASES[name], tally(CASES[name], DRAWS, people=served(with_atoms(), tolerance)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -284,6 +285,8 @@ def test_a_stop_with_the_operators_own_text_ends_the_stream():
 
 
 def test_a_stop_that_the_plug_in_missed_is_made_here(caplog):
+    # the command line, called in this process before, shows errors only
+    caplog.set_level(logging.WARNING)
     parts, asked = passed_on([event([0, 1, 2], [CALM, HIGH, CALM])])
     stop = Stop(column=1, position=1)
     assert asked == [(stop, [0])]
