@@ -38,6 +38,7 @@ class Upstream:
         self.requests: list[dict] = []
         self.streams_cut = 0  # by the client, before their end
         self.together = 1  # tokens in one event of a completion's stream
+        self.says: str | None = None  # text of every token, in place of its own
         routes = [
             Route("/v1/models", self.models),
             Route("/v1/completions", self.completions, methods=["POST"]),
@@ -168,7 +169,8 @@ class Upstream:
                 await asyncio.sleep(STALL_S)
             await asyncio.sleep(self.pause_s)
             reason = {"abort": "abort", "no finish": None}.get(self.failure or "", finish)
-            content = {"delta": {"content": text}} if chat else {"text": text, "token_ids": [at]}
+            said = text if self.says is None else self.says
+            content = {"delta": {"content": said}} if chat else {"text": said, "token_ids": [at]}
             choice = {**content, "finish_reason": reason}
             if (wanted := body.get("logprob_token_ids")) and self.failure != "no logprobs":
                 shift = float("nan") if self.failure == "nan" else 0.0

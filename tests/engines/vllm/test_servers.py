@@ -20,6 +20,7 @@ import pytest
 
 from demur.base.errors import BackendDown, BackendError, EngineError
 from demur.core.decision import decide_many
+from demur.core.midway.monitor import AnswerSampling, Monitor, first_stop
 from demur.core.policy import CategoryPolicy, Policy, natural
 from demur.core.serving import Sampling, ServeRequest
 from demur.core.taxonomy import coconot
@@ -42,6 +43,7 @@ PROMPTS = [
     for text in ("What is the capital of France?", "Hi", "A poem, please.")
 ]
 START_S = 300.0
+WATCHED = AnswerSampling(most_tokens=12, temperature=0.0)  # as `ask` has them written
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,28 @@ def policies(engine):
             fingerprint=engine.fingerprint,
         )
     made["natural"] = natural(coconot(), engine.fingerprint)
+    made |= watching(engine)
     return {name: undoubted(policy) for name, policy in made.items()}
+
+
+def watching(engine):
+    """Policies that answer, and whose monitors stop some of the answers."""
+    traces = [one.logp_TC for one in engine.watched(PROMPTS, WATCHED)]
+    peak_NK = np.array([trace[:, 1:].max(axis=0) for trace in traces])
+    made = {}
+    for n, level in enumerate((0.5, 0.8, 0.95)):
+        thresholds = np.exp(np.quantile(peak_NK, level, axis=0) + 1e-3)
+        made[f"watched-{n}"] = Policy(
+            name=f"watched-{n}",
+            taxonomy=coconot(),
+            rule="heaviest",
+            categories=tuple(
+                CategoryPolicy(on_refuse="No." if k == 4 else "generate") for k in range(5)
+            ),
+            fingerprint=engine.fingerprint,
+            monitor=Monitor(thresholds=tuple(thresholds.tolist()), answers=WATCHED, held_back=0),
+        )
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +187,8 @@ def test_gateway_and_plugin_decide_as_decide_many_and_write_the_same_greedy_text
 ):
     logp_NC = engine.logp(PROMPTS)
     moved = policies["low"].with_thresholds({"safety": 0.0})
-    cases = [(p, p) for p in policies.values()] + [(moved, policies["low"])]
+    plain = [p for p in policies.values() if p.monitor is None]
+    cases = [(p, p) for p in plain] + [(moved, policies["low"])]
 
     async def work(gateway, plugin, _):
         return [
@@ -188,6 +212,38 @@ def test_gateway_and_plugin_decide_as_decide_many_and_write_the_same_greedy_text
             choices.append(left.decision.choice)
     assert {"respond"} < set(choices)
     assert len(choices) > 0.9 * len(cases) * len(PROMPTS)
+
+
+def test_gateway_and_plugin_stop_where_the_scores_do_and_write_the_same_refusal(
+    url, engine, policies
+):
+    watched = [policy for name, policy in policies.items() if name.startswith("watched")]
+    traces = [one.logp_TC for one in engine.watched(PROMPTS, WATCHED)]
+
+    async def work(gateway, plugin, _):
+        return [
+            [[part async for part in (await b.open(ask(p, w))).parts] for b in (gateway, plugin)]
+            for w in watched
+            for p in PROMPTS
+        ]
+
+    stops = []
+    for at, pair in enumerate(with_all(url, engine, work)):
+        policy, trace = watched[at // len(PROMPTS)], traces[at % len(PROMPTS)]
+        expected = first_stop(policy.monitor, trace)
+        found = [
+            (
+                next((p.stop for p in parts if p.stop), None),
+                "".join(p.text for p in parts),
+                "".join(p.refusal for p in parts),
+                parts[-1].finish,
+            )
+            for parts in pair
+        ]
+        assert found[0] == found[1]
+        assert found[0][0] == expected
+        stops.append(expected is not None)
+    assert 0.1 < np.mean(stops) < 0.9
 
 
 def test_a_schema_comes_after_the_decision_and_a_bad_schema_is_the_callers(url, engine, policies):

@@ -108,7 +108,7 @@ class PluginBackend(TwoCallBackend):
         rules = AnswerRules(most_tokens=ask.sampling.max_tokens)
         parts = AnswerStream(events, reader.read, rules, reader.part_of(choice, skip=1))
         start = [*ids, self._encoder.token_ids[0]]
-        return WatchedStream(parts, reader, partial(self._refuse, ask, start))
+        return WatchedStream(parts, reader, partial(self._refuse, ask, start, reader.read))
 
     async def _decide_in_two_calls(self, ask: ServeRequest) -> ServeReply:
         """Decide in two calls, under a policy that the plug-in refuses.

@@ -243,7 +243,7 @@ class TwoCallBackend:
             return await self._write(ask, start, self._read_part, schema)
         reader = WatchedReader(self._watch_rules(ask))
         parts = await self._write(ask, start, reader.read, schema, scores=True)
-        return WatchedStream(parts, reader, partial(self._refuse, ask, start))
+        return WatchedStream(parts, reader, partial(self._refuse, ask, start, reader.read))
 
     def _read_part(self, data: bytes) -> AnswerPart | None:
         """One event of an answer that nothing stops; see read_part."""
@@ -268,9 +268,18 @@ class TwoCallBackend:
         )
 
     async def _refuse(
-        self, ask: ServeRequest, start: list[int], stop: Stop, written: Sequence[int]
+        self,
+        ask: ServeRequest,
+        start: list[int],
+        read: Callable[[bytes], AnswerPart | None],
+        stop: Stop,
+        written: Sequence[int],
     ) -> PartStream:
-        """Begin the model's own refusal after a stop. start: prompt and control token."""
+        """Begin the model's own refusal after a stop. start: prompt and control token.
+
+        read: the watched answer's, which makes the text from ids. The server's text would begin
+        with all of the prompt where the stop divides a character.
+        """
         # The refusal shares the answer's limit, and its control token takes one position.
         left = ask.sampling.max_tokens - len(written) - 1
         ids = [*start, *written, self._encoder.token_ids[stop.column]]
@@ -282,9 +291,9 @@ class TwoCallBackend:
             finish = "length"
         if finish is not None:
             end = AnswerPart(finish=finish)
-            return AnswerStream(None, self._read_part, AnswerRules(most_tokens=1), end)
+            return AnswerStream(None, read, AnswerRules(most_tokens=1), end)
         rest = replace(ask, sampling=replace(ask.sampling, max_tokens=left))
-        return await self._write(rest, ids, self._read_part, None)
+        return await self._write(rest, ids, read, None)
 
     async def _write(
         self,

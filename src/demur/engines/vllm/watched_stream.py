@@ -6,7 +6,7 @@
    it. The server's own text is not used.
 3. At a stop the server's plug-in has forced the refusal token, and the stream goes on with the
    model's own refusal. A server without the plug-in is hung up on, and asked for the refusal in a
-   call of its own. Without a stop there is no further call.
+   call of its own, which is read here as well. Without a stop there is no further call.
 
 C control tokens, column 0 = respond.
 """
@@ -161,19 +161,15 @@ class WatchedStream:
     def __init__(self, parts: PartStream, reader: WatchedReader, refuse: Refuse) -> None:
         self._parts, self._reader, self._refuse = parts, reader, refuse
         self._turn: AnswerPart | None = None  # read, and not yet passed on
-        self._elsewhere = False  # the refusal comes from a call of its own
 
     def __aiter__(self) -> WatchedStream:
         return self
 
     async def __anext__(self) -> AnswerPart:
         part = await anext(self._parts) if self._turn is None else self._turn
-        if self._elsewhere:
-            return replace(part, text="", refusal=part.text + part.refusal)
         self._turn = self._reader.turn()
         if part.stop is not None and not self._reader.goes_on:
             await self._parts.aclose()
-            self._elsewhere = True
             self._parts = await self._refuse(part.stop, self._reader.ids)
         elif part.finish is not None:
             # The upstream's end came with the stop, behind text that it was held for.
