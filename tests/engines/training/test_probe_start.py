@@ -31,7 +31,8 @@ def test_groups_that_lie_apart_are_told_apart_above_the_rest(seed, classes, rest
     logits_NC = hidden_Nd @ fitted(hidden_Nd, column_N, others_N).T
     assert float((logits_NC.argmax(dim=1) == column_N).float().mean()) > 0.95
     above_N = torch.logsumexp(logits_NC, dim=1) - others_N
-    assert float(above_N.median()) > MARGIN - 1
+    # the penalty on the rows takes a part of the margin, the more the higher the rest lies
+    assert float(above_N.median()) > 0.75 * MARGIN
 
 
 def test_a_training_of_one_small_step_decides_as_the_probe_does(tmp_path):
