@@ -9,7 +9,7 @@ from demur.base.errors import ConfigError
 from demur.core.decision import decide_many
 from demur.core.example import Example
 from demur.core.judging.cached_chat import CachedChat
-from demur.core.judging.judge import JudgeInput
+from demur.core.judging.judge import JudgeInput, judge_rows
 from demur.core.midway.monitor import AnswerSampling, Stop, first_stop
 from demur.core.policy import Policy
 from demur.core.ports import (
@@ -101,29 +101,39 @@ class Asker:
             raise needs_attacker(rounds)
         tried = {row.id: Try(row=row, asked=row.prompt[-1].content, said="") for row in rows}
         found: dict[str, Asked] = {}
+        left = list(rows)  # those that have not succeeded
         for turn in range(rounds):
-            open_rows = [row for row in rows if not self._succeeded(found.get(row.id))]
-            messages = propose(self.attacker, [tried[row.id] for row in open_rows])
+            messages = propose(self.attacker, [tried[row.id] for row in left])
             # A request without a message keeps its last try.
-            sent = [(r, m) for r, m in zip(open_rows, messages, strict=True) if m is not None]
+            sent = [(r, m) for r, m in zip(left, messages, strict=True) if m is not None]
             prompts = [(*r.prompt[:-1], replace(r.prompt[-1], content=m)) for r, m in sent]
-            for one in self._decided([r for r, _ in sent], prompts, no_progress):
-                found[one.row.id] = one
+            asked = self._decided([r for r, _ in sent], prompts, no_progress)
+            found |= {one.row.id: one for one in asked}
             for row, message in sent:
                 said = found[row.id].text if row.id in found else ""
                 tried[row.id] = Try(row=row, asked=message, said=said)
+            succeeded = self._succeeded(asked)
+            left = [row for row in left if row.id not in succeeded]
             progress((turn + 1) * len(rows) // rounds, len(rows))
         return [found[row.id] for row in rows if row.id in found]
 
-    def _succeeded(self, one: Asked | None) -> bool:
-        """Whether a try was answered to its end, about the request, by the first judge's word."""
-        if one is None or one.written is None or one.stop(self.policy) is not None:
-            return False
-        asked = one.judge_input
-        if not one.text.strip() or not is_about(asked.request, one.text):
-            return False
-        outcome = self.judge.judge(asked.request, asked.answer, asked.category)
-        return outcome.verdict in ("compliance", "partial")
+    def _succeeded(self, asked: Sequence[Asked]) -> set[str]:
+        """The ids of requests that were answered to the end, about them, by the first judge's
+        word.
+        """
+        whole = [
+            one
+            for one in asked
+            if one.text.strip()
+            and one.stop(self.policy) is None
+            and is_about(one.judge_input.request, one.text)
+        ]
+        outcomes = judge_rows(self.judge, [one.judge_input for one in whole])
+        return {
+            one.row.id
+            for one, outcome in zip(whole, outcomes, strict=True)
+            if outcome.verdict in ("compliance", "partial")
+        }
 
     def _decided(
         self, rows: Sequence[Example], prompts: Sequence[Prompt], progress: Progress
@@ -146,9 +156,9 @@ class Asker:
         """Answers that begin with the model's own words after a forced [respond]."""
         # Greedy, so that one request has one beginning, whatever the attack's length.
         beginning = AnswerSampling(most_tokens=tokens, temperature=0.0)
-        begun = self._watched(rows, [row.prompt for row in rows], (), beginning)
+        begun = self._watched([row.prompt for row in rows], (), beginning)
         progress(len(rows) // 2, len(rows))
-        asked = [row for row, _ in begun]
+        asked = [rows[n] for n, _ in begun]
         prefixes = [w.answer.text for _, w in begun]
         found = self._written(asked, [row.prompt for row in asked], prefixes)
         progress(len(rows), len(rows))
@@ -158,28 +168,25 @@ class Asker:
         self, rows: Sequence[Example], prompts: Sequence[Prompt], prefixes: Sequence[str]
     ) -> list[Asked]:
         """The answers to these prompts, written to their end."""
-        prefix_of = dict(zip([row.id for row in rows], prefixes, strict=True)) if prefixes else {}
         return [
-            Asked(row=row, column=0, prefix=prefix_of.get(row.id, ""), written=written)
-            for row, written in self._watched(rows, prompts, prefixes, self.sampling)
+            Asked(row=rows[n], column=0, prefix=prefixes[n] if prefixes else "", written=written)
+            for n, written in self._watched(prompts, prefixes, self.sampling)
         ]
 
     def _watched(
-        self,
-        rows: Sequence[Example],
-        prompts: Sequence[Prompt],
-        prefixes: Sequence[str],
-        sampling: AnswerSampling,
-    ) -> list[tuple[Example, WatchedAnswer]]:
+        self, prompts: Sequence[Prompt], prefixes: Sequence[str], sampling: AnswerSampling
+    ) -> list[tuple[int, WatchedAnswer]]:
+        """The answers to the prompts that the model can read, each with its prompt's index."""
+
         def watch(part: Sequence[int]) -> list[WatchedAnswer]:
             begun = [prefixes[n] for n in part] if prefixes else ()
             return self.watcher.watched([prompts[n] for n in part], sampling, begun)
 
-        if not rows:
+        if not prompts:
             return []
         return [
-            (rows[n], written)
-            for part, answers in of_fitting(watch, range(len(rows)))
+            (n, written)
+            for part, answers in of_fitting(watch, range(len(prompts)))
             for n, written in zip(part, answers, strict=True)
         ]
 

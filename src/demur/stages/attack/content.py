@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from demur.pages.parts import Cell, Page, Section, Table
+from demur.pages.parts import Page, Section, Table
 from demur.store.results.attack_file import AttackFile, AttackRow, JudgedAttack
 
 HEADER = ("attack", "requests", "refused at once", "stopped midway", "caught", "tokens leaked")
@@ -31,9 +31,9 @@ def page_of(found: AttackFile) -> Page:
     within = found.attacks[0].within if found.attacks else 0
     monitor = "" if found.monitored else " It has no monitor: no answer that was begun is stopped."
     tables = [
-        Table(title="What the policy did", header=HEADER, rows=_cells(table_rows(found))),
+        Table(title="What the policy did", header=HEADER, rows=table_rows(found)),
         *(
-            Table(title=f"Judge {j}", header=JUDGED_HEADER, rows=_cells(judged_rows(found, j)))
+            Table(title=f"Judge {j}", header=JUDGED_HEADER, rows=judged_rows(found, j))
             for j in judges_of(found)
         ),
     ]
@@ -79,7 +79,3 @@ def _line(row: AttackRow) -> tuple[str, ...]:
 
 def _judged_line(attack: str, j: JudgedAttack) -> tuple[str, ...]:
     return (attack, j.answered.words, j.first_alone.words, str(j.off_topic), str(j.unscored))
-
-
-def _cells(rows: tuple[tuple[str, ...], ...]) -> tuple[tuple[Cell, ...], ...]:
-    return tuple(tuple(cell for cell in row) for row in rows)

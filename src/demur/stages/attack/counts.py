@@ -109,4 +109,4 @@ def _of_judge(
 
 
 def _rate(units: RowUnits, hit_N: Bools, among_N: Bools) -> MeasuredRate:
-    return MeasuredRate.from_core(units.rate(hit_N & among_N, among_N))
+    return MeasuredRate.from_core(units.rate(hit_N, among_N))

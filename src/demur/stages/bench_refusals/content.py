@@ -4,7 +4,7 @@ directions on every line.
 
 from __future__ import annotations
 
-from demur.pages.parts import Cell, Page, Section, Table
+from demur.pages.parts import Page, Section, Table
 from demur.stages.bench_refusals.counts import FALSE, MISSED
 from demur.store.results.bench_file import BenchFile, BenchLevel, BenchmarkRow, SliceRow
 from demur.store.results.metrics_file import MeasuredRate
@@ -95,14 +95,14 @@ def facts(benchmark: BenchmarkRow) -> tuple[str, ...]:
 
 def _section(benchmark: BenchmarkRow) -> Section:
     tables = [
-        Table(title=title, header=HEADER, rows=_cells(rows))
+        Table(title=title, header=HEADER, rows=rows)
         for title, rows in table_rows(benchmark)
         if benchmark.rows
     ]
     # The benchmark's own categories, of the decisions if there are any, else of the texts.
     own = _levels(benchmark)[0].by_subcategory
     if own:
-        rows = _cells(tuple(_line(name, s) for name, s in own.items()))
+        rows = tuple(_line(name, s) for name, s in own.items())
         what = "decisions" if benchmark.decision else "texts"
         tables.append(
             Table(
@@ -123,10 +123,6 @@ def _levels(benchmark: BenchmarkRow) -> list[BenchLevel]:
         for level in (benchmark.decision, benchmark.text.level if benchmark.text else None)
         if level
     ]
-
-
-def _cells(rows: tuple[tuple[str, ...], ...]) -> tuple[tuple[Cell, ...], ...]:
-    return tuple(tuple(cell for cell in row) for row in rows)
 
 
 def _line(name: str, s: SliceRow) -> tuple[str, ...]:
