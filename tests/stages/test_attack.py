@@ -209,3 +209,12 @@ def test_bad_input_is_named(tmp_path):
     other = replace(target(), watcher=Watcher(always_refuse(single()).fingerprint))
     with pytest.raises(PolicyError, match="another model"):
         run(Config(), other, requests(), tmp_path)
+
+
+def test_a_policy_that_defers_is_refused_since_a_deferral_is_no_answer(tmp_path):
+    attacked = target()
+    band = {"threshold": 0.9, "defer_threshold": 0.1, "on_defer": "ask", "defer_text": "Why?"}
+    policy = replace(attacked.policy, rule="heaviest")
+    defers = replace(policy, categories=(replace(policy.categories[0], **band),))
+    with pytest.raises(PolicyError, match="an attack only answers or refuses"):
+        run(Config(), replace(attacked, policy=defers), requests(), tmp_path)

@@ -90,8 +90,9 @@ def run(
 
     examples: held out from training; those that ought to be answered are left out. Progress counts
     requests, once for each attack. Raises DataError without any request to be refused, PolicyError
-    if the policy was made for another model.
+    if the policy was made for another model, or defers.
     """
+    target.policy.require_no_deferral("an attack")
     target.policy.require_model(target.scorer.fingerprint)
     target.policy.require_model(target.watcher.fingerprint)
     attacks = [parse_attack(name) for name in config.attacks]
