@@ -132,7 +132,7 @@ def measure_decisions(
     _check_same(rows, examples)
     decided, label_N = decide_many(policy, rows.table.logp_NC), rows.label_N
     choice_N = decided.choice_N
-    confusion, deferred = confusions_of(policy, rows)
+    confusion, deferred = confusions_of(decided, rows, len(policy.taxonomy.tokens))
     categories = {
         name: _category(rows, decided.sent_N, confusion, k)
         for k, name in enumerate(policy.taxonomy.names, start=1)
@@ -182,11 +182,10 @@ def row_units(rows: LabelledScores) -> RowUnits:
     return RowUnits.of(len(rows.label_N), rows.group_N, rows.count_N)
 
 
-def confusions_of(policy: Policy, rows: LabelledScores) -> tuple[Ints, Ints]:
+def confusions_of(decided: Decisions, rows: LabelledScores, size: int) -> tuple[Ints, Ints]:
     """Requests answered or refused by (label, emitted column), and requests deferred by (label,
-    column of the category): shape (C, C) each.
+    column of the category): shape (size, size) each.
     """
-    decided, size = decide_many(policy, rows.table.logp_NC), len(policy.taxonomy.tokens)
     found = []
     for part_N, column_N in (
         (~decided.defers_N, decided.choice_N),
@@ -199,6 +198,12 @@ def confusions_of(policy: Policy, rows: LabelledScores) -> tuple[Ints, Ints]:
 
 def _held_of(policy: Policy, decided: Decisions) -> Bools | None:
     return decided.held_N if policy.defers else None
+
+
+def decided_errors(policy: Policy, decided: Decisions, rows: LabelledScores) -> ErrorRates:
+    """The error rates of a policy's decisions on these rows."""
+    held_N = _held_of(policy, decided)
+    return errors_of(rows.label_N != 0, decided.refuses_N, row_units(rows), held_N)
 
 
 def confusion_of(label_N: Ints, choice_N: Ints, size: int, count_N: Ints | None = None) -> Ints:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from demur.stats.measure import (
     auroc,
     average_precision,
     confusions_of,
+    decided_errors,
     errors_of,
     measure_decisions,
     measure_texts,
@@ -87,8 +89,6 @@ def policy_metrics(
     def of_texts(hit_N: Bools, among_N: Bools) -> MeasuredRate:
         return MeasuredRate.from_core(row_units(read.rows).rate(hit_N, among_N))
 
-    calibrate = comparison.calibrate
-    confusion, deferred = confusions_of(policy, calibrate)
     return PolicyMetrics(
         name=policy.name,
         goal=compared.goal,
@@ -99,7 +99,6 @@ def policy_metrics(
             name: c.threshold
             for name, c in zip(policy.taxonomy.names, policy.categories, strict=True)
         },
-        calibrate=errors_row(_decided_errors(policy, calibrate)),
         # an F1 is of what is answered or refused
         decision=_level(
             decisions.errors, comparison, compared.choice_N > 0, compared.choice_N >= 0
@@ -112,15 +111,25 @@ def policy_metrics(
         macro_f1=decisions.macro_f1.number,
         wrong_category=MeasuredRate.from_core(decisions.wrong_category),
         confusion=decisions.confusion,
-        calibrate_confusion=tuple(tuple(line) for line in confusion.tolist()),
         deferred=decisions.deferred if policy.defers else (),
-        calibrate_deferred=tuple(map(tuple, deferred.tolist())) if policy.defers else (),
         texts_refuse=MeasuredRate.from_core(texts.agreement),
         # a partial answer counts as an answer
         texts_answer=of_texts(verdict_N != "refusal", scored_N & (sent_N == 0)),
         kept=kept_by_token(policy.taxonomy.choices, sent),
         corrected=corrected(read, read.compared[place], sent),
+        **_on_calibrate(policy, comparison.calibrate),
     )
+
+
+def _on_calibrate(policy: Policy, rows: LabelledScores) -> dict[str, Any]:
+    """The fields of PolicyMetrics about the rows that the thresholds were chosen on."""
+    decided = decide_many(policy, rows.table.logp_NC)
+    confusion, deferred = confusions_of(decided, rows, len(policy.taxonomy.tokens))
+    return {
+        "calibrate": errors_row(decided_errors(policy, decided, rows)),
+        "calibrate_confusion": tuple(map(tuple, confusion.tolist())),
+        "calibrate_deferred": tuple(map(tuple, deferred.tolist())) if policy.defers else (),
+    }
 
 
 def always_refuse(rows: LabelledScores) -> ErrorsRow:
@@ -193,12 +202,6 @@ def verdicts(comparison: Comparison, cache: BranchCache) -> dict[str, VerdictsRo
     return {
         choice: VerdictsRow(**{v: count[column, v] for v in VERDICTS}) for column, choice in choices
     }
-
-
-def _decided_errors(policy: Policy, rows: LabelledScores) -> ErrorRates:
-    decided = decide_many(policy, rows.table.logp_NC)
-    held_N = decided.held_N if policy.defers else None
-    return errors_of(rows.label_N != 0, decided.refuses_N, row_units(rows), held_N)
 
 
 def errors_row(errors: ErrorRates) -> ErrorsRow:
