@@ -25,22 +25,12 @@ from demur.base.arrays import Floats
 from demur.base.errors import EngineError
 from demur.core.serving import Sampling
 from demur.engines.heads import control_scores, head_on
+from demur.engines.hf.rules import DecodeRules
 from demur.engines.hf.sample import next_tokens
 
 # (C,) scores at a position where a token would be written -> a score column to turn to instead
 Watch = Callable[[Floats], int | None]
 GREEDILY = Sampling(temperature=0.0)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DecodeRules:
-    """Control ids, ids that end an answer, ids that it may not contain, and its most tokens."""
-
-    control_ids: tuple[int, ...]  # by score column
-    stops: frozenset[int]  # an answer ends before any of these ids
-    banned: tuple[int, ...]  # control ids and padding: never written after the first position
-    max_new_tokens: int
-    context: int | None  # positions the model has; None where it has no limit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

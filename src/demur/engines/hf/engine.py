@@ -38,7 +38,6 @@ from demur.engines.fingerprint import fingerprint
 from demur.engines.heads import control_scores, head_on, last_rows
 from demur.engines.hf.decode import (
     AnswerRow,
-    DecodeRules,
     Prefix,
     decode,
     prefill,
@@ -46,12 +45,11 @@ from demur.engines.hf.decode import (
 )
 from demur.engines.hf.load import (
     checkpoint_folder,
-    context_of,
     find_preset,
     load_model,
     preset_encoder,
-    stop_ids,
 )
+from demur.engines.hf.rules import DecodeRules, decode_rules
 from demur.engines.hf.running_batch import rounding
 from demur.engines.hf.watch import StopWatch, Trace, drawn
 from demur.engines.tokenizer import load_tokenizer
@@ -100,17 +98,9 @@ class HfEngine:
                 self.tokenizer, find_preset(self.preset), keep_history=self.keep_history
             )
         self.network: Any = load_model(self.model, self.dtype, self.device)
-        stops = stop_ids(self.network, self.tokenizer, self.encoder)
-        pad_id = self.tokenizer.pad_token_id
         # No token attends to padding; with a real pad id transformers would warn.
         self.filler = self.encoder.token_ids[0]
-        self.rules = DecodeRules(
-            control_ids=tuple(self.encoder.token_ids),
-            stops=stops,
-            banned=tuple({*self.encoder.token_ids, *([] if pad_id is None else [pad_id])} - stops),
-            max_new_tokens=self.max_new_tokens,
-            context=context_of(self.network),
-        )
+        self.rules = decode_rules(self.network, self.tokenizer, self.encoder, self.max_new_tokens)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:

@@ -18,7 +18,7 @@ from demur.core.decision import Decision
 from demur.core.midway.monitor import MonitorState, Stop
 from demur.core.serving import AnswerPart, Finish, ServeRequest
 from demur.engines.answer_text import AnswerText
-from demur.engines.hf.decode import DecodeRules
+from demur.engines.hf.rules import DecodeRules
 from demur.engines.hf.running_batch import PrefilledPrompts
 from demur.engines.inprocess.grammar.process import Grammar
 

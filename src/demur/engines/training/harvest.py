@@ -28,8 +28,8 @@ from demur.core.serving import Sampling
 from demur.core.training.settings import TrainSettings
 from demur.core.training.turn_back import rows_to_harvest, seeded
 from demur.engines.chat_encoder import ChatEncoder
-from demur.engines.hf.decode import AnswerRow, DecodeRules, decode, prefill
-from demur.engines.hf.load import context_of, stop_ids
+from demur.engines.hf.decode import AnswerRow, decode, prefill
+from demur.engines.hf.rules import DecodeRules, decode_rules
 from demur.engines.training.batches import by_length
 from demur.engines.training.resources.machine import uses_bfloat16
 
@@ -123,10 +123,11 @@ def _written(writer: Writer, wanted: Sequence[Example], file: Path) -> dict[str,
     turn_back = writer.settings.turn_back
     most = turn_back.most_tokens if turn_back is not None else 1
     model = _to_write_with(writer)
+    rules = decode_rules(model, writer.tokenizer, writer.encoder, most)
     with file.open("a", encoding="utf-8") as out:
         for batch in by_length([len(ids) + most for _, ids in rows], WRITE_TOKENS):
             some = [rows[n] for n in batch]
-            answers = _batch(writer, model, some, most)
+            answers = _batch(writer, model, some, rules)
             for (name, _), (text, tokens) in zip(some, answers, strict=True):
                 found[name] = text, tokens
                 line = {"id": name, "text": text, "tokens": tokens}
@@ -154,19 +155,10 @@ def _to_write_with(writer: Writer) -> Any:
 
 @torch.inference_mode()
 def _batch(
-    writer: Writer, model: Any, rows: Sequence[tuple[str, Sequence[int]]], most: int
+    writer: Writer, model: Any, rows: Sequence[tuple[str, Sequence[int]]], rules: DecodeRules
 ) -> list[tuple[str, int]]:
     """Text and tokens of the answer to each row (id, ids of its prompt), behind [respond]."""
     encoder, tokenizer, settings = writer.encoder, writer.tokenizer, writer.settings
-    stops = stop_ids(model, tokenizer, encoder)
-    pad = [] if tokenizer.pad_token_id is None else [tokenizer.pad_token_id]
-    rules = DecodeRules(
-        control_ids=encoder.token_ids,
-        stops=stops,
-        banned=tuple({*encoder.token_ids, *pad} - stops),
-        max_new_tokens=most,
-        context=context_of(model),
-    )
     respond = encoder.token_ids[0]
     sampling = Sampling(temperature=settings.turn_back.temperature if settings.turn_back else 0.0)
     # A row's draws depend on its id alone, so that a training that was killed draws the same.

@@ -136,7 +136,7 @@ class WatchedReader:
 
     def _turned(self, ahead: AnswerPart, ids: list[int], finish: Finish | None) -> AnswerPart:
         """The part at a stop; behind `ahead`, unless that is empty. ids: from the stop on."""
-        self._text = AnswerText(self._rules.decode, self._rules.stops)
+        self._text = self._text.anew()
         turn = AnswerPart(stop=self.stop)
         if self.goes_on:
             turn = replace(self._refusal(ids[1:], finish), stop=self.stop)
