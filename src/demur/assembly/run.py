@@ -14,12 +14,20 @@ from demur.assembly.predictors import PREDICTORS, check_engine, make_predictor, 
 from demur.assembly.wiring import ENGINES, import_by_name
 from demur.base.arrays import Floats
 from demur.base.boundary import read_json
-from demur.base.errors import ArtifactError, EngineError
+from demur.base.errors import ArtifactError
 from demur.base.files import write_json
 from demur.core.fingerprint import Fingerprint
 from demur.core.midway.monitor import AnswerSampling
 from demur.core.policy import Policy
-from demur.core.ports import Answer, Progress, Prompt, Scorer, WatchedAnswer, no_progress
+from demur.core.ports import (
+    Answer,
+    Progress,
+    Prompt,
+    Scorer,
+    WatchedAnswer,
+    no_progress,
+    watcher_of,
+)
 from demur.store.models.front_file import front_of
 from demur.store.models.upgrade import upgrade_model_file
 from demur.store.run import RunFolder, Stage
@@ -180,10 +188,4 @@ class RunEngine:
     ) -> list[WatchedAnswer]:
         """See core.ports.AnswerWatcher. Raises EngineError if the engine has no position scores."""
         require_writer(self._workspace.config, "writing answers")
-        if not hasattr(self.loaded, "watched"):
-            raise EngineError(
-                f"engine {self._workspace.config.engine!r} scores the first position only",
-                "use the engine hf",
-            )
-        written: list[WatchedAnswer] = self.loaded.watched(prompts, sampling, prefixes, progress)
-        return written
+        return watcher_of(self.loaded).watched(prompts, sampling, prefixes, progress)

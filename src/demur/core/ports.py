@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from demur.base.arrays import Floats
+from demur.base.errors import EngineError
 from demur.core.example import Example, Message
 from demur.core.fingerprint import Fingerprint
 from demur.core.judging.outcome import Outcome
@@ -159,6 +160,18 @@ class AnswerWatcher(Protocol):
         They are no part of the answer, and have no position scores. Raises PromptTooLong.
         """
         ...
+
+
+def watcher_of(engine: object) -> AnswerWatcher:
+    """The engine as one that follows answers. Raises EngineError where it does not."""
+    watcher: Any = engine
+    if not callable(getattr(watcher, "watched", None)):
+        raise EngineError(
+            f"{type(engine).__name__} does not follow the answers that it writes",
+            "use an engine that does (docs/midway.md), or do without followed answers",
+        )
+    followed: AnswerWatcher = watcher
+    return followed
 
 
 class Generator(Protocol):

@@ -23,11 +23,11 @@ from demur.base.errors import ArtifactError
 from demur.base.files import digest_file, digest_json
 from demur.core.example import RewriteName, Split
 from demur.core.fingerprint import Fingerprint
-from demur.core.ports import Progress, Prompt, Scorer, no_progress, progress_of_part
+from demur.core.ports import Progress, Prompt, Scorer, no_progress, progress_of_part, watcher_of
 from demur.core.rows.rewrites import rewrite_prompt
 from demur.core.score import ScoreTable
 from demur.core.settings import ScoreSettings
-from demur.stages.score.followed import follow_splits, watcher_of
+from demur.stages.score.followed import follow_splits
 from demur.store.fingerprint_json import fingerprint_json
 from demur.store.models.seen_file import require_unseen_splits
 from demur.store.rows import read_examples

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from demur.base.errors import ArtifactError, EngineError
 from demur.core.example import Example, Split
@@ -27,18 +26,6 @@ from demur.store.scores.answer_peaks import (
 )
 
 _PART_ROWS = 100  # answers between two saves
-
-
-def watcher_of(engine: object) -> AnswerWatcher:
-    """The engine as one that follows answers. Raises EngineError where it does not."""
-    watcher: Any = engine
-    if not callable(getattr(watcher, "watched", None)):
-        raise EngineError(
-            f"{type(engine).__name__} does not follow the answers that it writes",
-            "score answers with an engine that does (docs/midway.md), or leave score.answers out",
-        )
-    followed: AnswerWatcher = watcher
-    return followed
 
 
 def follow_splits(
