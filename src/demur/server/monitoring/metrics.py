@@ -82,7 +82,7 @@ class Metrics:
         self._create_monitor_metrics(here)
 
     def _create_work_metrics(self, here: CollectorRegistry) -> None:
-        """Create the metrics of durations and tokens."""
+        """Create the metrics of durations, tokens and stops."""
         self._decision_s = Histogram(
             "demur_decision_seconds",
             "From a request's arrival to its decision.",
@@ -97,7 +97,6 @@ class Metrics:
             registry=here,
         )
         self._tokens = Counter("demur_tokens", "Tokens read and written.", ["kind"], registry=here)
-
         self._stops = Counter(
             "demur_stops",
             "Answers that a monitor stopped, by category.",
