@@ -34,7 +34,6 @@ from demur.stats.judging.betting import betting_upper, constant_bets, log_wealth
 
 _SEED = 0  # draws one row of each unit for an interval
 _OF_GROUPS = 0x6209  # a stream of its own, whatever the caller's seed also drew
-BISECTIONS = 40  # of a bound, to 1e-12
 TAUGHT = -1  # the unit of a row that is counted by requests alone
 _DRAWN = 0.8  # of delta, for the exact test on drawn rows; the bets have the rest
 
@@ -404,6 +403,15 @@ class RowUnits:
     def rate(self, hit_N: Bools, among_N: Bools) -> Rate:
         """The rate of hits among these rows; see unit_rate."""
         return unit_rate(hit_N, among_N, self.group_N, self.count_N)
+
+
+def unit_slices(rows: CountedRows, slice_M: Ints, slices: int) -> tuple[Ints, Ints, Ints]:
+    """The pairs of a unit and a slice that it has rows in, and the pair of each row that is counted
+    by units: (unit of each pair, slice of each pair, pair of each such row).
+    """
+    own_M = rows.in_units_M
+    pair, pair_M = np.unique(rows.unit_M[own_M] * slices + slice_M[own_M], return_inverse=True)
+    return pair // slices, pair % slices, pair_M
 
 
 def units_of(examples: Sequence[Example]) -> RowUnits:

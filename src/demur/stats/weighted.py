@@ -32,8 +32,8 @@ import numpy as np
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import DataError
 from demur.core.rates import TrafficMix
-from demur.stats.judging.betting import constant_bets, log_wealth
-from demur.stats.units import BISECTIONS, CountedRows, bet_sizes
+from demur.stats.judging.betting import constant_bets, least_refuted, log_wealth
+from demur.stats.units import CountedRows, bet_sizes, unit_slices
 
 SETTLED = ("kind", "category")  # facets whose slices a row's label has in it, or keeps it from
 
@@ -79,12 +79,7 @@ class WeightedRows(CountedRows):
         """One-sided upper confidence bound of the rate under the mix; 1 without rows."""
         if not len(self.row_M) or self.untested:
             return 1.0
-        low, high = 0.0, 1.0
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            refuted = self.p_value(error_N, middle, delta) <= delta
-            low, high = (low, middle) if refuted else (middle, high)
-        return high
+        return least_refuted(lambda level: self.p_value(error_N, level, delta) <= delta)
 
     def mean(self, error_N: Bools) -> float:
         """The rate under the mix, as these rows estimate it."""
@@ -190,9 +185,7 @@ def weighted(rows: CountedRows, mix: TrafficMix) -> WeightedRows:
     slices, slice_M = len(mix.share_S), mix.slice_N[rows.row_M]
     part_S = np.bincount(slice_M, weights=rows.count_M, minlength=slices)
     weight_S = mix.share_S / np.maximum(part_S, 1.0) * part_S.sum()
-    own_M = rows.in_units_M
-    pair, pair_M = np.unique(rows.unit_M[own_M] * slices + slice_M[own_M], return_inverse=True)
-    unit_P, slice_P = pair // slices, pair % slices
+    unit_P, slice_P, pair_M = unit_slices(rows, slice_M, slices)
     units_S = np.bincount(slice_P, minlength=slices)
     return WeightedRows(
         row_M=rows.row_M,

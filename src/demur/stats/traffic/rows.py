@@ -35,6 +35,7 @@ import numpy as np
 
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.core.rates import Rate, binomial_cdf
+from demur.stats.judging.betting import least_refuted
 from demur.stats.traffic.bounds import (
     SPENDS,
     EstimatedMix,
@@ -43,7 +44,7 @@ from demur.stats.traffic.bounds import (
     spoken_among,
 )
 from demur.stats.traffic.redraw import Redrawn, redrawn
-from demur.stats.units import BISECTIONS, TAUGHT, CountedRows, bet_sizes, unit_rate
+from demur.stats.units import TAUGHT, CountedRows, bet_sizes, unit_rate, unit_slices
 
 _CLIP = 4.0  # a weight at which bets of their own clip, where some weight exceeds it
 _DECIDED = (1.0, 0.2, 0.04)  # parts of the rows that decisions may leave, for sizes of bets
@@ -58,6 +59,11 @@ class TrafficRows(CountedRows):
     slice_M: Ints
     counted_M: Bools  # whether decisions put the row into the denominator
     decided: bool  # whether that depends on decisions at all
+    # The pairs of a unit and a slice that it has rows in; and the pair of each row that is counted
+    # by units.
+    unit_P: Ints
+    slice_P: Ints
+    pair_M: Ints
     mix: EstimatedMix
     spoken: SpokenShares
 
@@ -137,7 +143,7 @@ class TrafficRows(CountedRows):
         # one unit in two slices are not independent.
         if self.mix.by_label or self.decided or (self.count_M > 1).any():
             return ()
-        if self.linked and len(self._pairs[0]) > self.units:
+        if self.linked and len(self.unit_P) > self.units:
             return ()
         parts = [np.ones(len(self.row_M), dtype=bool)]
         if not self.plain:
@@ -154,12 +160,8 @@ class TrafficRows(CountedRows):
         """
         if not self.counted_M.any():
             return 1.0
-        means, low, high = self.means(delta), 0.0, 1.0
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            refuted = self.refuted(error_N, middle, means) <= delta
-            low, high = (low, middle) if refuted else (middle, high)
-        return high
+        means = self.means(delta)
+        return least_refuted(lambda level: self.refuted(error_N, level, means) <= delta)
 
     def mean(self, error_N: Bools) -> float:
         """The rate under the likeliest mix, as these rows estimate it."""
@@ -237,20 +239,9 @@ class TrafficRows(CountedRows):
         return np.asarray(found_S, dtype=np.float64)
 
     @property
-    def _pairs(self) -> tuple[Ints, Ints]:
-        """The pairs of a unit and a slice that it has rows in, as unit * S + slice, and the pair of
-        each row that is counted by units.
-        """
-        own_M = self.in_units_M
-        key_M = self.unit_M[own_M] * len(self.mix.names) + self.slice_M[own_M]
-        pair, pair_M = np.unique(key_M, return_inverse=True)
-        return pair, pair_M
-
-    @property
     def _in_slices_of_pair(self) -> Ints:
         """In how many slices the unit of each pair is."""
-        unit_P = self._pairs[0] // len(self.mix.names)
-        return np.asarray(np.bincount(unit_P)[unit_P], dtype=np.int64)
+        return np.asarray(np.bincount(self.unit_P)[self.unit_P], dtype=np.int64)
 
     def _sizes(self) -> list[tuple[Doubles, float]]:
         """The requests of each slice, and of all; and where rows are no plain requests, its
@@ -259,8 +250,7 @@ class TrafficRows(CountedRows):
         sizes = [(self._in_slices(self.count_M), float(self.requests))]
         if self.plain:
             return sizes
-        slices = len(self.mix.names)
-        units_S = np.bincount(self._pairs[0] % slices, minlength=slices).astype(np.float64)
+        units_S = np.bincount(self.slice_P, minlength=len(self.mix.names)).astype(np.float64)
         return [*sizes, (units_S, float(self.units))]
 
     def _readings(self, error_N: Bools, level: float) -> Iterator[_Reading]:
@@ -281,16 +271,16 @@ class TrafficRows(CountedRows):
         )
         if self.plain:
             return
-        own_M, (pair_E, entry_M) = self.in_units_M, self._pairs
+        own_M = self.in_units_M
         count_M = self.count_M[own_M].astype(np.float64)
         excess_M = np.where(self.counted_M, error_M - level, 0.0)[own_M]
-        excess_E = np.bincount(entry_M, weights=count_M * excess_M)
+        excess_E = np.bincount(self.pair_M, weights=count_M * excess_M)
         # The factor of a unit in k slices is the mean over these of factors with k times the
         # excess, and its logarithm at least the mean of theirs (Jensen).
         in_slices_E = self._in_slices_of_pair
         yield _Reading(
-            slice_E=pair_E % slices,
-            excess_E=in_slices_E * excess_E / np.bincount(entry_M, weights=count_M),
+            slice_E=self.slice_P,
+            excess_E=in_slices_E * excess_E / np.bincount(self.pair_M, weights=count_M),
             times_E=1.0 / in_slices_E,
             size_S=sizes[1][0],
             total=sizes[1][1],
@@ -360,12 +350,17 @@ def rows_of_traffic(
     decisions put into the denominator; None: all.
     """
     everyone_M = np.ones(len(rows.row_M), dtype=bool)
+    slice_M = mix.slice_N[rows.row_M]
+    unit_P, slice_P, pair_M = unit_slices(rows, slice_M, len(mix.names))
     return TrafficRows(
         row_M=rows.row_M,
         count_M=rows.count_M,
         unit_M=rows.unit_M,
         drawn_M=rows.drawn_M,
-        slice_M=mix.slice_N[rows.row_M],
+        slice_M=slice_M,
+        unit_P=unit_P,
+        slice_P=slice_P,
+        pair_M=pair_M,
         counted_M=everyone_M if counted_N is None else counted_N[rows.row_M],
         decided=counted_N is not None,
         mix=mix,

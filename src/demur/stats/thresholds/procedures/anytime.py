@@ -24,9 +24,10 @@ import numpy as np
 from scipy.special import betainc, betaln, xlog1py, xlogy
 
 from demur.base.arrays import Bools, Doubles, Ints
+from demur.stats.judging.betting import least_refuted
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.problem import Arrived, LearnTestSplit
-from demur.stats.units import BISECTIONS, CountedRows, last_passing
+from demur.stats.units import CountedRows, last_passing
 
 _PRIOR = 0.5  # Beta(1/2, 1/2), cut off above the level: how likely which kept rate is
 
@@ -124,12 +125,11 @@ def anytime_upper(rows: CountedRows, error_N: Bools, delta: float) -> float:
 
 
 def _upper(hits: int, of: int, delta: float) -> float:
-    low, high = hits / max(of, 1), 1.0
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        e = log_evidence_below(np.array([hits]), np.array([of]), middle)[0] if of else 0.0
-        low, high = (low, middle) if e >= -math.log(delta) else (middle, high)
-    return high
+    def refuted(level: float) -> bool:
+        e = log_evidence_below(np.array([hits]), np.array([of]), level)[0] if of else 0.0
+        return bool(e >= -math.log(delta))
+
+    return least_refuted(refuted, low=hits / max(of, 1))
 
 
 def _came_first(rows: CountedRows) -> Bools:
