@@ -24,9 +24,8 @@ from tests.engines.vllm_parts import (
     ENVIRONMENT,
     GATE,
     GENERATE,
-    ON_V2,
     TINY_LLM,
-    V2,
+    generate_crowded,
     needs_vllm,
     policies,
     requests,
@@ -88,23 +87,7 @@ def test_answers_open_as_decided_whatever_vllm_does_with_the_batch(served, runne
         sampled = {"n": 3, "temperature": 1.5} if n % 4 == 0 else {"temperature": 0.0}
         params.append({"max_tokens": longest, "ignore_eos": True, "detokenize": False, **sampled})
         params[-1]["extra_args"] = {"demur_policy": name} if name else None
-    # Prompts in chunks, a cache of prefixes, and too few blocks for all sequences: some are thrown
-    # out and read anew.
-    llm = {
-        **TINY_LLM,
-        "model": str(checkpoint),
-        "logits_processors": [GATE],
-        "max_num_batched_tokens": 64,
-        "enable_chunked_prefill": True,
-        "enable_prefix_caching": True,
-        "num_gpu_blocks_override": 24,
-    }
-    done = run_python(
-        (ON_V2 if runner == "V2" else "") + GENERATE,
-        {"llm": llm, "requests": requests(ids, params)},
-        DEMUR_POLICIES=str(folder),
-        **(V2 if runner == "V2" else {}),
-    )
+    done = generate_crowded(runner, checkpoint, folder, requests(ids, params))
     assert done["v2"] == (runner == "V2")
     assert done["preemptions"] > 0
     assert done["cached"] > 0

@@ -135,3 +135,30 @@ def requests(
 ) -> list[dict[str, Any]]:
     """The argument of GENERATE."""
     return [{"ids": list(ids), "params": dict(p)} for ids, p in zip(prompts, params, strict=True)]
+
+
+def generate_crowded(
+    runner: str, model: Path, folder: Path, asked: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What GENERATE makes of requests in a crowded vLLM with the plug-in, on one of its runners.
+
+    Prompts come in chunks, prefixes are cached, and there are too few blocks for all sequences:
+    some are thrown out and read anew.
+    """
+    llm = {
+        **TINY_LLM,
+        "model": str(model),
+        "logits_processors": [GATE],
+        "max_num_batched_tokens": 64,
+        "enable_chunked_prefill": True,
+        "enable_prefix_caching": True,
+        "num_gpu_blocks_override": 24,
+    }
+    on_v2 = runner == "V2"
+    done: dict[str, Any] = run_python(
+        (ON_V2 if on_v2 else "") + GENERATE,
+        {"llm": llm, "requests": asked},
+        DEMUR_POLICIES=str(folder),
+        **(V2 if on_v2 else {}),
+    )
+    return done

@@ -17,14 +17,9 @@ from demur.engines.hf.engine import HfEngine
 from tests.builders import undoubted
 from tests.engines.checkpoints import TEXT, make_checkpoint, user
 from tests.engines.vllm_parts import (
-    GATE,
-    GENERATE,
-    ON_V2,
-    TINY_LLM,
-    V2,
+    generate_crowded,
     needs_vllm,
     requests,
-    run_python,
     write_policies,
 )
 
@@ -145,21 +140,7 @@ def test_answers_stop_where_their_scores_do_whatever_vllm_does_with_the_batch(
             {"max_tokens": longest, "ignore_eos": True, "detokenize": False, **how}
             | {"stop_token_ids": ends[-1], "extra_args": {"demur_policy": name}}
         )
-    llm = {
-        **TINY_LLM,
-        "model": str(engine.model),
-        "logits_processors": [GATE],
-        "max_num_batched_tokens": 64,
-        "enable_chunked_prefill": True,
-        "enable_prefix_caching": True,
-        "num_gpu_blocks_override": 24,
-    }
-    done = run_python(
-        (ON_V2 if runner == "V2" else "") + GENERATE,
-        {"llm": llm, "requests": requests(prompts, params)},
-        DEMUR_POLICIES=str(folder),
-        **(V2 if runner == "V2" else {}),
-    )
+    done = generate_crowded(runner, engine.model, folder, requests(prompts, params))
     assert done["v2"] == (runner == "V2")
     assert done["preemptions"] > 0
     seen = [
