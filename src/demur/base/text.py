@@ -1,8 +1,11 @@
-"""Reading text files: UTF-8 with or without a byte-order mark, UTF-16 and UTF-32 with one."""
+"""Reading text files: UTF-8 with or without a byte-order mark, UTF-16 and UTF-32 with one; and what
+is made of short texts.
+"""
 
 from __future__ import annotations
 
 import codecs
+import hashlib
 from pathlib import Path
 
 from demur.base.errors import DemurError
@@ -68,3 +71,9 @@ def decoded(data: bytes, path: Path, error: type[DemurError], encoding: str | No
 def duration(seconds: float) -> str:
     """Seconds as "m:ss"."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def uniform_of(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone: the first 56 bits of its sha256."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56

@@ -13,7 +13,6 @@ what is taught by them and what is tested on them.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -22,6 +21,7 @@ import numpy as np
 from scipy.stats import binom
 
 from demur.base.arrays import Bools, Doubles, Ints
+from demur.base.text import uniform_of
 from demur.core.example import Example
 
 AnyRow = TypeVar("AnyRow")
@@ -68,7 +68,7 @@ def split_by_group(
         # a hash of seed and group alone, other than the one that splits the data: adding rows
         # changes the side of none
         name = f"group {e.group}" if e.group is not None else f"row {e.id}"
-        parts[0 if _uniform(f"apart:{seed}:{name}") < share else 1].append(e)
+        parts[0 if uniform_of(f"apart:{seed}:{name}") < share else 1].append(e)
     return parts
 
 
@@ -117,7 +117,7 @@ def divide_rows(rows: Sequence[Example], share: float, seed: int) -> DividedRows
     fitted = {e.id for e in split_by_group(rows, share, seed)[0]}
     taught_N = np.array([e.id in fitted for e in rows], dtype=bool)
     count_N = np.array([e.count for e in rows], dtype=np.int64)
-    uniform_N = np.array([_uniform(f"requests:{seed}:{e.id}") for e in rows], dtype=np.float64)
+    uniform_N = np.array([uniform_of(f"requests:{seed}:{e.id}") for e in rows], dtype=np.float64)
     asked = asked_requests(count_N, taught_N, 1.0 - share, uniform_N).tolist()
     return DividedRows(
         own=[
@@ -127,12 +127,4 @@ def divide_rows(rows: Sequence[Example], share: float, seed: int) -> DividedRows
         ],
         left=[replace(e, count=n) for e, n in zip(rows, asked, strict=True) if n],
         taught=frozenset(e.id for e, n in zip(rows, asked, strict=True) if n and e.id in fitted),
-    )
-
-
-def _uniform(text: str) -> float:
-    """A number in [0, 1) that the text alone decides."""
-    return (
-        int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:7], "big")
-        / 2**56
     )

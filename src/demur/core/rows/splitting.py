@@ -15,11 +15,11 @@ it.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from demur.base.text import uniform_of
 from demur.core.example import Example, Split, prompt_key
 from demur.core.rows.linking import linked_rows
 from demur.core.taxonomy import RESPOND
@@ -108,13 +108,8 @@ def _lowest(pieces: Sequence[SplitUnit], free: Sequence[int], rows: int) -> list
 
 
 def uniform_hash(seed: int, name: str) -> float:
-    """A number in [0, 1) that depends on seed and name alone: the first 56 bits of a sha256."""
-    return (
-        int.from_bytes(
-            hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogatepass")).digest()[:7], "big"
-        )
-        / 2**56
-    )
+    """A number in [0, 1) that depends on seed and name alone."""
+    return uniform_of(f"{seed}:{name}")
 
 
 def hold_out(
