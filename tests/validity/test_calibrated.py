@@ -25,11 +25,11 @@ LEVEL = 0.05
 OWN, LEFT = (150, 60, 40, 30), (306, 60, 40, 30)
 
 
-def calibrated_promises(family, draws, *, apart):
+def calibrated_promises(family, draws, *, apart, seed=1):
     """Fit a calibrator and certify a threshold on draws of their own rows each, or of the same
     rows.
     """
-    people, rng = population(signal=3.0, rows=6000), np.random.default_rng(1)
+    people, rng = population(signal=3.0, rows=6000), np.random.default_rng(seed)
     answerable_NC = people.logp_NC[people.of_class[0]]
     refusable_NC = people.logp_NC[np.concatenate(people.of_class[1:])]
     broken, caught = 0, 0.0
@@ -44,7 +44,7 @@ def calibrated_promises(family, draws, *, apart):
         policy = template.with_thresholds(
             dict.fromkeys(template.taxonomy.names, found.thresholds[0])
         )
-        broken += decide_many(policy, answerable_NC).refuses_N.mean() > LEVEL
+        broken += int(decide_many(policy, answerable_NC).refuses_N.mean() > LEVEL)
         caught += decide_many(policy, refusable_NC).refuses_N.mean()
     return Tally(draws, draws, broken, caught / draws)
 

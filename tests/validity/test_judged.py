@@ -43,11 +43,13 @@ def judged(rows, rng, flips):
     return replace(rows, label_N=judge_N), checked_N
 
 
-def corrected_promises(draws, text="false_refusal <= 0.2", flips=(0.05, 0.1), alone=False):
+def corrected_promises(
+    draws, text="false_refusal <= 0.2", flips=(0.05, 0.1), *, alone=False, seed=5
+):
     """Certify on draws whose labels a judge gave and a hand checked in part; the truth is the
     hand's. alone: on the rows checked by hand and no others.
     """
-    people, rng = population(signal=4.0), np.random.default_rng(5)
+    people, rng = population(signal=4.0), np.random.default_rng(seed)
     goals = parse_goals(text)
     promised = [goal for goal in goals if goal.promised]
     granted, broken, caught = 0, 0, 0.0
