@@ -53,10 +53,11 @@ def folder(tmp_path):
     return folder_of(tmp_path / "policies", policy())
 
 
-def streamed(server, text, **fields):
+def streamed(server, text, headers=None, **fields):
     """The events of a stream: (chunks, whether it ended with [DONE])."""
+    body = request(text, stream=True, **fields)
     with server.client() as client:
-        got = client.post("/v1/chat/completions", json=request(text, stream=True, **fields))
+        got = client.post("/v1/chat/completions", json=body, headers=headers)
     assert got.status_code == 200
     assert got.headers["content-type"].startswith("text/event-stream")
     events = [e.removeprefix("data: ") for e in got.text.split("\n\n") if e]

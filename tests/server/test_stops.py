@@ -1,6 +1,8 @@
 """Answers that a policy's monitor stops, over HTTP."""
 
+import asyncio
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,10 +11,16 @@ from demur.core.goals.goal import Promise
 from demur.core.goals.parse import parse_goal
 from demur.core.midway.monitor import AnswerSampling, Monitor, Stop
 from demur.core.rates import Rate
-from demur.core.serving import AnswerPart
+from demur.core.serving import AnswerPart, ServeRequest
 from demur.core.threshold import NEVER
 from demur.engines.fake.backend import FakeBackend
+from demur.server.monitoring.metrics import Metrics
+from demur.server.requests.context import RequestContext
+from demur.server.responses import ResponseHead
+from demur.server.settings import ServerSettings
+from demur.server.writer import DecidedChoice, ResponseWriter
 from demur.store.policies.policy_file import bind_promises
+from tests.engines.checkpoints import user
 from tests.server.live_server import REFUSED, engine, folder_of, policy, request, serving
 from tests.server.test_chat import joined, streamed
 from tests.waiting import wait_until
@@ -42,11 +50,16 @@ class Scripted(FakeBackend):
     category: str = "safety"
     refusal: tuple[str, ...] = ("I ", "will ", "not.")
     finish: str = "stop"
+    at_once: bool = False  # the whole refusal comes in the part of the stop
 
     async def _write(self, ask, chosen):
         for word in self.words:
             yield AnswerPart(text=word, tokens=1)
         stop = Stop(column=column(self.category), position=len(self.words))
+        if self.at_once:
+            refusal = "".join(self.refusal)
+            yield AnswerPart(stop=stop, refusal=refusal, tokens=3, finish=self.finish)
+            return
         yield AnswerPart(stop=stop, finish=None if self.refusal else self.finish)
         for n, word in enumerate(self.refusal):
             last = n == len(self.refusal) - 1
@@ -150,13 +163,15 @@ def test_a_category_with_a_text_of_the_operators_sends_that_in_the_callers_langu
     backend = scripted(*WORDS, category="humanizing", refusal=())
     german = {"accept-language": "de"}
     with serving(folder, backend=backend) as server:
-        (choice,) = server.chat("Hi", headers=german).json()["choices"]
-        assert choice["message"]["refusal"] == "Ich bin ein Programm."
-        assert choice["message"]["content"] is None
-        # also where the backend wrote a refusal of its own
-        backend.refusal = ("I ", "will ", "not.")
-        (choice,) = server.chat("Hi", headers=german).json()["choices"]
-        assert choice["message"]["refusal"] == "Ich bin ein Programm."
+        # also where the backend writes a refusal of its own
+        for backend.refusal in ((), ("I ", "will ", "not.")):
+            (choice,) = server.chat("Hi", headers=german).json()["choices"]
+            assert choice["message"]["refusal"] == "Ich bin ein Programm."
+            assert choice["message"]["content"] is None
+            chunks, done = streamed(server, "Hi", headers=german)
+            assert done
+            assert joined(chunks, "refusal") == "Ich bin ein Programm."
+            assert joined(chunks, "content") == "First one. It ends."
 
 
 def test_where_no_token_is_left_for_a_refusal_the_operators_text_stands(folder):
@@ -165,6 +180,19 @@ def test_where_no_token_is_left_for_a_refusal_the_operators_text_stands(folder):
         (choice,) = server.chat("Hi").json()["choices"]
         assert choice["message"]["refusal"] == server.service.state.settings.doubt_text
         assert choice["finish_reason"] == "length"
+        chunks, _ = streamed(server, "Hi")
+        assert joined(chunks, "refusal") == choice["message"]["refusal"]
+
+
+def test_a_refusal_that_comes_with_its_stop_is_sent_whole(folder):
+    backend = scripted(*WORDS, at_once=True)
+    with serving(folder, backend=backend) as server:
+        chunks, done = streamed(server, "Hi")
+        assert done
+        assert joined(chunks, "content") == "First one. It ends."
+        assert joined(chunks, "refusal") == "I will not."
+        (choice,) = server.chat("Hi").json()["choices"]
+        assert choice["message"]["refusal"] == "I will not."
 
 
 def test_every_choice_is_stopped_by_itself(folder):
@@ -287,6 +315,28 @@ def test_a_policy_of_shorter_answers_is_not_taken_by_a_reload(folder):
         folder_of(folder, replace(watched(), monitor=short))
         wait_until(lambda: server.metric("demur_policy_faults") == 1.0)
         assert server.chat(max_tokens=512).status_code == 200
+
+
+def test_a_stop_is_counted_though_its_client_goes_with_the_text_that_is_cut():
+    metrics, context = Metrics(), RequestContext(method="POST", route="/")
+    prepared = SimpleNamespace(effective=SimpleNamespace(policy=watched()), include_usage=False)
+    ask = ServeRequest(messages=user("Hi"), policy=watched(), policy_digest="")
+    head = ResponseHead(
+        id="", created=0, model="", system_fingerprint="", taxonomy=("safety",), note={}
+    )
+
+    async def read():
+        choice = DecidedChoice(reply=await scripted(*WORDS).open(ask), text=None)
+        writer = ResponseWriter(ServerSettings(), metrics, prepared, [choice], context)
+        events = writer.events(head)
+        async for event in events:
+            if b"ends." in event:
+                await events.aclose()
+
+    asyncio.run(read())
+    labels = {"tenant": "", "policy": "", "category": "safety"}
+    assert metrics.registry.get_sample_value("demur_stops_total", labels) == 1.0
+    assert (context.stopped, context.leaked) == ("safety", 4)
 
 
 def test_a_client_that_hangs_up_at_the_stop_leaves_nothing_behind(folder):

@@ -156,12 +156,17 @@ class ResponseWriter:
         finish, stopped = None, None
         held = HeldBack(self._held_back(decided))
         async for part in self._parts(decided):
-            for one in held.cut() if part.stop is not None else held.push(part):
+            if part.stop is None:
+                due = held.push(part)
+            else:
+                # The part of the stop may hold the refusal, too, which is not withheld.
+                due = [*held.cut(), part]
+                # Counted ahead of what is sent: the client may be gone by then.
+                stopped = self._stop_note(part.stop, leaked=held.sent)
+                held = HeldBack(0)
+            for one in due:
                 if delta := _delta_of(one, field):
                     yield _event(head.chunk(_delta(at, delta)))
-            if part.stop is not None:
-                stopped = self._stop_note(part.stop, leaked=held.sent)
-                held = HeldBack(0)  # a refusal is not withheld
             finish = part.finish
         yield _event(head.chunk(_delta(at, {}) | self._end(head, finish, decided, stopped)))
 
