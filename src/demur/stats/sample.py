@@ -100,14 +100,16 @@ def asked_requests(count_N: Ints, taught_N: Bools, share: float, uniform_N: Doub
     """
     # B(k): binomial of count and share. None(count) = B(0). With P(k | the unit tests) = B(k) given
     # k >= 1, and P(0 | it teaches) = (1 - share)^(count - 1), else the same, P(k) = B(k).
-    none_N = (1.0 - share) ** (count_N - 1.0)
-    skipped_N = taught_N & (uniform_N < none_N)
-    at_N = np.where(taught_N, (uniform_N - none_N) / np.maximum(1.0 - none_N, 1e-12), uniform_N)
-    zero_N = (1.0 - share) ** count_N
-    drawn_N = binom.ppf(zero_N + np.clip(at_N, 1e-12, 1.0) * (1.0 - zero_N), count_N, share)
-    drawn_N = np.clip(drawn_N, 1, count_N).astype(np.int64)
-    # a row of one request goes where its unit goes
-    return np.where(skipped_N | (taught_N & (count_N == 1)), 0, drawn_N)
+    # A row of one request goes where its unit goes; the others are the M below.
+    asked_N, row_M = np.where(taught_N, 0, 1), np.flatnonzero(count_N > 1)
+    count_M, taught_M, uniform_M = count_N[row_M], taught_N[row_M], uniform_N[row_M]
+    none_M = (1.0 - share) ** (count_M - 1.0)
+    at_M = np.where(taught_M, (uniform_M - none_M) / np.maximum(1.0 - none_M, 1e-12), uniform_M)
+    zero_M = (1.0 - share) ** count_M
+    drawn_M = binom.ppf(zero_M + np.clip(at_M, 1e-12, 1.0) * (1.0 - zero_M), count_M, share)
+    skipped_M = taught_M & (uniform_M < none_M)
+    asked_N[row_M] = np.where(skipped_M, 0, np.clip(drawn_M, 1, count_M))
+    return asked_N
 
 
 def divide_rows(rows: Sequence[Example], share: float, seed: int) -> DividedRows:

@@ -289,7 +289,7 @@ def count_rows(
     if group_N is None:
         unit_M[own_M] = np.arange(own_M.sum())
     else:
-        unit_M[own_M] = _renumbered(group_N[row_M[own_M]])
+        unit_M[own_M] = renumbered(group_N[row_M[own_M]])
         drawn_M = one_per_group(group_N, units_N, seed, count_N)[row_M]
     return CountedRows(row_M=row_M, count_M=count_M, unit_M=unit_M, drawn_M=drawn_M)
 
@@ -318,7 +318,7 @@ def one_per_group(
         # its part of the group's requests.
         order = row_M[np.argsort(rng.exponential(size=len(row_M)) / count_N[row_M])]
     # In random order, the first row of each group is a uniform draw from it: written last here.
-    unit_M = _renumbered(group_N[order])
+    unit_M = renumbered(group_N[order])
     drawn_U = np.zeros(int(unit_M.max(initial=-1)) + 1, dtype=np.int64)
     drawn_U[unit_M[::-1]] = order[::-1]
     marked_N = np.zeros(len(among_N), dtype=bool)
@@ -326,7 +326,7 @@ def one_per_group(
     return marked_N
 
 
-def _renumbered(group_M: Ints) -> Ints:
+def renumbered(group_M: Ints) -> Ints:
     """The groups' numbers from 0 on without gaps, in their order: np.unique's inverse, without a
     sort where numbers are small.
     """
@@ -393,7 +393,7 @@ class RowUnits:
     @property
     def plain(self) -> bool:
         """Whether every row is a unit and stands for one request."""
-        unit_N = _renumbered(self.group_N)
+        unit_N = renumbered(self.group_N)
         return int(unit_N.max(initial=-1)) + 1 == len(unit_N) and bool((self.count_N == 1).all())
 
     def at(self, row_M: Bools | Ints) -> RowUnits:

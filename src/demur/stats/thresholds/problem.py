@@ -69,6 +69,20 @@ class GroupedScores:
             return words
         return f"{words}; {AT_WORST}"
 
+    def at_one_threshold(self) -> GroupedScores:
+        """The same rows with one threshold for all active categories. It is met by the heaviest
+        category wherever a locked one meets it, so that no lock reaches further.
+        """
+        return replace(
+            self,
+            groups=(tuple(name for names in self.groups for name in names),),
+            group_N=np.where(self.group_N == NO_GROUP, NO_GROUP, 0),
+            locked={},
+            low=None if self.low is None else self.low.at_one_threshold(),
+            high=None if self.high is None else self.high.at_one_threshold(),
+            deferring=frozenset({0} if self.deferring else ()),
+        )
+
     @property
     def always_N(self) -> Bools:
         """Rows that are refused whatever the thresholds: doubtful ones, shape (N,)."""
@@ -264,18 +278,22 @@ def mix_of(traits: Traits, error_N: Bools, among_N: Bools, units: RowUnits) -> t
     """Count errors and requests of each slice among these rows, by facet, then name; with the
     intervals that units make where rows are no independent requests.
     """
-    found, plain = [], units.at(among_N).plain
+    units, error_M, found = units.at(among_N), error_N[among_N], []
+    plain = units.plain
     for facet in (f for f in FACETS if f in traits.columns):
         column = traits.columns[facet]
+        code_M = column.code_N[among_N]
         of_V, hits_V = (
-            np.bincount(column.code_N[part_N], units.count_N[part_N], len(column.names))
-            for part_N in (among_N, among_N & error_N)
+            np.bincount(code_M, units.count_N * part_M, len(column.names))
+            for part_M in (1, error_M)
         )
+        # The rows of each slice in turn, in their order: one sort instead of a pass a slice.
+        order_M, end_V = np.argsort(code_M, kind="stable"), np.cumsum(np.bincount(code_M))
         for code in np.flatnonzero(of_V).tolist():
             rate, by_units = Rate(hits=round(hits_V[code]), of=round(of_V[code])), None
             if not plain:
-                of_slice_N = among_N & (column.code_N == code)
-                rate, by_units = stored(units.rate(error_N, of_slice_N))
+                own = order_M[end_V[code - 1] if code else 0 : end_V[code]]
+                rate, by_units = stored(units.at(own).rate(error_M[own], np.full(len(own), True)))
             name = column.names[code]
             found.append(Slice(facet=facet, name=name, rate=rate, by_units=by_units))
     return tuple(found)

@@ -100,9 +100,10 @@ def counted_by_hand(case: CertifyCase, asked: Sequence[Goal]) -> CertifyCase:
     return replace(case, rows=by_hand, judged=rows if counted else None)
 
 
-def _board(case: CertifyCase, *, shared: bool) -> GroupedScores:
+def _board(case: CertifyCase) -> GroupedScores:
     for goal in case.goals:
         require_steerable(goal, case.template)
+    shared = case.template.rule != "heaviest"
     # goals about stops are certified apart from those about first decisions
     return counted_by(case.goals[0], case.template, case.rows, shared=shared)
 
@@ -120,7 +121,7 @@ def requests(
             "thresholds should catch",
             "add rows to be refused to the calibrate split",
         )
-    grouped = _board(case, shared=alone)
+    grouped = _board(case)
     losses = losses_of(asked, case.template, grouped, case.seed)
     if grouped.deferring:
         _check_band(case)
@@ -129,7 +130,7 @@ def requests(
     found = []
     for method in methods:
         if method == "shared" and not alone:
-            one = _board(case, shared=True)
+            one = grouped.at_one_threshold()
             shared = losses_of(asked, case.template, one, case.seed)
             found.append((method, _asked(case, one, shared)))
         else:
@@ -246,11 +247,11 @@ def _worth_dividing(loss: Loss, delta: float, parts: int) -> bool:
 
 def _asked(case: CertifyCase, grouped: GroupedScores, losses: Sequence[Loss]) -> CertifyTask:
     judged = case.judged
-    # Rates of categories are set on rows that no procedure tests.
-    rates_N = split_rows(grouped, case.learning, case.seed).learn_N
+    fixed: dict[int, float] = {}
+    if any(isinstance(goal, TargetRate) for goal in case.goals):
+        fixed = _target_rates(case, grouped)
     by_hand: tuple[tuple[Loss, Loss], ...] = ()
     if judged is not None and judged.hand_N is not None:
-        rates_N &= ~hand_units(judged)
         by_judge = replace(grouped, rows=judged)
         by_hand = tuple(
             losses_by_hand(loss.goal, case.template, by_judge, judged.hand_N)
@@ -266,13 +267,21 @@ def _asked(case: CertifyCase, grouped: GroupedScores, losses: Sequence[Loss]) ->
         guides=guides,
         objective=objective if judged is None else believed(objective, judged),
         delta=case.delta,
-        fixed=rates_of_categories(case.goals, grouped, rates_N),
+        fixed=fixed,
         seed=case.seed,
         learn_share=case.learn_share,
         shares=case.shares,
         arrived=case.arrived,
         by_hand=by_hand,
     )
+
+
+def _target_rates(case: CertifyCase, grouped: GroupedScores) -> dict[int, float]:
+    """Thresholds of the categories with a rate to be met, set on rows that no procedure tests."""
+    part_N = split_rows(grouped, case.learning, case.seed).learn_N
+    if case.judged is not None:
+        part_N &= ~hand_units(case.judged)
+    return rates_of_categories(case.goals, grouped, part_N)
 
 
 def _fewest_errors(case: CertifyCase, losses: Sequence[Loss]) -> int:

@@ -19,6 +19,7 @@ from demur.core.threshold import ALWAYS, NEVER
 from demur.stats.sample import AskedRequests, asked_requests
 from demur.stats.thresholds.cuts import cut_below, cut_between
 from demur.stats.thresholds.problem import GroupedScores, LearnTestSplit, Loss
+from demur.stats.units import renumbered
 
 # A stream of its own: rows that the caller drew with the same seed must not decide which part they
 # fall into.
@@ -96,7 +97,7 @@ def split_rows(
     """
     unit_N = np.arange(len(grouped.logq_N))
     if grouped.rows.group_N is not None:
-        unit_N = np.unique(grouped.rows.group_N, return_inverse=True)[1]
+        unit_N = renumbered(grouped.rows.group_N)
     # U: units that are drawn together, a group of rows or a row alone.
     rng = np.random.default_rng([seed, _OF_SPLITS])
     learn_U = rng.random(unit_N.max() + 1) < learn_share

@@ -88,13 +88,14 @@ def _search_along(
     """The certified thresholds along a path that serve the objective best. tests: one a goal, each
     at its side's share of delta.
     """
-    delta = task.delta / len({loss.when for loss in task.losses})
-    steps = len(path.group_S)
+    whens = {loss.when for loss in task.losses}
+    delta, steps = task.delta / len(whens), len(path.group_S)
     # Steps first..last pass all tests: errors of refusing allow no step beyond `last`, errors of
     # answering none before `first`. Errors are nested along the path, so one search each.
     first, last = 0, steps
+    first_NW = {when: path.first_step(task.grouped.at_worst(when)) for when in whens}
     for loss, test in zip(task.losses, tests, strict=True):
-        first_N = path.first_step(task.grouped.at_worst(loss.when))
+        first_N = first_NW[loss.when]
         if loss.when == "refused":
             last = min(last, _last_step(first_N, loss.could_err_N, test, steps))
         else:
