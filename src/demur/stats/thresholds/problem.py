@@ -270,8 +270,10 @@ class Loss:
             return ()
         among_N = self.denominator(refused_N) & part_N
         units = RowUnits.of(len(among_N), self.unit_N, self.count_N)
-        mix = mix_of(self.traits, self.errors(refused_N, held_N), among_N, units)
-        return tuple(part for part in mix if part.facet not in self.goal.settled_by)
+        columns = self.traits.columns.items()
+        told = {facet: own for facet, own in columns if facet not in self.goal.settled_by}
+        traits = replace(self.traits, columns=told)
+        return mix_of(traits, self.errors(refused_N, held_N), among_N, units)
 
 
 def mix_of(traits: Traits, error_N: Bools, among_N: Bools, units: RowUnits) -> tuple[Slice, ...]:
