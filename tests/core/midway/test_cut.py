@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demur.core.midway.cut import sentence_end
+from demur.core.midway.cut import sentence_end, sentence_ends
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,20 @@ def test_the_cut_lies_in_the_text_and_a_later_start_never_cuts_earlier(text, sta
     end = sentence_end(text, start)
     assert start <= end <= len(text)
     assert sentence_end(text, end) == end
+
+
+def test_every_whole_sentence_of_a_text_ends_where_an_answer_would_be_cut():
+    text = "Ask Dr. Smith.\nHe knows: 3.5 of it! Go"
+    ends = sentence_ends(text)
+    assert [text[:end] for end in ends] == ["Ask Dr. Smith.", "Ask Dr. Smith.\nHe knows: 3.5 of it!"]
+    # the last one is the whole text
+    assert sentence_ends("One. Two.") == [4]
+    assert sentence_ends("\n\nNo end") == []
+
+
+@given(st.text(alphabet="aA.!?\n \u3002\"'1*", max_size=60))
+def test_the_last_of_the_ends_is_where_an_answer_would_be_cut(text):
+    ends = sentence_ends(text)
+    cut = sentence_end(text, 0)
+    assert ends == sorted(set(ends))
+    assert not text[cut:].strip() or not text[:cut].strip() or ends[-1] == cut

@@ -16,7 +16,6 @@ from demur.core.training.turn_back import (
     kept_positions,
     may_turn_back,
     rows_to_harvest,
-    sentence_ends,
 )
 
 
@@ -59,16 +58,14 @@ def test_a_smaller_share_of_rows_is_a_part_of_a_larger_one():
 
 def test_a_prefix_is_cut_at_sentence_ends_for_half_of_the_rows_and_anywhere_for_the_others():
     text = 'First one. He said "now!" Then: a list\n1. two and the rest'
-    assert [text[:end] for end in sentence_ends(text)] == [
-        "First one.",
-        'First one. He said "now!"',
-        'First one. He said "now!" Then:',
-        'First one. He said "now!" Then: a list\n',
-        'First one. He said "now!" Then: a list\n1.',
-    ]
     cut = [cut_at_sentence(str(n), text, seed=0) for n in range(1000)]
     assert sum(one is None for one in cut) == pytest.approx(500, abs=60)
-    assert len(set(cut)) == 6
+    assert set(cut) == {
+        None,
+        "First one.",
+        'First one. He said "now!"',
+        'First one. He said "now!" Then: a list',
+    }
     assert cut_at_sentence("a", "no end at all", seed=0) is None
     tokens = [cut_at_token(str(n), 7, seed=0) for n in range(1000)]
     assert set(tokens) == set(range(1, 8))

@@ -1,4 +1,5 @@
-"""Where the text of a stopped answer is cut: behind its last whole sentence.
+"""Where sentences of a text end: a stopped answer is cut behind its last whole one, and training
+turns back behind one (demur.core.training.turn_back).
 
 1. A sentence ends at a terminator, the quotes and brackets that close behind it included, where
    white space follows. Full stops of scripts without spaces need none.
@@ -56,6 +57,14 @@ def sentence_end(text: str, start: int) -> int:
         text = text[: fences.pop()]
     ends = (end for end in _ends(text, fences) if end >= start)
     return max(ends, default=start)
+
+
+def sentence_ends(text: str) -> list[int]:
+    """The end of each whole sentence of a text that more than white space follows, ascending."""
+    fences = [found.start() for found in FENCE.finditer(text)]
+    # A full stop before a line break is found twice.
+    ends = sorted(set(_ends(text, fences)))
+    return [end for end in ends if text[:end].strip() and text[end:].strip()]
 
 
 def _ends(text: str, fences: Sequence[int]) -> Iterator[int]:

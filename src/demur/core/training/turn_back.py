@@ -3,8 +3,9 @@
 A row of the training split that is to be refused may carry a *prefix*: the beginning of an answer
 that nobody should have written. From it training makes, beside the row itself,
 
-1. a turn-back row, `[respond] prefix_<k [refusal token] reply`: k is a sentence end of the prefix
-   for every other row, else any of its tokens. The row itself is the case k = 0;
+1. a turn-back row, `[respond] prefix_<k [refusal token] reply`: k is a sentence end of the prefix,
+   as demur.core.midway.cut has them, for every other row, else any of its tokens. The row itself is
+   the case k = 0;
 2. a transition row, `[respond] prefix`: the refusal token is the target at some positions of the
    prefix (arXiv 2407.09121 has the target at all of them, or keeps about 5 %). The one right after
    [respond] may be among them, the position of [respond] itself never is.
@@ -15,7 +16,6 @@ Every draw depends on the seed and the row's id alone.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -25,9 +25,8 @@ from typing import Literal
 
 from demur.base.errors import ConfigError
 from demur.core.example import Example
+from demur.core.midway.cut import sentence_ends
 from demur.core.rows.splitting import uniform_hash
-
-_SENTENCE_END = re.compile(r"[.!?:;][\"')\]]*(?=\s)|\n")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,12 +93,6 @@ def kept_positions(row_id: str, length: int, share: float, seed: int) -> tuple[i
     """Draw the positions of a prefix that are targets: a share of 0 .. length - 1, at least one."""
     count = max(1, round(share * length))
     return tuple(sorted(seeded(seed, f"kept:{row_id}").sample(range(length), count)))
-
-
-def sentence_ends(text: str) -> list[int]:
-    """Character offsets behind each sentence or line of a text, but the last."""
-    ends = [found.end() for found in _SENTENCE_END.finditer(text)]
-    return [end for end in ends if text[:end].strip() and text[end:].strip()]
 
 
 def cut_at_sentence(row_id: str, prefix: str, seed: int) -> str | None:
