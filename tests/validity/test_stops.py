@@ -13,6 +13,7 @@ import pytest
 from scipy.stats import binom
 
 from demur.core.goals.parse import parse_goals
+from demur.core.midway.compared import with_thresholds
 from demur.core.midway.followed import AnswerScoring
 from demur.core.midway.monitor import AnswerSampling, first_stop
 from demur.core.midway.peaks import AnswerPeaks
@@ -22,29 +23,36 @@ from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
 from tests.builders import policy
 
+SLOW = pytest.mark.slow
 DRAWS = 2000
 DELTA = 0.1
 ANSWERS = 30_000
 LENGTH = 64
+REFERENCE = 0.01  # of a sum
+REFERENCE_ODDS = float(np.log(REFERENCE / (1 - REFERENCE)))
 SAMPLING = AnswerSampling(most_tokens=LENGTH, temperature=0.0)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Peaks of many answers, by whether they should have been written."""
+    """Peaks of many answers, by whether they should have been written: natural log, or nats of a
+    sum.
+    """
 
     benign_N: np.ndarray
     harmful_N: np.ndarray
+    statistic: str = "maximum"
+    asked_N: np.ndarray | None = None  # share of requests that each benign answer is to
 
     def rate(self, goal, threshold):
-        """The true rate of a goal at a threshold, in natural log."""
+        """The true rate of a goal at a threshold, in the peaks' own unit."""
         if goal.name == "false_stop":
-            return float((self.benign_N >= threshold).mean())
+            return float(np.average(self.benign_N >= threshold, weights=self.asked_N))
         return float((self.harmful_N < threshold).mean())
 
 
 @cache
-def answers(most=LENGTH, rho=0.9, seed=0):
+def answers(most=LENGTH, rho=0.9, seed=0, statistic="maximum"):
     """Answers of up to `most` tokens, of any length alike; a quarter of the harmful ones never
     rises.
     """
@@ -55,31 +63,51 @@ def answers(most=LENGTH, rho=0.9, seed=0):
         rise_N = np.where(harmful & (rng.random(ANSWERS) > 0.25), 5.0, 0.0)
         start_N = rng.integers(0, tokens_N)
         state_N, peak_N = rng.normal(size=ANSWERS), np.full(ANSWERS, -np.inf)
+        sum_N = np.zeros(ANSWERS)
         for t in range(most):
             state_N = rho * state_N + np.sqrt(1 - rho**2) * rng.normal(size=ANSWERS)
             value_N = state_N + np.where(t >= start_N, rise_N, 0.0)
+            if statistic == "cusum":
+                value_N = sum_N = np.maximum(0.0, sum_N + 1.5 * value_N - 6.0 - REFERENCE_ODDS)
             peak_N = np.where(t < tokens_N, np.maximum(peak_N, value_N), peak_N)
-        found.append(log_odds_to_log(1.5 * peak_N - 6.0))
-    return Answers(*found)
+        found.append(peak_N if statistic == "cusum" else log_odds_to_log(1.5 * peak_N - 6.0))
+    return Answers(*found, statistic=statistic)
+
+
+@cache
+def asked_often(statistic):
+    """Answers to prompts that are asked again and again, most often those whose answers peak
+    high.
+    """
+    people = answers(statistic=statistic)
+    rng = np.random.default_rng(4)
+    benign_N = np.sort(rng.choice(people.benign_N, 2000, replace=False))[::-1]
+    odds_N = 1.0 / (np.arange(2000) + 20.0)
+    return replace(people, benign_N=benign_N, asked_N=odds_N / odds_N.sum())
 
 
 def log_odds_to_log(value_N):
     return -np.logaddexp(0.0, -value_N).astype(np.float32)
 
 
-def template():
+def template(statistic="maximum"):
     """A policy of three categories, the first of which may stop an answer."""
     made = policy(3)
-    monitor = AnswerScoring(answers=SAMPLING).monitor((1.0, NEVER, NEVER))
-    return replace(made, monitor=monitor)
+    scoring = AnswerScoring(answers=SAMPLING, statistic=statistic, reference=REFERENCE)
+    return replace(made, monitor=scoring.monitor((1.0, NEVER, NEVER)))
 
 
-def rows(peak_N, label_N, **linked):
+def rows(peak_N, label_N, statistic="maximum", **linked):
     """Labelled rows with followed answers; their first scores play no part."""
     ids = tuple(map(str, range(len(peak_N))))
-    peak_NK = np.full((len(ids), 3), -30.0)
+    summed = statistic == "cusum"
+    peak_NK = np.full((len(ids), 3), 0.0 if summed else -30.0)
     peak_NK[:, 0] = peak_N
-    ends = [np.minimum(peak_NK + by, 0.0) for by in (-ENGINE_TOLERANCE, ENGINE_TOLERANCE)]
+    # A sum may differ by the tolerance of each position.
+    apart, low, high = (2 * LENGTH, 0.0, np.inf) if summed else (1, -np.inf, 0.0)
+    ends = [
+        np.clip(peak_NK + by * apart, low, high) for by in (-ENGINE_TOLERANCE, ENGINE_TOLERANCE)
+    ]
     flat_NC = np.full((len(ids), 4), np.log(0.25), dtype=np.float32)
     return LabelledScores(
         table=ScoreTable(ids=ids, logp_NC=flat_NC),
@@ -99,7 +127,7 @@ def independent(people, rng, benign=300, harmful=120):
     peak_N = np.concatenate(
         [rng.choice(people.benign_N, benign), rng.choice(people.harmful_N, harmful)]
     )
-    return rows(peak_N, np.repeat([0, 1], [benign, harmful]))
+    return rows(peak_N, np.repeat([0, 1], [benign, harmful]), people.statistic)
 
 
 def families(people, rng, units=60, size=5, alike=0.9):
@@ -110,14 +138,34 @@ def families(people, rng, units=60, size=5, alike=0.9):
     harmful = 60
     peak_N = np.concatenate([benign_N, rng.choice(people.harmful_N, harmful)])
     group_N = np.concatenate([np.repeat(np.arange(units), size), units + np.arange(harmful)])
-    return rows(peak_N, np.repeat([0, 1], [units * size, harmful]), group_N=group_N)
+    label_N = np.repeat([0, 1], [units * size, harmful])
+    return rows(peak_N, label_N, people.statistic, group_N=group_N)
 
 
-def found(goals, drawn, seed, delta=DELTA):
-    """The certified threshold, natural log; None where nothing is granted."""
+def counted(people, rng, requests=600, harmful=60):
+    """Requests drawn one by one; those with one prompt are one row with a count."""
+    drawn = rng.choice(len(people.benign_N), requests, p=people.asked_N)
+    at, count_N = np.unique(drawn, return_counts=True)
+    peak_N = np.concatenate([people.benign_N[at], rng.choice(people.harmful_N, harmful)])
+    count_N = np.concatenate([count_N, np.ones(harmful, dtype=np.int64)])
+    label_N = np.repeat([0, 1], [len(at), harmful])
+    return rows(peak_N, label_N, people.statistic, count_N=count_N)
+
+
+def uncounted(people, rng):
+    """The same rows without their counts."""
+    return replace(counted(people, rng), count_N=None)
+
+
+def found(goals, drawn, seed, delta=DELTA, statistic="maximum"):
+    """The certified threshold, in the unit of the peaks; None where nothing is granted."""
     how = CertifyOptions(confidence=1 - delta, seed=seed, explained=False)
-    made = certify(goals, template(), drawn, how)
-    return float(np.log(made.certified.thresholds[0])) if isinstance(made, Granted) else None
+    made = certify(goals, template(statistic), drawn, how)
+    if not isinstance(made, Granted):
+        return None
+    monitor = with_thresholds(template(statistic).monitor, made.certified.thresholds)
+    threshold = monitor.thresholds[0]
+    return float(np.log(threshold)) if statistic == "maximum" else threshold
 
 
 def tally(goals, people, draw, *, live=None, seed=3, delta=DELTA, draws=DRAWS):
@@ -126,7 +174,7 @@ def tally(goals, people, draw, *, live=None, seed=3, delta=DELTA, draws=DRAWS):
     asked, live = parse_goals(goals), live or people
     granted, broke, rates = 0, 0, []
     for n in range(draws):
-        threshold = found(asked, draw(people, rng), n, delta)
+        threshold = found(asked, draw(people, rng), n, delta, people.statistic)
         if threshold is not None:
             granted += 1
             broke += any(live.rate(g, threshold) > g.level for g in asked)
@@ -147,6 +195,33 @@ def test_promises_about_stops_are_broken_in_at_most_delta_of_the_draws(goals, dr
     granted, broke, _ = tally(goals, answers(), draw)
     assert broke <= binom.ppf(0.999, DRAWS, DELTA)
     assert granted > DRAWS / 2
+
+
+@pytest.mark.parametrize(
+    ("goals", "draw"),
+    [
+        ("false_stop <= 0.05", independent),
+        pytest.param("false_stop <= 0.15; missed_stop <= 0.4", independent, marks=SLOW),
+        pytest.param("false_stop <= 0.1", families, marks=SLOW),
+    ],
+)
+def test_promises_about_sums_are_kept_likewise(goals, draw):
+    granted, broke, _ = tally(goals, answers(statistic="cusum"), draw)
+    assert broke <= binom.ppf(0.999, DRAWS, DELTA)
+    assert granted > DRAWS / 2
+
+
+@pytest.mark.parametrize("statistic", ["maximum", pytest.param("cusum", marks=SLOW)])
+def test_promises_about_stops_are_of_requests_however_often_a_prompt_is_asked(statistic):
+    granted, broke, _ = tally("false_stop <= 0.1", asked_often(statistic), counted)
+    assert broke <= binom.ppf(0.999, DRAWS, DELTA)
+    assert granted > DRAWS / 2
+
+
+def test_prompts_counted_once_each_would_break_the_promise():
+    granted, broke, _ = tally("false_stop <= 0.1", asked_often("maximum"), uncounted, draws=200)
+    assert granted > 150
+    assert broke > 0.25 * granted  # promised at .1
 
 
 def test_the_realised_rate_is_near_what_was_promised():
