@@ -84,7 +84,8 @@ class Upstream:
                 else body["logprob_token_ids"]
             )
             shift = {"logits": 10.0, "nan": float("nan")}.get(self.failure or "", 0.0)
-            top = {f"token_id:{i}": float(logp_V[i]) + shift for i in wanted}
+            bias = self._reported_bias(body)
+            top = {f"token_id:{i}": float(logp_V[i]) + shift + bias.get(i, 0.0) for i in wanted}
             choice["logprobs"] = {"top_logprobs": [top]}
         return _json({"model": self._answers_as, "choices": [choice]})
 
@@ -110,6 +111,11 @@ class Upstream:
         choice = {"message": {"content": ""}, "finish_reason": "length", "logprobs": logprobs}
         usage = {"prompt_tokens": len(ids)}
         return _json({"model": self._answers_as, "choices": [choice], "usage": usage})
+
+    def _reported_bias(self, body: dict) -> dict[int, float]:
+        """What is added to reported log-probabilities: vLLM's mode processed_logprobs."""
+        bias = body.get("logit_bias", {}) if self.failure == "processed" else {}
+        return {int(i): b for i, b in bias.items()}
 
     async def _received(self, request: Request) -> dict:
         self.requests.append(body := await request.json())
@@ -174,7 +180,8 @@ class Upstream:
             choice = {**content, "finish_reason": reason}
             if (wanted := body.get("logprob_token_ids")) and self.failure != "no logprobs":
                 shift = float("nan") if self.failure == "nan" else 0.0
-                top = {f"token_id:{i}": float(logp_V[i]) + shift for i in wanted}
+                bias = self._reported_bias(body)
+                top = {f"token_id:{i}": float(logp_V[i]) + shift + bias.get(i, 0.0) for i in wanted}
                 choice["logprobs"] = {"top_logprobs": [top]}
             if finish == "stop" and at in body.get("stop_token_ids", ()):
                 choice["stop_reason"] = at

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from demur.base.errors import BackendDown, PolicyError
+from demur.base.errors import BackendDown, EngineError, PolicyError
 from demur.core.midway.monitor import AnswerSampling, Monitor, Stop, first_stop, peaks
 from demur.core.serving import AnswerPart, Sampling
 from demur.core.taxonomy import coconot
@@ -25,6 +25,7 @@ from tests.engines.upstream import Upstream
 TOKENS, SIZE = coconot().tokens, 12
 LENGTH = AnswerSampling(most_tokens=SIZE, temperature=0.0)
 GREEDY = Sampling(max_tokens=SIZE, temperature=0.0)
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 PROMPTS = [user(f"{text} {n}") for n in range(5) for text in ("Bread?", "Hi", "A poem please.")]
 
 
@@ -188,14 +189,14 @@ def test_a_server_whose_answers_cannot_be_watched(upstream, engine, watched, cas
         backend = gateway(upstream, engine)
         await backend.ready()
         asked = ask(PROMPTS[0], watching(engine, watched, 1.0), GREEDY)
-        score = backend._score
+        check = backend._require_raw_scores
 
-        async def scored(*given):
-            # the first call goes well
-            found, upstream.failure = await score(*given), failure
-            return found
+        async def checked(*given):
+            # the calls ahead of the stream go well
+            await check(*given)
+            upstream.failure = failure
 
-        backend._score = scored
+        backend._require_raw_scores = checked
         try:
             await read(backend, asked)
         finally:
@@ -203,6 +204,40 @@ def test_a_server_whose_answers_cannot_be_watched(upstream, engine, watched, cas
 
     with pytest.raises(kind, match=match):
         asyncio.run(fails())
+
+
+def test_a_server_that_reports_scores_after_the_ban_is_refused(upstream, engine, watched):
+    # its first calls ban nothing, and show nothing; such a monitor would never stop
+    upstream.failure = "processed"
+    monitored, plain = watching(engine, watched, 0.0), forcing(engine, None)
+    with pytest.raises(PolicyError, match="after its ban of control tokens"):
+        within(gateway(upstream, engine), ask(PROMPTS[0], monitored, GREEDY))
+    ((reply, _),) = within(gateway(upstream, engine), ask(PROMPTS[0], plain, GREEDY))
+    assert not reply.decision.refuses
+
+    async def restarted():
+        backend = gateway(upstream, engine)
+        upstream.failure = None
+        await read(backend, ask(PROMPTS[0], monitored, GREEDY))
+        upstream.failure = "processed"
+        await backend.ready()
+        try:
+            await read(backend, ask(PROMPTS[0], monitored, GREEDY))
+        finally:
+            await backend.close()
+
+    with pytest.raises(PolicyError, match="after its ban"):
+        asyncio.run(restarted())
+
+
+@pytest.mark.parametrize("fields", [{"json_schema": {}}, {"tools": (TOOL,), "tool_choice": "auto"}])
+def test_what_a_grammar_of_vllms_would_hide_from_a_monitor_is_refused(
+    upstream, engine, watched, fields
+):
+    asked = replace(ask(PROMPTS[0], watching(engine, watched, 0.0), GREEDY), **fields)
+    with pytest.raises(EngineError, match="masks the scores that the monitor reads"):
+        within(gateway(upstream, engine), asked)
+    assert not any(r.get("stream") for r in upstream.requests)
 
 
 # The plug-in's side: its server forces the refusal token and writes on.

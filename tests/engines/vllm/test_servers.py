@@ -42,6 +42,7 @@ PROMPTS = [
     for n in range(5)
     for text in ("What is the capital of France?", "Hi", "A poem, please.")
 ]
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 START_S = 300.0
 WATCHED = AnswerSampling(most_tokens=12, temperature=0.0)  # as `ask` has them written
 
@@ -268,6 +269,22 @@ def test_a_schema_comes_after_the_decision_and_a_bad_schema_is_the_callers(url, 
     assert text == same
     assert text.lstrip().startswith("{")
     assert not isinstance(error, BackendError)
+
+
+@pytest.mark.parametrize("fields", [{"json_schema": {}}, {"tools": (TOOL,), "tool_choice": "f"}])
+def test_no_answer_whose_scores_a_grammar_masks_goes_unwatched(url, engine, policies, fields):
+    # the lowest threshold stops every answer at its first token
+    policy = policies["watched-0"]
+    monitor = replace(policy.monitor, thresholds=(1e-30,) * 5)
+
+    async def work(gateway, plugin, _):
+        for backend in (gateway, plugin):
+            with pytest.raises(EngineError, match="masks the scores"):
+                await backend.open(
+                    ask(PROMPTS[0], replace(policy, monitor=monitor), policy, **fields)
+                )
+
+    with_all(url, engine, work)
 
 
 def test_a_version_that_the_plugin_does_not_hold_is_decided_here(url, engine, policies, caplog):

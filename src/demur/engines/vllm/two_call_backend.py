@@ -6,7 +6,8 @@
    position; demur decides.
 3. The second call continues after the chosen control token, from the server's prefix cache.
 4. Under a policy with a monitor the second call reports the scores of every position. A stop hangs
-   up, and a third call writes the refusal after what was written and the refusal token.
+   up, and a third call writes the refusal after what was written and the refusal token. vLLM's
+   grammars mask these scores, so JSON and tool calls are refused under such a policy.
 5. Before the first answer the server must reproduce reference scores; at every readiness check, the
    score of a fixed prompt. See docs/gateway.md for what is taken on trust.
 """
@@ -14,15 +15,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import ClassVar, Self
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from demur.base.arrays import Floats
-from demur.base.errors import BackendDown, ConfigError, PromptTooLong, ScoreDoubt, ScoreError
+from demur.base.errors import (
+    BackendDown,
+    ConfigError,
+    EngineError,
+    PolicyError,
+    PromptTooLong,
+    ScoreDoubt,
+    ScoreError,
+)
 from demur.core.calibrator import closed
 from demur.core.decision import Decision, decide_or_doubt
 from demur.core.example import Message
@@ -66,6 +76,9 @@ from demur.engines.vllm.watched_stream import WatchedReader, WatchedStream, Watc
 Reference = tuple[Prompt, Floats]  # a prompt and its score (C,), as the policies' model gave it
 
 _PROBE: Prompt = (Message(role="user", content="Hello."),)
+# Nats by which a score may differ under a ban and at a lower temperature: batches of half
+# precision. Where a server applies these first, it differs by a hundred.
+_RAW_NATS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +125,7 @@ class TwoCallBackend:
 
     _client: UpstreamClient = field(init=False, repr=False)
     _served: ServedModel | None = field(default=None, init=False, repr=False)
+    _is_raw: bool = field(default=False, init=False, repr=False)  # see _require_raw_scores
 
     def __post_init__(self) -> None:
         self._encoder, self._decoder = encoder_of(
@@ -149,6 +163,12 @@ class TwoCallBackend:
         """
         ask.policy.require_model(self.declared)
         mode = mode_of(ask)
+        if ask.policy.monitor is not None and (ask.json_schema is not None or mode != "none"):
+            raise EngineError(
+                "a policy with a monitor gets neither JSON nor tool calls from vLLM, whose grammar "
+                "masks the scores that the monitor reads",
+                "leave out response_format and tools, or use a policy without a monitor",
+            )
         served = await self._served_model()
         ids = await self._encode(ask.messages)
         self._tokens_left(ids, served)
@@ -167,6 +187,7 @@ class TwoCallBackend:
         """
         async with self._checking:
             self._served = await self._check_upstream(self._served)
+            self._is_raw = False  # it may have been started again, with other settings
 
     async def close(self) -> None:
         """Close the connections: open replies end with BackendDown."""
@@ -199,9 +220,40 @@ class TwoCallBackend:
             )
         return room
 
-    async def _score(self, ids: Sequence[int], served: ServedModel | None) -> tuple[Floats, str]:
-        """The score of a prompt, (C,), and the name that the server answers as."""
-        body = {"model": self.model, **decision_body(self._encoder, ids)}
+    async def _require_raw_scores(self, served: ServedModel) -> None:
+        """Raise PolicyError unless the server reports scores as they are ahead of a ban.
+
+        Control tokens are banned in mid-answer. A server that reports log-probabilities after the
+        ban would show none of them, and no monitor would ever stop. Asked once after each check.
+        """
+        if self._is_raw:
+            return
+        banned = {
+            "logit_bias": control_token_ban(self._encoder.token_ids),
+            "temperature": 0.5,
+        }
+        logp_C, _ = await self._score(await self._encode(_PROBE), served, banned)
+        apart = float(np.abs(logp_C - served.probe_C).max())
+        if apart > _RAW_NATS:
+            LOG.error("upstream scores a prompt as %s, without the ban %s", logp_C, served.probe_C)
+            raise PolicyError(
+                "the policy has a monitor, and the backend reports scores after its ban of control "
+                f"tokens: {apart:.0f} nats away",
+                "start it with --logprobs-mode raw_logprobs; or use a policy without a monitor",
+            )
+        self._is_raw = True
+
+    async def _score(
+        self,
+        ids: Sequence[int],
+        served: ServedModel | None,
+        changes: Mapping[str, Any] = MappingProxyType({}),
+    ) -> tuple[Floats, str]:
+        """The score of a prompt, (C,), and the name that the server answers as.
+
+        changes: of the request.
+        """
+        body = {"model": self.model, **decision_body(self._encoder, ids), **changes}
         completion = await self._client.post(
             "completions", body, partial(parse_body, kind=Completion)
         )
@@ -241,6 +293,7 @@ class TwoCallBackend:
         start = [*ids, self._encoder.token_ids[column]]
         if ask.policy.monitor is None or column:
             return await self._write(ask, start, self._read_part, schema)
+        await self._require_raw_scores(await self._served_model())
         reader = WatchedReader(self._watch_rules(ask))
         parts = await self._write(ask, start, reader.read, schema, scores=True)
         return WatchedStream(parts, reader, partial(self._refuse, ask, start, reader.read))
