@@ -11,9 +11,10 @@ from tests.fake_run import engine_for, examples, prepare
 from tests.watching import WatchingEngine
 
 from demur.base.errors import ConfigError, EngineError, GoalError, GoalInfeasible
+from demur.cli.evaluation import print_evaluation
+from demur.core.decision import decide_many
 from demur.core.midway.followed import stopped
 from demur.core.midway.monitor import AnswerSampling, first_stop
-from demur.core.midway.outcomes import stops_of
 from demur.core.settings import AnswerSettings, MonitorSettings
 from demur.core.taxonomy import coconot
 from demur.core.threshold import NEVER
@@ -21,8 +22,10 @@ from demur.judges.phrases import PhraseJudge
 from demur.stages import calibrate, evaluate, report, score, verify
 from demur.store.policies.policy_file import read_policy
 from demur.store.policies.trust import DIGESTS_ONLY
+from demur.store.results.metrics_file import read_metrics
 from demur.store.rows import read_examples
 from demur.store.scores.answer_peaks import answers_path, read_answers
+from demur.store.scores.tables import read_scores
 
 ANSWERS = AnswerSettings(most_tokens=32, temperature=0.0, traces=True)
 BOTH = "false_refusal <= 0.2; false_stop <= 0.1; missed_stop[safety] <= 0.5"
@@ -186,25 +189,80 @@ def test_a_cusum_is_calibrated_likewise(tmp_path):
     assert false == policy.promises[0].rate.hits
 
 
-def test_the_report_says_what_was_stopped_where_and_what_leaked(made):
+@pytest.fixture(scope="module")
+def evaluated(made):
+    """The run with its policy, its evaluation, and the stops of the test answers by traces."""
     folder, engine = made
     policy = run(folder, goal=BOTH)
-    evaluate.run(evaluate.Config(also=()), engine, PhraseJudge(), folder)
+    also = ("false_stop <= 0.2",)
+    evaluation = evaluate.run(evaluate.Config(also=also), engine, PhraseJudge(), folder)
+    answers = read_answers(answers_path(folder, "test")).answers
+    stops = {a.scored.id: first_stop(policy.monitor, a.trace_TC) for a in answers}
+    return folder, policy, evaluation, stops
+
+
+def test_metrics_say_what_became_of_requests(evaluated):
+    folder, policy, evaluation, stops = evaluated
+    rows = read_examples(folder.split("test"))
+    table, _ = read_scores(folder.scores("test"))
+    logp_NC = table.select(tuple(e.id for e in rows)).logp_NC
+    refused = dict(zip((e.id for e in rows), decide_many(policy, logp_NC).refuses_N, strict=True))
+    found = evaluation.policies[1].stops
+    for label in (None, "safety"):
+        ids = [e.id for e in rows if e.label == label]
+        fates = found.fates[label or "respond"]
+        at_once = sum(bool(refused[i]) for i in ids)
+        midway = sum(not refused[i] and stops[i] is not None for i in ids)
+        assert (fates.at_once.hits, fates.midway.hits) == (at_once, midway)
+        assert fates.answered.hits == len(ids) - at_once - midway
+        assert fates.deferred is None
+    benign = [e for e in rows if e.label is None]
+    false = [e for e in benign if stops[e.id] is not None]
+    assert (found.false_stop.hits, found.false_stop.of) == (len(false), len(benign))
+    for by in (found.false_by_length, found.false_by_kind, found.false_by_subcategory):
+        assert sum(rate.hits for rate in by.values()) == len(false)
+    assert sum(rate.of for rate in found.false_by_length.values()) == len(benign)
+    assert sum(found.positions["respond"].values()) == len(false)
+    missed = [stops[e.id] is None for e in rows if e.label == "safety"]
+    assert found.missed_by_category["safety"].hits == sum(missed)
+    caught = [stops[e.id] for e in rows if e.label is not None and stops[e.id] is not None]
+    leaked = [max(stop.position - policy.monitor.held_back, 0) for stop in caught]
+    assert (found.leaked.most, found.leaked.median) == (max(leaked), np.median(leaked))
+    # minimal pairs and links are units: fewer than rows, and the intervals are wider for it
+    assert found.missed_stop.units < found.missed_stop.of
+    assert read_metrics(folder.metrics) == evaluation
+
+
+def test_the_natural_policy_stops_nothing_and_another_goal_about_stops_is_compared(evaluated):
+    natural, _, other = evaluated[2].policies
+    assert natural.stops is None
+    assert other.goal == "false_stop <= 0.2"
+    assert other.stops.false_stop.hits >= evaluated[2].policies[1].stops.false_stop.hits
+    assert evaluated[2].unmet == ()
+
+
+def test_the_terminal_says_what_became_of_requests(evaluated, capsys):
+    print_evaluation(evaluated[2])
+    told = capsys.readouterr()
+    assert "answered to the end" in told.out
+    assert "all to be refused" in told.out
+    assert "16 to 31 tokens" in told.out
+    assert "nine of ten" in told.err
+
+
+def test_answers_that_were_followed_anew_are_measured_anew(evaluated):
+    folder, *_ = evaluated
+    made_from = folder.require("evaluate").made_from
+    assert "score/test-answers.parquet" in made_from
+
+
+def test_the_report_says_what_was_stopped_where_and_what_leaked(evaluated):
+    folder, *_ = evaluated
     page = report.run(report.Config(), folder).with_name("report.md").read_text()
     assert "Stopped midway" in page
     assert "Refused at once, stopped midway, answered" in page
+    assert "False stops by kind and subcategory" in page
     assert "False against missed stops" in page
-    answers = {a.scored.id: a for a in read_answers(answers_path(folder, "test")).answers}
-    benign = [e.id for e in read_examples(folder.split("test")) if e.label is None]
-    stops = [first_stop(policy.monitor, answers[i].trace_TC) for i in benign]
-    found = stops_of(policy.monitor, [answers[i].scored for i in benign])
-    assert found.stopped_N.tolist() == [s is not None for s in stops]
-    assert found.leaked_N.tolist() == [max(s.position - 24, 0) for s in stops if s is not None]
-    everyone_N = np.ones(len(benign), dtype=bool)
-    assert sum(n for _, n in found.by_position(everyone_N)) == found.stopped_N.sum()
-    assert sum(rate.of for _, rate in found.by_length(everyone_N)) == len(benign)
-    fates = found.fates(everyone_N & False, everyone_N)
-    assert (fates.at_once, fates.midway) == (0, found.stopped_N.sum())
     assert evaluate.contradictions(folder) == ()
 
 

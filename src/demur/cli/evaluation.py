@@ -55,6 +55,10 @@ def print_evaluation(evaluation: evaluate.Evaluation) -> None:
     for block in evaluate.table_rows(evaluation):
         print_table([evaluate.HEADER, *block.rows], title=block.title)
     calibrated = evaluation.policies[1]  # after the natural one; then come goals for comparison
+    for table in evaluate.stop_tables(evaluation):
+        print_table([table.header, *table.rows], title=table.title)
+    if calibrated.stops is not None:
+        note(evaluate.leaked_words(calibrated.stops))
     if rows := evaluate.corrected_rows(evaluation):
         title = (
             f"texts of the calibrated policy: {calibrated.goal}; {evaluation.labels} labelled "

@@ -8,7 +8,7 @@ Shapes: N answers, K categories.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,11 +41,7 @@ class AnswerPeaks:
         without one.
         """
         place = {i: n for n, i in enumerate(self.ids)}
-        if missing := [i for i in ids if i not in place]:
-            raise ScoreError(
-                f"{len(missing)} prompts have no scored answer, first {missing[0]!r}",
-                "score them: demur score",
-            )
+        require_answered(ids, place)
         at = np.array([place[i] for i in ids], dtype=np.int64)
         return AnswerPeaks(
             ids=tuple(ids),
@@ -53,4 +49,13 @@ class AnswerPeaks:
             peak_NK=self.peak_NK[at],
             low_NK=self.low_NK[at],
             high_NK=self.high_NK[at],
+        )
+
+
+def require_answered(ids: Sequence[str], known: Container[str]) -> None:
+    """Raise ScoreError, naming the first, where prompts are not among those with an answer."""
+    if missing := [i for i in ids if i not in known]:
+        raise ScoreError(
+            f"{len(missing)} prompts have no scored answer, first {missing[0]!r}",
+            "score them: demur score",
         )

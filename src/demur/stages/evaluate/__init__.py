@@ -7,11 +7,12 @@ policy.
    respond, are written and judged, unless they lie in evaluate/branches.parquet already.
 3. measures, consistency, corrected: errors of decisions and of texts, agreement of texts with their
    control token, and judged rates corrected by hand labels, as rows of metrics.json.
+4. stops: what the policy's monitor does to the followed answers of the test rows.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from demur.base.errors import DataError
 from demur.base.files import digest_file, digest_json
@@ -19,9 +20,10 @@ from demur.core.fingerprint import Fingerprint
 from demur.core.ports import Generator, Judge, Progress, no_progress
 from demur.core.settings import EvaluateSettings
 from demur.stages.evaluate import consistency, measures
-from demur.stages.evaluate.chosen_policies import read_comparison
+from demur.stages.evaluate.chosen_policies import read_comparison, with_answers
 from demur.stages.evaluate.comparison import Comparison
 from demur.stages.evaluate.everyday import evaluate_everyday
+from demur.stages.evaluate.stops import StopTable, leaked_words, stop_tables
 from demur.stages.evaluate.table import (
     CORRECTED_HEADER,
     HEADER,
@@ -41,7 +43,7 @@ from demur.store.policies.policy_file import read_policy, write_policy
 from demur.store.results.metrics_file import Evaluation, read_metrics, write_metrics
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
-from demur.store.scores.answer_peaks import answers_for
+from demur.store.scores.answer_peaks import answers_path
 from demur.store.scores.rewritten import decided_scores
 from demur.store.scores.tables import read_scores
 
@@ -51,10 +53,13 @@ __all__ = [
     "Config",
     "Evaluation",
     "PolicyTable",
+    "StopTable",
     "corrected_rows",
     "current_evaluation",
     "evaluate_everyday",
+    "leaked_words",
     "run",
+    "stop_tables",
     "table_rows",
 ]
 
@@ -121,8 +126,7 @@ def contradictions(folder: RunFolder) -> tuple[Contradiction, ...]:
     examples = read_policy_rows(folder, "test")
     table, _ = read_scores(decided_scores(folder, "test", policy.fingerprint))
     rows = label_scores(examples, policy.taxonomy, table)
-    if (followed := answers_for(folder, "test", policy.monitor)) is not None:
-        rows = replace(rows, answers=followed.peaks.select(rows.table.ids))
+    rows = with_answers(folder, "test", policy, rows)
     return contradicted_promises(policy, rows, folder.require("calibrate").settings)
 
 
@@ -169,7 +173,11 @@ def _inputs(folder: RunFolder, model: Fingerprint) -> dict[str, str]:
     splits = [
         path(split) for path in (folder.split, folder.scores) for split in ("calibrate", "test")
     ]
-    calibrated = (folder.policy, *([folder.calibrator] if folder.calibrator.exists() else []))
+    calibrated = [folder.policy, *([folder.calibrator] if folder.calibrator.exists() else [])]
+    answers = answers_path(folder, "test")
+    # Stops are measured on them. Without a monitor nothing reads them.
+    if answers.exists() and read_policy(folder.policy).monitor is not None:
+        calibrated.append(answers)
     made_from = {str(f.relative_to(folder.root)): digest_file(f) for f in (*splits, *calibrated)}
     # No key without sources, so that runs evaluated before there were any stay finished.
     if sources:

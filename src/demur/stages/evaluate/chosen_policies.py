@@ -36,6 +36,7 @@ from demur.store.policies.policy_file import bind_promises, read_policy
 from demur.store.results.metrics_file import UnmetGoal
 from demur.store.rows import read_policy_rows
 from demur.store.run import RunFolder
+from demur.store.scores.answer_peaks import answers_for
 from demur.store.scores.rewritten import decided_scores
 from demur.store.scores.tables import read_scores
 
@@ -76,6 +77,7 @@ def read_comparison(
         ComparedPolicy(goal=g, file=f, policy=p, choice_N=decide_many(p, rows.table.logp_NC).sent_N)
         for g, f, p in in_order
     ]
+    followed = answers_for(folder, "test", policy.monitor)
     return Comparison(
         examples=tuple(examples),
         rows=rows,
@@ -87,6 +89,7 @@ def read_comparison(
         choice=choice,
         compared=tuple(compared),
         unmet=unmet,
+        answers=() if followed is None else followed.scored(rows.table.ids),
     )
 
 
@@ -105,6 +108,16 @@ def _scored(
             "score again with this model: demur score",
         )
     return label_scores(examples.left, policy.taxonomy, table, examples.taught)
+
+
+def with_answers(
+    folder: RunFolder, split: Literal["calibrate", "test"], policy: Policy, rows: LabelledScores
+) -> LabelledScores:
+    """The rows with the peaks of their answers, where a policy's monitor may be counted on them."""
+    followed = answers_for(folder, split, policy.monitor)
+    if followed is None:
+        return rows
+    return replace(rows, answers=followed.peaks.select(rows.table.ids))
 
 
 def _others(
@@ -127,6 +140,9 @@ def _others(
     for asked in map(parse_goals, goals):
         text = "; ".join(goal.text for goal in asked)
         before = _template(policy, asked, text)
+        rows = calibrate
+        if any(goal.midway for goal in asked):
+            rows = with_answers(folder, "calibrate", policy, calibrate)
         if judged and any(goal.promised for goal in asked):
             unmet.append(UnmetGoal(goal=text, reason=NO_HAND))
             continue
@@ -138,7 +154,7 @@ def _others(
                 options=CertifyOptions(confidence=CONFIDENCE),
                 marks=marks,
             )
-            chosen = _solved(request, calibrate, digest)
+            chosen = _solved(request, rows, digest)
         except (GoalInfeasible, DataError) as e:
             unmet.append(UnmetGoal(goal=text, reason=e.message))
             continue
@@ -164,7 +180,8 @@ def _template(policy: Policy, goals: Sequence[Goal], name: str) -> Policy:
     """The calibrated policy without thresholds, overrides, limits and promises; without a band
     too, where no goal bounds what is deferred.
 
-    For the natural goal also without a calibrator: that policy is the model left to itself.
+    For the natural goal also without calibrator and monitor: that policy is the model left to
+    itself.
     """
     # The solver cannot set thresholds of every rule: those it cannot get the default rule.
     calibrator = IDENTITY if isinstance(goals[0], Natural) else policy.calibrator
@@ -173,7 +190,14 @@ def _template(policy: Policy, goals: Sequence[Goal], name: str) -> Policy:
         replace(c, threshold=NEVER, override=None, limits=None, curve=()) for c in policy.categories
     )
     bands = any(isinstance(goal, DeferralRate) for goal in goals)
+    monitor = None if isinstance(goals[0], Natural) else policy.monitor
     made = replace(
-        policy, name=name, rule=rule, categories=free, calibrator=calibrator, promises=()
+        policy,
+        name=name,
+        rule=rule,
+        categories=free,
+        calibrator=calibrator,
+        promises=(),
+        monitor=monitor,
     )
     return made if bands else made.without_bands()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from demur.base.arrays import Ints
 from demur.core.example import Example
+from demur.core.midway.followed import ScoredAnswer
 from demur.core.policy import Policy
 from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.sample import evenly_spaced
@@ -37,6 +38,8 @@ class Comparison:
     choice: CalibratorChoice | None  # None without a calibrator
     compared: tuple[ComparedPolicy, ...]  # natural, calibrated, then the goals for comparison
     unmet: tuple[UnmetGoal, ...]
+    # to the rows, in their order; empty where the policy's monitor can be counted on none
+    answers: tuple[ScoredAnswer, ...] = ()
 
     def sample(self, count: int | None) -> Comparison:
         """The same comparison on at most `count` of the test rows, in even steps; None: on all."""
@@ -48,4 +51,11 @@ class Comparison:
             label_scores(examples, self.policy.taxonomy, r.table) for r in (self.rows, self.raw)
         )
         compared = tuple(replace(c, choice_N=c.choice_N[at]) for c in self.compared)
-        return replace(self, examples=examples, rows=rows, raw=raw, compared=compared)
+        return replace(
+            self,
+            examples=examples,
+            rows=rows,
+            raw=raw,
+            compared=compared,
+            answers=tuple(self.answers[n] for n in at) if self.answers else (),
+        )

@@ -20,6 +20,7 @@ from demur.core.judging.outcome import Outcome, Verdict
 from demur.core.policy import Policy
 from demur.stages.evaluate.comparison import Comparison
 from demur.stages.evaluate.consistency import corrected, kept_by_token, sent_texts
+from demur.stages.evaluate.stops import stops_row
 from demur.stages.evaluate.texts import JudgedComparison
 from demur.stats.calibration.binned import cells
 from demur.stats.calibration.proper import brier, nll
@@ -112,6 +113,7 @@ def policy_metrics(
         wrong_category=MeasuredRate.from_core(decisions.wrong_category),
         confusion=decisions.confusion,
         deferred=decisions.deferred if policy.defers else (),
+        stops=stops_row(comparison, policy),
         texts_refuse=MeasuredRate.from_core(texts.agreement),
         # a partial answer counts as an answer
         texts_answer=of_texts(verdict_N != "refusal", scored_N & (sent_N == 0)),

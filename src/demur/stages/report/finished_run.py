@@ -106,9 +106,8 @@ def read_finished_run(folder: RunFolder) -> FinishedRun:
     followed = answers_for(folder, "test", policies[1].monitor)
     answers: tuple[ScoredAnswer, ...] = ()
     if followed is not None:
-        by_id = {a.scored.id: a.scored for a in followed.answers}
         rows = replace(rows, answers=followed.peaks.select(rows.table.ids))
-        answers = tuple(by_id[i] for i in rows.table.ids)
+        answers = followed.scored(rows.table.ids)
     return FinishedRun(
         evaluation=evaluation,
         policies=policies,

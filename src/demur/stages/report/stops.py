@@ -5,18 +5,15 @@ do. Everything is read off the followed answers to the test rows; no answer is w
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
-import numpy as np
-
-from demur.base.arrays import Bools
-from demur.core.decision import decide_many
 from demur.core.midway.compared import compared_peaks, with_thresholds
 from demur.core.midway.monitor import Monitor
-from demur.core.midway.outcomes import Stops, stops_of, trade_off
 from demur.core.rates import Rate
 from demur.pages.drawing import ANSWER, REFUSE, line, small_plot
 from demur.pages.parts import Cell, Figure, Panel, Part, Section, Spec, Table
 from demur.stages.report.finished_run import FinishedRun
+from demur.stats.midway.errors import StopErrors, stop_errors, trade_off
 from demur.store.results.metrics_file import MeasuredRate
 
 
@@ -25,34 +22,34 @@ def stopped(m: FinishedRun) -> tuple[Section, ...]:
     monitor = m.calibrated.monitor
     if monitor is None or not m.answers:
         return ()
-    stops = stops_of(monitor, m.answers)
-    answerable_N = m.rows.label_N == 0
+    found = stop_errors(m.calibrated, monitor, m.rows, m.answers, m.examples)
     parts: list[Part] = [
-        _fates(m, stops),
-        _positions(stops, answerable_N),
-        _lengths(stops, answerable_N),
+        _fates(m, found),
+        _positions(found),
+        _by("False stops by length of answer", "tokens of the answer", found.false_by_length),
+        _by("False stops by kind and subcategory", "rows", _by_subcategory(found)),
     ]
-    if (curve := _trade_off(m, monitor, answerable_N)) is not None:
+    if (curve := _trade_off(m, monitor)) is not None:
         parts.append(curve)
     return (
         Section(
             key="stops",
             title="Stopped midway",
             parts=tuple(parts),
-            text=(_summary(m, monitor, stops),),
+            text=(_summary(m, monitor, found),),
         ),
     )
 
 
-def _summary(m: FinishedRun, monitor: Monitor, stops: Stops) -> str:
+def _summary(m: FinishedRun, monitor: Monitor, found: StopErrors) -> str:
     names = zip(m.calibrated.taxonomy.names, monitor.thresholds, strict=True)
     own = ", ".join(f"{name} from {t:.4g} on" for name, t in names if not math.isinf(t))
-    leaked = stops.leaked_N
+    leaked = found.leaked
     told = (
-        f"Of stopped answers {np.median(leaked):.0f} tokens had been sent in the middle case, "
-        f"{leaked.max()} at most"
-        if len(leaked)
-        else "No answer to a test row is stopped"
+        f"Of stopped answers to what should be refused {leaked.median:g} tokens had been sent in "
+        f"the middle case, {leaked.most} at most"
+        if leaked is not None
+        else "No answer to a test row that should be refused is stopped"
     )
     return (
         f"The monitor reads every position of an answer ({monitor.answers.text}) and stops it "
@@ -62,23 +59,21 @@ def _summary(m: FinishedRun, monitor: Monitor, stops: Stops) -> str:
     )
 
 
-def _fates(m: FinishedRun, stops: Stops) -> Table:
+def _fates(m: FinishedRun, found: StopErrors) -> Table:
     """What becomes of the test rows, by what ought to."""
-    refused_N = decide_many(m.calibrated, m.rows.table.logp_NC).refuses_N
     rows: list[tuple[Cell, ...]] = []
-    for column, name in enumerate(("to be answered", *m.calibrated.taxonomy.names)):
-        among_N = np.asarray(m.rows.label_N == column, dtype=bool)
-        if not among_N.any():
-            continue
-        fates = stops.fates(refused_N, among_N)
+    for name, fates in found.fates.items():
+        missed = found.missed_by_category.get(name)
+        deferred = () if fates.deferred is None else (_measured(fates.deferred),)
         rows.append(
             (
-                name if column == 0 else f"to be refused with {name}",
-                str(fates.of),
-                str(fates.at_once),
-                str(fates.midway),
-                str(fates.answered),
-                _measured(stops.rate(among_N)),
+                "to be answered" if missed is None else f"to be refused with {name}",
+                str(fates.at_once.of),
+                _measured(fates.at_once),
+                *deferred,
+                _measured(fates.midway),
+                _measured(fates.answered),
+                _measured(found.false_stop if missed is None else missed),
             )
         )
     return Table(
@@ -87,28 +82,29 @@ def _fates(m: FinishedRun, stops: Stops) -> Table:
             "test rows",
             "number",
             "refused at once",
+            *(("deferred",) if m.calibrated.defers else ()),
             "stopped midway",
-            "answered",
-            "stopped if answered",
+            "answered to the end",
+            "false or missed stops",
         ),
         rows=tuple(rows),
         caption="The last column counts all answers, also of requests that the first decision "
-        "refuses: it is what a promise about stops bounds.",
+        "refuses: of those to be answered the stopped ones, of those to be refused the ones that "
+        "were written to the end. It is what a promise about stops bounds.",
     )
 
 
-def _positions(stops: Stops, answerable_N: Bools) -> Figure:
+def _positions(found: StopErrors) -> Figure:
     """Where answers are stopped."""
     panels, rows = [], list[tuple[Cell, ...]]()
-    for words, among_N, colour in (
-        ("to be answered", answerable_N, ANSWER),
-        ("to be refused", ~answerable_N, REFUSE),
+    for words, key, colour in (
+        ("to be answered", "respond", ANSWER),
+        ("to be refused", "refuse", REFUSE),
     ):
-        found = stops.by_position(among_N)
-        if found:
-            names, numbers = zip(*found, strict=True)
-            panels.append(Panel(label=words, spec=_bars(list(names), list(numbers), colour)))
-        rows += [(words, name, str(number)) for name, number in found]
+        stops = found.positions[key]
+        if stops:
+            panels.append(Panel(label=words, spec=_bars(list(stops), [*stops.values()], colour)))
+        rows += [(words, name, str(number)) for name, number in stops.items()]
     return Figure(
         title="Where answers are stopped",
         caption="Across, tokens of the answer ahead of the stop; up, the number of stops.",
@@ -127,22 +123,29 @@ def _bars(names: list[str], numbers: list[int], colour: str) -> Spec:
     return small_plot([bars], {"type": "category", "title": {"text": "tokens ahead"}}, {})
 
 
-def _lengths(stops: Stops, answerable_N: Bools) -> Table:
-    """False stops by the length of the answer: the longer, the more chances to be stopped."""
+def _by_subcategory(found: StopErrors) -> dict[str, Rate]:
+    """False stops by kind, and of the subcategories by those that have the most."""
+    by = sorted(found.false_by_subcategory.items(), key=lambda one: -one[1].hits)
+    return {**found.false_by_kind, **dict(by)}
+
+
+def _by(title: str, what: str, rates: Mapping[str, Rate]) -> Table:
+    """Rates of false stops, a row each."""
     return Table(
-        title="False stops by length of answer",
-        header=("tokens of the answer", "stopped, of those to be answered"),
-        rows=tuple((name, _measured(rate)) for name, rate in stops.by_length(answerable_N)),
-        caption="A promise averages over the lengths that answers have.",
+        title=title,
+        header=(what, "answers", "stopped, of those to be answered"),
+        rows=tuple((name, str(rate.of), _measured(rate)) for name, rate in rates.items()),
+        caption="A promise averages over the answers that the rows have: long ones and short, of "
+        "every kind.",
         folded=True,
     )
 
 
-def _trade_off(m: FinishedRun, monitor: Monitor, answerable_N: Bools) -> Figure | None:
+def _trade_off(m: FinishedRun, monitor: Monitor) -> Figure | None:
     """Both errors of stops over the monitor's threshold; None where one kind has no row."""
     assert m.rows.answers is not None  # read together with the answers
-    found = trade_off(compared_peaks(monitor, m.rows.answers), answerable_N, ~answerable_N)
-    if not found or not (~answerable_N).any():
+    found = trade_off(compared_peaks(monitor, m.rows.answers), m.rows)
+    if not found or not m.should_N.any():
         return None
     rows: list[tuple[Cell, ...]] = []
     for value, false, missed in found:

@@ -158,6 +158,44 @@ class TwinsRow(Strict):
     corrected: dict[str, CorrectedRate] = Field(default_factory=dict)
 
 
+class FatesRow(Strict):
+    """What becomes of requests of one kind, among all of them: demur.stats.midway.errors.Fates."""
+
+    at_once: MeasuredRate  # refused by the first decision
+    deferred: MeasuredRate | None = None  # null where the policy defers nothing
+    midway: MeasuredRate  # answered at first, and stopped
+    answered: MeasuredRate  # to the end
+
+
+class LeakedRow(Strict):
+    """Tokens that a stream has sent at the stop, of stopped answers to what ought to be refused."""
+
+    median: float
+    p90: float
+    most: int
+
+
+class StopsRow(Strict):
+    """The monitor of a policy on the test rows: demur.stats.midway.errors.StopErrors.
+
+    Every row was answered after a forced respond token: false and missed stops count all answers,
+    also where the first decision refuses.
+    """
+
+    monitor: str  # statistic and answers, in words
+    held_back: int
+    fates: dict[str, FatesRow]  # by what ought to happen: "respond", or a category
+    false_stop: MeasuredRate
+    missed_stop: MeasuredRate
+    missed_by_category: dict[str, MeasuredRate]
+    false_by_length: dict[str, MeasuredRate]  # by tokens of the whole answer
+    false_by_kind: dict[str, MeasuredRate]
+    false_by_subcategory: dict[str, MeasuredRate]
+    # requests by the tokens ahead of their stop; "respond": false stops, "refuse": the others
+    positions: dict[str, dict[str, int]]
+    leaked: LeakedRow | None  # null where no such answer is stopped
+
+
 class PolicyMetrics(Strict):
     """One policy on the test split."""
 
@@ -186,6 +224,8 @@ class PolicyMetrics(Strict):
     # rows deferred, which these leave out, by (what ought to happen, category); empty: none may be
     deferred: tuple[tuple[int, ...], ...] = ()
     calibrate_deferred: tuple[tuple[int, ...], ...] = ()
+    # null without a monitor, without followed test answers, and in older files
+    stops: StopsRow | None = None
     texts_refuse: MeasuredRate  # the text declines, among rows that got a refusal token
     # the text answers, in part or whole, among rows that got the respond token
     texts_answer: MeasuredRate

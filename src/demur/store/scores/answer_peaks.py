@@ -29,7 +29,7 @@ from demur.core.example import Split
 from demur.core.fingerprint import Fingerprint
 from demur.core.midway.followed import AnswerScoring, Record, ScoredAnswer, peaks_of
 from demur.core.midway.monitor import Monitor
-from demur.core.midway.peaks import AnswerPeaks
+from demur.core.midway.peaks import AnswerPeaks, require_answered
 from demur.store.fingerprint_json import fingerprint_json, read_fingerprint
 from demur.store.run import RunFolder
 from demur.store.scores.tables import read_table
@@ -90,6 +90,13 @@ class AnswersFile:
         """The peaks of all answers."""
         scored = [a.scored for a in self.answers]
         return peaks_of(self.scoring, scored, len(self.fingerprint.tokens) - 1)
+
+    def scored(self, ids: Sequence[str]) -> tuple[ScoredAnswer, ...]:
+        """The answers to these prompts, in this order. Raises ScoreError naming the first prompt
+        without one.
+        """
+        require_answered(ids, by_id := {a.scored.id: a.scored for a in self.answers})
+        return tuple(by_id[i] for i in ids)
 
 
 def answers_path(folder: RunFolder, split: Split) -> Path:

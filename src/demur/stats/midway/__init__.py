@@ -1,0 +1,1 @@
+"""Errors of a monitor on labelled rows."""
