@@ -7,7 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from demur.core.ports import Answer, WatchedAnswer, no_progress
+from demur.core.settings import AnswerSettings
+from demur.core.taxonomy import coconot
 from demur.engines.fake.engine import FakeEngine
+from demur.stages import calibrate, score
+from tests.fake_run import engine_for, examples, prepare
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,3 +45,14 @@ class WatchingEngine(FakeEngine):
             text=" ".join(["word"] * length), finished=length < sampling.most_tokens, tokens=length
         )
         return WatchedAnswer(answer=answer, logp_TC=logp_TC)
+
+
+def watched_run(root, goal="f1 max; false_stop <= 0.2"):
+    """A run on the built-in corpus whose policy has a monitor: (folder, engine)."""
+    rows = examples(every=4)
+    engine = engine_for(rows, WatchingEngine)
+    folder = prepare(root, rows, engine)
+    answers = AnswerSettings(most_tokens=32, temperature=0.0, traces=True)
+    score.run(score.Config(answers=answers), engine, folder)
+    calibrate.run(calibrate.Config(goal=goal, confidence=0.9), coconot(), folder)
+    return folder, engine

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from demur.base.arrays import Floats
-from demur.base.errors import ConfigError
+from demur.base.errors import ConfigError, ScoreError
 from demur.cli.terminal import note
 from demur.core.access import PolicyChoice, apply_overrides
 from demur.core.decision import Decision, decide_many, doubt_reason, on_doubt
+from demur.core.midway.monitor import Stop
 from demur.core.policy import Policy, natural
 from demur.core.score import leftover_of
 from demur.store.policies.policy_file import read_policy
@@ -156,6 +158,58 @@ def decision_json(policy: Policy, logp_C: Floats, decision: Decision) -> dict[st
         "leftover": float(leftover_of(logp_C[None, :])[0]),
         "probability": probability,
     }
+
+
+def stored_stops(policy: Policy, scores: Path, ids: Sequence[str]) -> list[Stop | None] | None:
+    """Where a policy's monitor stops the answers to these prompts of a score file, by the followed
+    answers beside it; None for a policy without a monitor.
+
+    Raises ConfigError without such answers, PolicyError where they were written or followed
+    otherwise than the monitor's, ScoreError where another model wrote them, or none to a prompt.
+    """
+    from demur.store.scores.answer_peaks import answers_beside, read_answers
+
+    if policy.monitor is None:
+        return None
+    path = answers_beside(scores)
+    if not path.exists():
+        raise unwatched(policy, f"there is no {path}")
+    file = read_answers(path)
+    file.require_monitor(policy.monitor)
+    model = policy.fingerprint
+    if model is not None and (differing := file.fingerprint.differences(model.as_scored)):
+        raise ScoreError(
+            f"{path} is of another model than policy {policy.name!r}: "
+            f"{', '.join(differing)} differ",
+            "score again with this model: demur score",
+        )
+    return [answer.stop(policy.monitor) for answer in file.scored(ids)]
+
+
+def unwatched(policy: Policy, why: str) -> ConfigError:
+    """The error of deciding under a policy with a monitor where no answer says what it stops."""
+    assert policy.monitor is not None
+    tokens = policy.monitor.answers.most_tokens
+    return ConfigError(
+        f"policy {policy.name!r} has a monitor, which may stop an answer after its first position, "
+        f"and {why}",
+        f"follow answers: demur score RUN --answers {tokens} (docs/score.md), then name the score "
+        "file; or decide first positions alone: demur decide --first",
+    )
+
+
+def stop_json(policy: Policy, decision: Decision, stop: Stop | None) -> dict[str, object] | None:
+    """Where the answer to a request is stopped, for programs; None where none is written, or
+    nothing stops it.
+    """
+    if stop is None or decision.refuses or decision.outcome == "defer":
+        return None
+    return {"category": policy.taxonomy.choices[stop.column], "position": stop.position}
+
+
+def stop_words(stop: Any) -> str:
+    """A value of `stop_json` for people."""
+    return "-" if stop is None else f"{stop['category']} after {stop['position']} tokens"
 
 
 def _number(text: str, flag: str) -> tuple[str, float]:

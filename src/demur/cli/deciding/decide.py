@@ -13,7 +13,16 @@ import typer
 from demur.base.arrays import Floats
 from demur.base.errors import ConfigError
 from demur.cli import options
-from demur.cli.policies import decision_json, doubt_note, open_policy, policy_with_overrides
+from demur.cli.policies import (
+    decision_json,
+    doubt_note,
+    open_policy,
+    policy_with_overrides,
+    stop_json,
+    stop_words,
+    stored_stops,
+    unwatched,
+)
 from demur.cli.terminal import note, print_json, print_table
 from demur.core.decision import decide
 from demur.core.example import Message
@@ -69,6 +78,14 @@ FileFlag = Annotated[
 ]
 
 
+FirstFlag = Annotated[
+    bool,
+    typer.Option(
+        "--first", help="Decide first positions alone, whatever the policy's monitor would stop."
+    ),
+]
+
+
 def command(
     run: RunArgument = None,
     prompts: PromptsArgument = None,
@@ -79,6 +96,7 @@ def command(
     lines: Annotated[bool, typer.Option("--lines", help="Each line of stdin is a prompt.")] = False,
     threshold: options.Threshold = None,
     rate: options.Rate = None,
+    first: FirstFlag = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Decide each prompt. The same policy, scores and thresholds give the same decisions
@@ -91,6 +109,9 @@ def command(
             "prompts come from several places",
             "give one of PROMPT, --prompts, --lines and --scores",
         )
+    watched = chosen.monitor is not None and not first
+    if watched and not scores:
+        raise unwatched(chosen, "a prompt alone has no answer")
     scored = _stored(scores) if scores else _from_model(run, chosen, (prompts, file), lines=lines)
     # scores of another model mean something else at the same thresholds
     chosen.require_model(scored.fingerprint)
@@ -99,11 +120,16 @@ def command(
         {**name, **decision_json(chosen, logp_C, d)}
         for name, logp_C, d in zip(scored.names, scored.logp_NC, decisions, strict=True)
     ]
+    if scores and watched:
+        stops = stored_stops(chosen, scores, [name["prompt"] for name in scored.names]) or ()
+        for row, decision, stop in zip(rows, decisions, stops, strict=True):
+            row["stop"] = stop_json(chosen, decision, stop)
     if as_json:
         print_json(rows)
         return
-    header = ("prompt", "decision", *chosen.taxonomy.choices)
-    print_table([header, *(_cells(r, chosen.taxonomy.choices) for r in rows)], words=2)
+    header = ("prompt", "decision", *(("stopped",) if watched else ()), *chosen.taxonomy.choices)
+    cells = [_cells(r, chosen.taxonomy.choices) for r in rows]
+    print_table([header, *cells], words=3 if watched else 2)
     if told := doubt_note(chosen, scored.logp_NC):
         note(told)
 
@@ -194,4 +220,5 @@ def _cells(row: dict[str, object], choices: Sequence[str]) -> tuple[str, ...]:
     assert isinstance(probability, dict)
     shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
     decision = f"{row['decision']} (doubt)" if row["doubt"] else str(row["decision"])
-    return (shown, decision, *(f"{probability[c]:.4f}" for c in choices))
+    stopped = (stop_words(row["stop"]),) if "stop" in row else ()
+    return (shown, decision, *stopped, *(f"{probability[c]:.4f}" for c in choices))

@@ -12,7 +12,15 @@ import typer
 from demur.base.errors import AccessError, ConfigError
 from demur.base.suggest import suggest
 from demur.cli import options
-from demur.cli.policies import decision_json, note_uncertified, policy_file, requested_overrides
+from demur.cli.policies import (
+    decision_json,
+    note_uncertified,
+    policy_file,
+    requested_overrides,
+    stop_json,
+    stop_words,
+    stored_stops,
+)
 from demur.cli.policy_text import note_policy, threshold_text
 from demur.cli.terminal import note, print_json, print_table
 from demur.core.access import (
@@ -194,7 +202,12 @@ def _decided(text: str, policy: Policy) -> dict[str, Any]:
     table, fingerprint = read_scores(Path(path))
     policy.require_model(fingerprint)
     logp_C = table.select((name,)).logp_NC[0]
-    return {"id": name, **decision_json(policy, logp_C, decide(policy, logp_C))}
+    decision = decide(policy, logp_C)
+    row = {"id": name, **decision_json(policy, logp_C, decision)}
+    stops = stored_stops(policy, Path(path), (name,))
+    if stops is not None:
+        row["stop"] = stop_json(policy, decision, stops[0])
+    return row
 
 
 def _parts(text: str, flag: str, example: str) -> tuple[str, str]:
@@ -231,7 +244,10 @@ def _show(explained: _Explained) -> None:
     title = f"policy {policy.name!r} {explained.live.digest[:19]}, rule {policy.rule!r}"
     print_table([header, *cells], title=title, words=3)
     if decision:
-        print_table([("row", "decision"), (decision["id"], decision["decision"])], words=2)
+        shown = [("row", decision["id"]), ("decision", decision["decision"])]
+        if "stop" in decision:
+            shown.append(("stopped", stop_words(decision["stop"])))
+        print_table([*zip(*shown, strict=True)], words=len(shown))
         if decision["doubt"]:
             note(f"doubt: {decision['doubt']}")
     note_policy(policy)

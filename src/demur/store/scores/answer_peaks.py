@@ -101,7 +101,12 @@ class AnswersFile:
 
 def answers_path(folder: RunFolder, split: Split) -> Path:
     """score/<split>-answers.parquet"""
-    return folder.stage("score") / f"{split}-{NAME}.parquet"
+    return answers_beside(folder.scores(split))
+
+
+def answers_beside(scores: Path) -> Path:
+    """Where the followed answers to the prompts of a score file lie."""
+    return scores.with_name(f"{scores.stem}-{NAME}.parquet")
 
 
 def answers_for(folder: RunFolder, split: Split, monitor: Monitor | None) -> AnswersFile | None:
