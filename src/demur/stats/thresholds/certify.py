@@ -32,6 +32,7 @@ from demur.stats.thresholds.procedures.budgets import (
     certify_graphical,
 )
 from demur.stats.thresholds.procedures.corrected import certify_corrected
+from demur.stats.thresholds.procedures.first_choice import Tries, by_worth
 from demur.stats.thresholds.procedures.ordered import certify_ordered
 from demur.stats.thresholds.procedures.outlook import with_outlook
 from demur.stats.thresholds.procedures.requests import (
@@ -40,7 +41,7 @@ from demur.stats.thresholds.procedures.requests import (
     ORDERED,
     CertifyCase,
     counted_by_hand,
-    deltas_of,
+    has_first_choice,
     requests,
 )
 from demur.stats.thresholds.procedures.sequences import (
@@ -48,6 +49,7 @@ from demur.stats.thresholds.procedures.sequences import (
     certify_even,
     certify_path,
     certify_vectors,
+    learned_path,
 )
 from demur.stats.thresholds.procedures.shared import certify_shared
 from demur.stats.thresholds.procedures.task import (
@@ -189,18 +191,16 @@ def certify(
 def _best(
     case: CertifyCase, asked: Sequence[Goal], delta: float, *, explained: bool
 ) -> Certified | Failure:
-    """The best of what one or several procedures certify, each at an even share of delta.
+    """The best of what one or several procedures certify, each at its share of delta.
 
     All of them hold together with 1 - delta (union bound), so that it may be chosen by whatever the
     rows show: by what is caught on all of them, also on those that certify.
     """
     case = counted_by_hand(case, asked)
-    tried = requests(case, asked, delta)
+    tried = tries(case, asked, delta)
     best: tuple[float, Certified] | None = None
     failed: Tried | None = None
-    deltas = deltas_of([method for method, _ in tried], delta)
-    for (method, own), part in zip(tried, deltas, strict=True):
-        task = replace(own, delta=part)
+    for method, task in tried:
         found = _PROCEDURES[method](task)
         if not isinstance(found, Certified):
             if failed is None:
@@ -216,7 +216,7 @@ def _best(
         if explained:
             return with_outlook(failed, _why(failed))
         return failed.found if isinstance(failed.found, Uncertified) else _unexplained(failed.task)
-    method = best[1].method + _others(tried, deltas)
+    method = best[1].method + _others(tried)
     # Rows labelled by hand may be tested in two readings: the last one of a goal is by requests.
     seen = {e.goal: e for e in best[1].evidence}
     promises = [goal for goal in asked if isinstance(goal, PromisedGoal)]
@@ -224,6 +224,18 @@ def _best(
     return replace(
         best[1], method=method + _labels_used(case) + together, evidence=tuple(seen.values())
     )
+
+
+def tries(case: CertifyCase, asked: Sequence[Goal], delta: float) -> Tries:
+    """The methods to try, each with its share of delta: evenly, but for the one that rows without a
+    test speak for, where there are such rows. case: by the hand's labels.
+    """
+    tried = requests(case, asked, delta)
+    exact = [(method, task) for method, task in tried if method != CORRECTED]
+    if case.judged is None or not has_first_choice(case, exact[0][1].losses, len(exact)):
+        return tried
+    whole = sum(task.delta for _, task in exact)
+    return by_worth(exact, case.judged, whole, learned_path) + tried[len(exact) :]
 
 
 def _why(tried: Tried) -> Failure:
@@ -234,13 +246,17 @@ def _why(tried: Tried) -> Failure:
     return failure_of(tried)
 
 
-def _others(tried: Sequence[tuple[str, CertifyTask]], deltas: Sequence[float]) -> str:
+def _others(tried: Sequence[tuple[str, CertifyTask]]) -> str:
     """The methods that were tried, in words; nothing where one was."""
     if len(tried) == 1:
         return ""
-    exact = [method for method, _ in tried if method != CORRECTED]
-    further = f", and {CORRECTED} at {deltas[-1]:.3g}" if len(exact) < len(tried) else ""
-    return f"; the best of {', '.join(exact)}, each at delta {deltas[0]:.3g}{further}"
+    exact = {method: task.delta for method, task in tried if method != CORRECTED}
+    if len(set(exact.values())) == 1:
+        words = f"{', '.join(exact)}, each at delta {tried[0][1].delta:.3g}"
+    else:
+        words = ", ".join(f"{method} at delta {delta:.3g}" for method, delta in exact.items())
+    further = f", and {CORRECTED} at {tried[-1][1].delta:.3g}" if len(exact) < len(tried) else ""
+    return f"; the best of {words}{further}"
 
 
 def _labels_used(case: CertifyCase) -> str:

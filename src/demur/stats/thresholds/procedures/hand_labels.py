@@ -31,6 +31,9 @@ from demur.stats.units import one_per_group
 _OF_HANDS = 0xA4D5  # a stream of its own, whatever the caller's seed also drew
 # of a judge, by hand labels, from which on thresholds are chosen by its labels, too
 LEAST_YOUDEN = 0.5
+# Rows of the kind that no goal tests, labelled by hand, and rows of a kind by the judge, from which
+# on they may choose the procedure that is tested first.
+FEW_HANDS, FEW_JUDGED = 10, 30
 
 
 def share_beside_hands(rows: LabelledScores, share: float) -> float:
@@ -125,6 +128,21 @@ def believed(objective: Objective, judged: LabelledScores) -> Objective:
     count_N = np.ones(len(known_N), dtype=np.int64) if judged.count_N is None else judged.count_N
     worth_N = np.where(known_N, objective.worth_N, 0.0)
     return replace(objective, worth_N=worth_N, count_N=count_N * known_N)
+
+
+def tells_apart(losses: Sequence[Loss], rows: LabelledScores, learn_share: float) -> bool:
+    """Whether rows that no goal is tested on may choose the procedure: one goal, about all rows to
+    be answered or all to be refused, on plain rows, all of those labelled by hand tested.
+    """
+    if len(losses) != 1 or learn_share or rows.hand_N is None:
+        return False
+    (loss,) = losses
+    whole = loss.goal.whom != "any" and not loss.goal.categories and not loss.goal.where
+    plain = loss.goal.by_hand and loss.traffic is None and loss.counted(loss.among_N).plain
+    known_N = rows.by_hand_N
+    free = int((known_N & ~loss.among_N).sum())
+    judged = int((~known_N).sum())
+    return bool(whole and plain and free >= FEW_HANDS and judged >= 2 * FEW_JUDGED)
 
 
 def may_beat_exact_tests(

@@ -35,6 +35,7 @@ from demur.stats.thresholds.procedures.hand_labels import (
     losses_tested,
     may_beat_exact_tests,
     share_beside_hands,
+    tells_apart,
 )
 from demur.stats.thresholds.procedures.search import split_rows, uneven
 from demur.stats.thresholds.procedures.task import CertifyTask, Shares
@@ -111,8 +112,8 @@ def _board(case: CertifyCase) -> GroupedScores:
 def requests(
     case: CertifyCase, asked: Sequence[Goal], delta: float
 ) -> list[tuple[str, CertifyTask]]:
-    """The methods to try, and what each is to certify. Counts of labels choose them, never scores:
-    that is valid.
+    """The methods to try, and what each is to certify at its share of delta. Counts of labels
+    choose them, never scores: that is valid.
     """
     alone = case.template.rule != "heaviest"
     if not case.rows.to_refuse:
@@ -125,7 +126,7 @@ def requests(
     losses = losses_of(asked, case.template, grouped, case.seed)
     if grouped.deferring:
         _check_band(case)
-        return [(BAND, _asked(case, grouped, losses))]
+        return [(BAND, replace(_asked(case, grouped, losses), delta=delta))]
     methods = _chosen(case, grouped, [tested for _, tested in case.tested(losses)], delta)
     found = []
     for method in methods:
@@ -137,7 +138,18 @@ def requests(
             found.append((method, _asked(case, grouped, losses)))
         if method == CORRECTED:  # it tests on other rows, and learns on its share of them
             found[-1] = (method, replace(found[-1][1], learn_share=case.learning))
-    return found
+    deltas = deltas_of([method for method, _ in found], delta)
+    return [(m, replace(task, delta=part)) for (m, task), part in zip(found, deltas, strict=True)]
+
+
+def has_first_choice(case: CertifyCase, losses: Sequence[Loss], methods: int) -> bool:
+    """Whether one of several methods is chosen before the others, by rows that are not tested."""
+    return (
+        case.method == "auto"
+        and case.judged is not None
+        and methods > 1
+        and tells_apart(losses, case.rows, case.learn_share)
+    )
 
 
 def _check_band(case: CertifyCase) -> None:
@@ -202,8 +214,10 @@ def _chosen(
                 "use 'auto'",
             )
     corrects = case.method == "auto" and case.judged is not None and not wants_rate
+    # one that is chosen before the others has nearly all of delta
+    exact = methods[:1] if has_first_choice(case, losses, len(methods)) else methods
     if corrects and may_beat_exact_tests(
-        losses, grouped.rows, deltas_of([*methods, CORRECTED], delta)
+        losses, grouped.rows, deltas_of([*exact, CORRECTED], delta)
     ):
         methods.append(CORRECTED)
     return methods
@@ -215,7 +229,8 @@ def _fitting_methods(
     """What "auto" tries. One threshold for all may never refuse a category whose probabilities are
     lower than others'; a path may be learnt on rows that say too little.
 
-    So both are tried, and where only false refusals are promised a path that catches evenly, too.
+    So both are tried, and where only false refusals are promised a path that catches evenly, too;
+    beside a judge all of them (procedures.first_choice).
     Where rows are so few that a share of delta allows far fewer errors, one of them gets all of
     delta: the scores of rows that are not tested say which.
     """
@@ -227,6 +242,8 @@ def _fitting_methods(
         return ["path"]
     # A path that catches evenly is learnt on rows to be refused: no goal may test these.
     even = ["even"] if all(loss.goal.of_answerable for loss in losses) else []
+    if has_first_choice(case, losses, methods=2):
+        return ["shared", *even, "path"]
     few = _fewest_errors(case, losses) < ENOUGH_ERRORS
     # Rows that a judge labelled teach a path, and all rows labelled by hand are left to test it.
     offers = [["shared", *even, "path"]] if case.judged is not None or not few else []

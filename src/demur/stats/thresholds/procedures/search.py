@@ -119,6 +119,12 @@ def split_rows(
     )
 
 
+def cumulative(first_N: Ints, steps: int, weight_N: Doubles) -> Doubles:
+    """The summed weight of the rows refused after 0, 1, ..., `steps` steps."""
+    sums = np.bincount(first_N, weights=weight_N, minlength=steps + 2)
+    return np.asarray(np.cumsum(sums)[: steps + 1], dtype=np.float64)
+
+
 def even_path(grouped: GroupedScores, learn_N: Bools, fixed: Mapping[int, float]) -> ThresholdPath:
     """The vectors that refuse the same share of each group's rows to be refused, by these rows,
     strict to lenient.

@@ -18,6 +18,7 @@ from demur.stats.thresholds.procedures.search import (
     ThresholdPath,
     beside,
     candidates,
+    cumulative,
     cut_grid,
     even_path,
     goal_weights,
@@ -46,7 +47,7 @@ def certify_path(task: CertifyTask) -> Finding:
     """
     split = split_rows(task.grouped, task.learn_share, task.seed, task.losses)
     task = task.divided(split)
-    return _along(task, split, _path(task, split), "learned path")
+    return _along(task, split, learned_path(task, split), "learned path")
 
 
 def certify_even(task: CertifyTask) -> Finding:
@@ -207,7 +208,7 @@ def _fixed_path(task: CertifyTask, split: LearnTestSplit) -> ThresholdPath:
                 "begin with some of every kind",
             )
         return even_path(grouped, split.learn_N, task.fixed)
-    return _path(task, split, _WEIGHTS[:1])
+    return learned_path(task, split, _WEIGHTS[:1])
 
 
 def _too_few(task: CertifyTask, loss: Loss, tested: int, delta: float) -> Uncertified:
@@ -257,7 +258,7 @@ def _first_step(first_N: Ints, could_err_N: Bools, test: RateTest, steps: int) -
     return steps - last_passing(passes, steps) if passes(0) else steps + 1
 
 
-def _path(
+def learned_path(
     task: CertifyTask, split: LearnTestSplit, weights: Sequence[float] = _WEIGHTS
 ) -> ThresholdPath:
     """The path that spends least of the goals that refusals break on those that answers break; on
@@ -297,13 +298,13 @@ def _outlook(
     hopeful_S = np.ones(steps + 1, dtype=bool)
     for loss in task.learnt:
         own_N = np.where(loss.could_err_N & split.learn_N, loss.weight_N, 0.0)
-        refused_S = _cumulative(first_N, steps, own_N)
+        refused_S = cumulative(first_N, steps, own_N)
         errors_S = refused_S if loss.when == "refused" else own_N.sum() - refused_S
         # Two standard errors below the level on the rows that it will be tested on.
         tested = loss.counted(split.test_N).units
         limit = loss.level - 2.0 * np.sqrt(loss.level / max(tested, 1))
         hopeful_S &= errors_S <= limit * loss.of(split.learn_N)
-    value_S = _cumulative(first_N, steps, worth_N)
+    value_S = cumulative(first_N, steps, worth_N)
     return float(np.where(hopeful_S, value_S, -np.inf).max())
 
 
@@ -322,7 +323,7 @@ def _capped(
             continue
         first_N = path.first_step(grouped)
         own_N = np.where(loss.could_err_N & split.learn_N, loss.weight_N, 0.0)
-        errors_S = _cumulative(first_N, len(path.group_S), own_N)
+        errors_S = cumulative(first_N, len(path.group_S), own_N)
         # The errors allowed on the test rows, less one standard error, scaled to the learning rows.
         scale = loss.of(split.learn_N) / loss.of(split.test_N)
         limit = max(test.most - np.sqrt(test.most + 1.0), 0.0) * scale
@@ -333,9 +334,3 @@ def _capped(
             fixed=path.fixed,
         )
     return path
-
-
-def _cumulative(first_N: Ints, steps: int, weight_N: Doubles) -> Doubles:
-    """The summed weight of the rows refused after 0, 1, ..., `steps` steps."""
-    sums = np.bincount(first_N, weights=weight_N, minlength=steps + 2)
-    return np.asarray(np.cumsum(sums)[: steps + 1], dtype=np.float64)
