@@ -13,7 +13,10 @@ from demur.core.midway.monitor import AnswerSampling, Monitor, Stop
 from demur.core.rates import Rate
 from demur.core.serving import AnswerPart, ServeRequest
 from demur.core.threshold import NEVER
+from demur.engines.cascade.backend import CascadeBackend
 from demur.engines.fake.backend import FakeBackend
+from demur.engines.remote.chat_backend import OpenAiBackend
+from demur.engines.remote.pre_answer import PreAnswerBackend
 from demur.server.monitoring.metrics import Metrics
 from demur.server.requests.context import RequestContext
 from demur.server.responses import ResponseHead
@@ -272,6 +275,33 @@ def test_a_server_whose_usual_answers_are_others_does_not_start(folder):
         expected = pytest.raises(PolicyError, match="calibrated on answers of at most 512 tokens")
         with expected, serving(folder, **fields):
             pass
+
+
+@pytest.mark.parametrize(
+    ("backend", "who"),
+    [
+        (CascadeBackend, "a cascade"),
+        (OpenAiBackend, "a chat endpoint"),
+        (PreAnswerBackend, "a pre-answer gate"),
+    ],
+)
+def test_an_engine_that_stops_nothing_takes_no_monitor_at_start_nor_by_a_reload(
+    tmp_path, folder, backend, who
+):
+    kind = type("Deaf", (Scripted,), {"stops_nothing": backend.stops_nothing})
+    deaf = kind(engine=engine())
+    expected = f"has a monitor, and {who} stops no answer that was begun"
+    with pytest.raises(PolicyError, match=expected), serving(folder, backend=deaf):
+        pass
+    changed = folder_of(tmp_path / "later", policy(threshold=NEVER))
+    with serving(changed, backend=deaf) as server:
+        registry = server.service.state.registry
+        folder_of(changed, watched())
+        wait_until(lambda: registry.current.policies.faults)
+        (fault,) = registry.current.policies.faults
+        assert expected in fault.message
+        assert registry.current.policies.policies["default"].policy.monitor is None
+        assert server.chat().status_code == 200
 
 
 def test_a_model_that_was_not_taught_needs_a_certified_promise_about_false_stops(folder):

@@ -145,6 +145,13 @@ class Backend(Protocol):
         """The model behind the answers: the server refuses to start with policies for another."""
         ...
 
+    @property
+    def stops_nothing(self) -> str | None:
+        """What this engine is, if it stops no answer that was begun: the server then takes no
+        policy with a monitor. None: it stops answers.
+        """
+        ...
+
     async def open(self, ask: ServeRequest) -> ServeReply:
         """Score and decide. Raises a BackendError, or another EngineError for what it cannot
         honour.

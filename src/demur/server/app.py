@@ -65,8 +65,12 @@ class Service:
                 f"without a tenants file anybody who reaches {settings.host} could use this server",
                 "give --tenants FILE (keys: demur keys NAME), or bind to 127.0.0.1",
             )
-        # Policies that a reload brings are held to the same answers.
-        policies = replace(access.policies, answers=settings.usual_answers)
+        # Policies that a reload brings are held to the same.
+        policies = replace(
+            access.policies,
+            answers=settings.usual_answers,
+            stops_nothing=backend.stops_nothing,
+        )
         access, metrics = replace(access, policies=policies), Metrics()
         registry = AccessRegistry(
             access, metrics.record_reload, default_policy=settings.default_policy
@@ -74,7 +78,7 @@ class Service:
         metrics.set_policies(access.policies)
         for served in access.policies.policies.values():
             served.policy.require_model(backend.fingerprint)
-            served.policy.require_served_monitor(settings.usual_answers, taught=policies.taught)
+            policies.require_served_monitor(served.policy)
         _require_known(settings.declared_categories, access)
         monitors = PromiseMonitors(watched_runs, access.policies, metrics, settings.watch_rows)
         lost = metrics.count_lost_scores

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 from demur.base.arrays import Floats
 from demur.base.errors import BackendDown
@@ -30,6 +31,8 @@ class CascadeBackend:
     digest: sha256 of the front's file.
     """
 
+    stops_nothing: ClassVar[str] = "a cascade"
+
     def __init__(self, front: Front, digest: str, behind: Backend) -> None:
         self._front = front
         self._behind = behind
@@ -47,7 +50,7 @@ class CascadeBackend:
         backend behind ignores the front's decision, and the errors of the backend behind.
         """
         ask.policy.require_model(self._fingerprint)
-        ask.policy.require_no_monitor("a cascade")
+        ask.policy.require_no_monitor(self.stops_nothing)
         # None: handed over
         given = (
             None if ask.tools or ask.json_schema is not None else self._front.given(ask.messages)

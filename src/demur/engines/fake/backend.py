@@ -44,6 +44,7 @@ class FakeBackend:
     """
 
     Options: ClassVar = FakeOptions
+    stops_nothing: ClassVar[None] = None
 
     engine: FakeEngine
     delay_s: float = 0.0  # before every part

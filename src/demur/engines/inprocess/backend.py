@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from random import Random
+from typing import ClassVar
 
 import torch
 
@@ -57,6 +58,7 @@ class HfBackend:
     """
 
     Options = BackendLimits
+    stops_nothing: ClassVar[None] = None
 
     @classmethod
     def from_run(cls, run: ServedRun, options: BackendLimits) -> HfBackend:

@@ -74,6 +74,7 @@ class OpenAiBackend:
     """
 
     Options: ClassVar = ChatOptions
+    stops_nothing: ClassVar[str] = "a chat endpoint"
 
     upstream: UpstreamOptions
     model: str  # the served model's name
@@ -127,7 +128,7 @@ class OpenAiBackend:
         BackendDown, -Timeout or -Busy.
         """
         ask.policy.require_model(self.declared)
-        ask.policy.require_no_monitor("a chat endpoint")
+        ask.policy.require_no_monitor(self.stops_nothing)
         mode = mode_of(ask)
         if self._answers_as is None:
             async with self._checking:

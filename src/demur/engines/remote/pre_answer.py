@@ -93,6 +93,7 @@ class PreAnswerBackend:
     """
 
     Options: ClassVar = GateOptions
+    stops_nothing: ClassVar[str] = "a pre-answer gate"
 
     upstream: UpstreamOptions
     settings: GateSettings
@@ -134,7 +135,7 @@ class PreAnswerBackend:
         BackendDown, -Timeout or -Busy.
         """
         ask.policy.require_model(self._fingerprint)
-        ask.policy.require_no_monitor("a pre-answer gate")
+        ask.policy.require_no_monitor(self.stops_nothing)
         logp_C = await self._score(ask.messages)
         decision = decide_or_doubt(ask.policy, logp_C)
         parts: AsyncIterator[AnswerPart] = no_parts()

@@ -114,6 +114,7 @@ class TwoCallBackend:
     """
 
     Options: ClassVar = ServedOptions
+    stops_nothing: ClassVar[None] = None
 
     upstream: UpstreamOptions
     model: str  # the served model's name

@@ -83,9 +83,20 @@ class PolicySet:
     answers: AnswerSampling | None = None
     # whether the model was taught to turn back; else monitors need a certified promise there
     taught: bool = False
+    # what serves them, if it stops no answer that was begun: then none may have a monitor
+    stops_nothing: str | None = None
     policies: Mapping[str, Live] = field(default_factory=dict)  # by policy name
     faults: tuple[Fault, ...] = ()
     seen: Mapping[str, _FileState] = field(default_factory=dict)  # by file name; for `reload` only
+
+    def require_served_monitor(self, policy: Policy) -> None:
+        """Raise PolicyError on a policy whose monitor would not do what it says where these are
+        served.
+        """
+        if self.stops_nothing is not None:
+            policy.require_no_monitor(self.stops_nothing)
+        if self.answers is not None:
+            policy.require_served_monitor(self.answers, taught=self.taught)
 
     def require_sound(self) -> None:
         """Raise PolicyError with the first fault, or if there is no policy at all. For start-up."""
@@ -209,8 +220,7 @@ def _parsed(path: Path, data: bytes, terms: PolicySet) -> Live | Fault:
         policy = policy_from_json(json_value(data), str(path), terms.trust)
         if terms.fingerprint is not None:
             policy.require_model(terms.fingerprint)
-        if terms.answers is not None:
-            policy.require_served_monitor(terms.answers, taught=terms.taught)
+        terms.require_served_monitor(policy)
         return Live(policy=policy, digest=policy_digest(policy), file=path.name)
     except DemurError as e:
         message = e.message if e.message.startswith(str(path)) else f"{path}: {e.message}"
