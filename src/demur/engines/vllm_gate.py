@@ -48,6 +48,7 @@ from demur.engines.vllm.policies import PolicyRegistry, decode_policy
 from demur.engines.vllm.policy_request import (
     EFFECTIVE,
     POLICY,
+    check_answers,
     check_sampling,
     is_beam_search,
     read_request,
@@ -72,7 +73,8 @@ class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]
         """Attach the policy that decides a request to its parameters.
 
         Raises ValueError, which vLLM answers with HTTP 400, on an unknown policy, an invalid
-        threshold, beam search, or sampling that would hide the decision.
+        threshold, beam search, sampling that would hide the decision, or answers that the policy's
+        monitor was not calibrated on.
         """
         # EFFECTIVE is for this method alone to set: a client's value is dropped.
         args = {k: v for k, v in (sampling_params.extra_args or {}).items() if k != EFFECTIVE}
@@ -82,6 +84,7 @@ class RefusalGate(RowProcessor, SlotProcessor):  # type: ignore[misc]
             policy = _registry().effective(read_request(args))
             if policy is not None:
                 check_sampling(sampling_params)
+                check_answers(decode_policy(policy), sampling_params)
         except DemurError as e:
             raise ValueError(f"demur: {e.message} ({e.hint})") from None
         sampling_params.extra_args = {**args, EFFECTIVE: policy} if policy else args or None

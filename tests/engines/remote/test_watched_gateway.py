@@ -206,6 +206,27 @@ def test_a_server_whose_answers_cannot_be_watched(upstream, engine, watched, cas
         asyncio.run(fails())
 
 
+@pytest.mark.parametrize("failure", ["500", "400"])
+def test_a_stop_is_made_though_the_call_for_its_refusal_fails(upstream, engine, watched, failure):
+    # at the first token, and the server fails from then on
+    policy = watching(engine, watched, 0.0)
+    policy = replace(policy, monitor=replace(policy.monitor, thresholds=(1e-30,) * 5))
+
+    async def fails():
+        backend = gateway(upstream, engine)
+        reply = await backend.open(ask(PROMPTS[0], policy, GREEDY))
+        upstream.failure = failure
+        try:
+            return [part async for part in reply.parts]
+        finally:
+            await backend.close()
+
+    parts = asyncio.run(fails())
+    assert parts[0].stop == Stop(column=parts[0].stop.column, position=0)
+    assert parts[-1].finish == "stop"
+    assert not any(part.text for part in parts)
+
+
 def test_a_server_that_reports_scores_after_the_ban_is_refused(upstream, engine, watched):
     # its first calls ban nothing, and show nothing; such a monitor would never stop
     upstream.failure = "processed"

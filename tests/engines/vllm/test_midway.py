@@ -54,9 +54,9 @@ def encoded(engine, count, seed=0):
     return [engine.encoder.prompt(user(text)) for text in texts]
 
 
-def with_monitors(engine, prompts, count=10):
-    """Policies that answer, or refuse few, and whose monitors stop some answers, at thresholds that
-    a random model's scores have.
+def with_monitors(engine, prompts, hows):
+    """Ten policies that answer, or refuse few, and whose monitors stop some answers, at thresholds
+    that a random model's scores have. hows: sampling of their answers, in turn.
     """
     rng = np.random.default_rng(1)
     vocabulary = len(engine.tokenizer)
@@ -65,7 +65,7 @@ def with_monitors(engine, prompts, count=10):
         [position_scores(engine, p, d) for p, d in zip(prompts, drawn, strict=True)]
     )
     made = {}
-    for n in range(count):
+    for n in range(10):
         levels = rng.uniform(0.9, 0.999, 5)
         thresholds = [
             float(np.exp(np.quantile(pool_NC[:, k + 1].astype(np.float64), level)))
@@ -81,7 +81,8 @@ def with_monitors(engine, prompts, count=10):
                 categories=tuple(CategoryPolicy(threshold=0.05) for _ in thresholds),
                 fingerprint=engine.fingerprint,
                 monitor=Monitor(
-                    thresholds=tuple(thresholds), answers=AnswerSampling(most_tokens=64)
+                    thresholds=tuple(thresholds),
+                    answers=AnswerSampling(most_tokens=64, **hows[n % len(hows)]),
                 ),
             )
         )
@@ -121,23 +122,25 @@ def test_answers_stop_where_their_scores_do_whatever_vllm_does_with_the_batch(
 ):
     many, longest = (60, 32) if runner == "V1" else (24, 16)  # Triton's interpreter is slow
     prompts = encoded(engine, many)
-    found = with_monitors(engine, prompts[:20])
+    # No seeds: on the CPU vLLM fails on one beside chunked prefill.
+    hows = [
+        {"temperature": 0.0},
+        {"temperature": 1.5},
+        # Triton's interpreter cannot run V2's kernel of top_p.
+        {"temperature": 1.0, "top_p": 0.8 if runner == "V1" else 1.0},
+    ]
+    found = with_monitors(engine, prompts[:20], hows)
     folder = write_policies(tmp_path / "policies", found)
     rng = np.random.default_rng(2)
     names = [list(found)[n % len(found)] for n in range(many)]
     params, ends = [], []
     for n, name in enumerate(names):
-        # No seeds: on the CPU vLLM fails on one beside chunked prefill.
-        how = [
-            {"temperature": 0.0},
-            {"n": 2, "temperature": 1.5},
-            # Triton's interpreter cannot run V2's kernel of top_p.
-            {"temperature": 1.0, "top_p": 0.8 if runner == "V1" else 1.0},
-        ][n % 3]
+        how = hows[n % len(found) % len(hows)]
+        several = {"n": 2} if how["temperature"] == 1.5 else {}
         # Some answers end at frequent tokens, so that ends and stops meet.
         ends.append(rng.integers(0, len(engine.tokenizer), 30 * (n % 2)).tolist())
         params.append(
-            {"max_tokens": longest, "ignore_eos": True, "detokenize": False, **how}
+            {"max_tokens": longest, "ignore_eos": True, "detokenize": False, **how, **several}
             | {"stop_token_ids": ends[-1], "extra_args": {"demur_policy": name}}
         )
     done = generate_crowded(runner, engine.model, folder, requests(prompts, params))

@@ -96,8 +96,6 @@ def test_where_the_model_ends_its_answer_the_end_stays() -> None:
         ({"temperature": 1.0}, 0.3),
         ({"temperature": 0.5}, 0.09 / (0.09 + 0.16 + 0.09)),
         ({"temperature": 1.0, "top_p": 0.6}, 0.3 / 0.7),
-        ({"temperature": 1.0, "top_k": 1}, 0.0),
-        ({"temperature": 1.0, "min_p": 0.9}, 0.0),
         ({"temperature": 1.0, "ignore_eos": True}, 0.0),
         ({"temperature": 0.0}, 0.0),
     ],

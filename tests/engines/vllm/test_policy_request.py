@@ -1,5 +1,6 @@
 """What a vLLM request may say, without vLLM."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,10 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demur.base.errors import AccessError
+from demur.core.midway.monitor import AnswerSampling, Monitor
+from demur.core.policy import natural
+from demur.core.taxonomy import coconot
 from demur.core.threshold import NEVER
 from demur.engines.vllm.policy_request import (
     EFFECTIVE,
     PolicyRequest,
+    check_answers,
     check_sampling,
     is_beam_search,
     read_request,
@@ -85,6 +90,47 @@ def test_plain_sampling_goes_with_a_policy() -> None:
             **PLAIN, temperature=0.7, top_p=0.9, presence_penalty=1.0, stop_token_ids=[3]
         )
     )
+
+
+def asked_of(calibrated, **fields):
+    """A policy whose monitor knows 64 tokens at this temperature and top_p .9, and parameters of
+    vLLM's.
+    """
+    answers = AnswerSampling(most_tokens=64, temperature=calibrated, top_p=0.9)
+    monitor = Monitor(thresholds=(0.5,) * 5, answers=answers)
+    neutral = {"top_k": 0, "min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+    usual = {"max_tokens": 65, "temperature": calibrated, "top_p": 0.9}
+    params = SimpleNamespace(**{**neutral, **usual, **fields})
+    return replace(natural(coconot()), monitor=monitor), params
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"max_tokens": 66}, "max_tokens"),
+        ({"max_tokens": None}, "max_tokens"),
+        ({"temperature": 0.6}, "temperature"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"top_p": 1.0}, "temperature"),
+        ({"top_k": 5}, "temperature"),
+        ({"min_p": 0.1}, "temperature"),
+        # V2 adds these to the logits that the monitor reads
+        ({"presence_penalty": 1.0}, "temperature"),
+        ({"frequency_penalty": -1.0}, "temperature"),
+    ],
+)
+def test_answers_that_a_monitor_was_not_calibrated_on_are_refused(fields, param) -> None:
+    policy, params = asked_of(0.5, **fields)
+    with pytest.raises(AccessError, match="answers of at most 64 tokens, temp") as caught:
+        check_answers(policy, params)
+    assert caught.value.param == param
+    check_answers(replace(policy, monitor=None), params)
+
+
+def test_answers_like_a_monitors_own_are_taken() -> None:
+    check_answers(*asked_of(0.5))
+    check_answers(*asked_of(0.5, max_tokens=1, top_k=-1))
+    check_answers(*asked_of(0.0, top_p=1.0))  # greedy: there is no nucleus
 
 
 @pytest.mark.parametrize(

@@ -107,20 +107,7 @@ def ending_id(logits_V: torch.Tensor, answer: OpenAnswer) -> int | None:
     ends = set(params.stop_token_ids or ())
     if not params.ignore_eos and params.eos_token_id is not None:
         ends.add(params.eos_token_id)
-    if params.temperature > GREEDY:
-        logits_V = _likely(logits_V, params)
     sampling = Sampling(temperature=params.temperature, top_p=params.top_p)
     draw = answer.draws.random() if params.temperature > GREEDY else 0.0
     (token,) = next_tokens(logits_V[None], [sampling], [draw])
     return token if token in ends else None
-
-
-def _likely(logits_V: torch.Tensor, params: Any) -> torch.Tensor:
-    """The logits with tokens at -inf that min_p and top_k leave out, as vLLM does before top_p."""
-    if params.min_p > 0.0:
-        # Tokens of at least min_p times the largest probability.
-        least = logits_V.max() + params.temperature * float(np.log(params.min_p))
-        logits_V = logits_V.where(logits_V >= least, -torch.inf)
-    if 0 < params.top_k < len(logits_V):
-        logits_V = logits_V.where(logits_V >= logits_V.topk(params.top_k).values[-1], -torch.inf)
-    return logits_V

@@ -8,6 +8,7 @@ vLLM is not imported here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +42,14 @@ _CONFLICTS: Mapping[str, tuple[tuple[Any, ...], str]] = {
     ),
     "thinking_token_budget": ((None,), "it forces tokens over the policy's"),
     "trace_decode_token_ids": ((None, []), "it forces tokens over the policy's"),
+}
+
+# Parameters that sample otherwise than any monitor's answers were, but for their neutral values.
+_OTHERWISE: Mapping[str, tuple[Any, ...]] = {
+    "top_k": (None, 0, -1),
+    "min_p": (None, 0.0),
+    "presence_penalty": (None, 0.0),
+    "frequency_penalty": (None, 0.0),
 }
 
 
@@ -87,6 +96,34 @@ def check_sampling(params: Any) -> None:
                 code="unsupported_combination",
                 param=name,
             )
+
+
+def check_answers(policy: Policy, params: Any) -> None:
+    """Raise AccessError unless a policy's monitor was calibrated on answers like those of vLLM's
+    SamplingParams: no longer, and sampled alike. Its promise is about no others.
+    """
+    if policy.monitor is None:
+        return
+    answers = policy.monitor.answers
+    otherwise = [n for n, same in _OTHERWISE.items() if getattr(params, n, None) not in same]
+    # The control token takes one place.
+    most = math.inf if params.max_tokens is None else params.max_tokens - 1
+    alike = params.temperature == answers.temperature and (
+        answers.temperature == 0.0 or params.top_p == answers.top_p
+    )
+    if not alike or otherwise or most > answers.most_tokens:
+        asked = ", ".join(
+            f"{n} {getattr(params, n, None)}"
+            for n in ("max_tokens", "temperature", "top_p", *otherwise)
+        )
+        raise AccessError(
+            f"policy {policy.name!r}: its monitor was calibrated on answers of {answers.text}, and "
+            f"{asked} is asked for",
+            f"ask for max_tokens of at most {answers.most_tokens + 1}, one for the control token, "
+            "and for the same sampling; if you sent none, start with --generation-config vllm",
+            code="unsupported_combination",
+            param="max_tokens" if alike and not otherwise else "temperature",
+        )
 
 
 def is_stateless(policy: Policy) -> bool:

@@ -27,6 +27,7 @@ from demur.base.arrays import Floats
 from demur.base.errors import (
     BackendDown,
     ConfigError,
+    DemurError,
     EngineError,
     PolicyError,
     PromptTooLong,
@@ -343,11 +344,16 @@ class TwoCallBackend:
             finish = "stop"
         elif left < 1 or (context is not None and len(ids) >= context):
             finish = "length"
-        if finish is not None:
-            end = AnswerPart(finish=finish)
-            return AnswerStream(None, read, AnswerRules(most_tokens=1), end)
-        rest = replace(ask, sampling=replace(ask.sampling, max_tokens=left))
-        return await self._write(rest, ids, read, None)
+        if finish is None:
+            rest = replace(ask, sampling=replace(ask.sampling, max_tokens=left))
+            try:
+                return await self._write(rest, ids, read, None)
+            except DemurError as e:
+                # The stop stands; a text of the operator's takes the refusal's place.
+                LOG.error("upstream wrote no refusal after a stop: %s", e.message)
+                finish = "stop"
+        end = AnswerPart(finish=finish)
+        return AnswerStream(None, read, AnswerRules(most_tokens=1), end)
 
     async def _write(
         self,
