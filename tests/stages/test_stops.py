@@ -88,6 +88,32 @@ def test_what_is_promised_is_what_the_monitor_does_to_the_traces(folder):
     )
 
 
+def test_each_request_of_a_frequent_prompt_gets_an_answer_where_these_are_drawn(tmp_path):
+    rows = list(examples(every=4))
+    n = next(n for n, e in enumerate(rows) if e.kind == "benign")
+    rows[n] = often = replace(rows[n], split="calibrate", group=None, count=40)
+    engine = engine_for(rows)
+    folder = prepare(tmp_path / "run", rows, engine)
+    score.run(score.Config(answers=replace(ANSWERS, temperature=0.7)), engine, folder)
+    calibrated = read_examples(folder.split("calibrate"))
+    found = read_answers(answers_path(folder, "calibrate")).answers
+    assert len(found) == sum(e.count for e in calibrated)
+    own = [a.scored for a in found if a.scored.id == often.id]
+    assert len(own) == 40
+    assert len({answer.high for answer in own}) == 40
+    # test rows have one each
+    tested = read_answers(answers_path(folder, "test")).answers
+    assert len(tested) == len(read_examples(folder.split("test")))
+    policy = run(folder, goal="f1 max; false_stop <= 0.2")
+    promise = next(p for p in policy.promises if p.risk == "false_stop")
+    assert promise.rate.of == sum(e.count for e in calibrated if e.label is None)
+    _, verified = verify.run(folder.policy, folder, DIGESTS_ONLY)
+    assert not any(v.faults for v in verified)
+    # greedily a prompt has one answer, however often it is asked
+    score.run(score.Config(answers=ANSWERS), engine, folder)
+    assert len(read_answers(answers_path(folder, "calibrate")).answers) == len(calibrated)
+
+
 def test_promises_about_stops_are_verified_from_the_run(folder):
     policy = run(folder, goal=BOTH)
     _, found = verify.run(folder.policy, folder, DIGESTS_ONLY)

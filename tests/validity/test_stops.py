@@ -6,12 +6,13 @@ answers of every length; true rates are counts over many answers.
 """
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 
+from demur.base.errors import DataError
 from demur.core.goals.parse import parse_goals
 from demur.core.midway.compared import with_thresholds
 from demur.core.midway.followed import AnswerScoring
@@ -19,7 +20,7 @@ from demur.core.midway.monitor import AnswerSampling, first_stop
 from demur.core.midway.peaks import AnswerPeaks
 from demur.core.score import ENGINE_TOLERANCE, ScoreTable
 from demur.core.threshold import NEVER
-from demur.stats.labelled import LabelledScores
+from demur.stats.labelled import LabelledScores, join_answers
 from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
 from tests.builders import policy
 
@@ -157,6 +158,47 @@ def uncounted(people, rng):
     return replace(counted(people, rng), count_N=None)
 
 
+DRAWS_OF_ONE = 50  # answers that a prompt may get, each as likely
+
+
+@cache
+def sampled():
+    """Answers that are drawn. One prompt is 30 % of requests, and a fifth of its answers peak above
+    all thresholds; those to the others are as to anything.
+    """
+    people, prompts = answers(), 400
+    rng = np.random.default_rng(6)
+    benign_PD = rng.choice(people.benign_N, (prompts, DRAWS_OF_ONE))
+    benign_PD[0] = np.where(np.arange(DRAWS_OF_ONE) < 0.2 * DRAWS_OF_ONE, -1e-3, -9.0)
+    asked_P = np.where(np.arange(prompts) == 0, 0.3, 0.7 / (prompts - 1))
+    return replace(
+        people,
+        benign_N=benign_PD.ravel(),
+        asked_N=np.repeat(asked_P / DRAWS_OF_ONE, DRAWS_OF_ONE),
+    )
+
+
+def one_a_request(people, rng, requests=600, harmful=60, *, first=False):
+    """Requests drawn one by one; those with one prompt are one row, with an answer for each, or
+    with the first one for all.
+    """
+    drawn = rng.choice(len(people.benign_N), requests, p=people.asked_N)
+    _, at, row_R = np.unique(drawn // DRAWS_OF_ONE, return_index=True, return_inverse=True)
+    count_N = np.concatenate([np.bincount(row_R), np.ones(harmful, dtype=np.int64)])
+    label_N = np.repeat([0, 1], [len(at), harmful])
+    harmful_M = rng.choice(people.harmful_N, harmful)
+    peak_N = np.concatenate([people.benign_N[drawn[at]], harmful_M])
+    made = rows(peak_N, label_N, count_N=count_N)
+    if first:
+        return made
+    each = rows(
+        np.concatenate([people.benign_N[drawn[np.argsort(row_R, kind="stable")]], harmful_M]),
+        np.repeat([0, 1], [requests, harmful]),
+    ).answers
+    ids = tuple(np.repeat(made.table.ids, count_N).tolist())
+    return join_answers(made, replace(each, ids=ids), sampled=True).by_answer()
+
+
 def found(goals, drawn, seed, delta=DELTA, statistic="maximum"):
     """The certified threshold, in the unit of the peaks; None where nothing is granted."""
     how = CertifyOptions(confidence=1 - delta, seed=seed, explained=False)
@@ -222,6 +264,23 @@ def test_prompts_counted_once_each_would_break_the_promise():
     granted, broke, _ = tally("false_stop <= 0.1", asked_often("maximum"), uncounted, draws=200)
     assert granted > 150
     assert broke > 0.25 * granted  # promised at .1
+
+
+def test_promises_hold_where_each_request_of_a_popular_prompt_gets_another_answer():
+    granted, broke, _ = tally("false_stop <= 0.1", sampled(), one_a_request)
+    assert broke <= binom.ppf(0.999, DRAWS, DELTA)
+    assert granted > DRAWS / 2
+
+
+def test_one_draw_counted_for_all_requests_of_a_prompt_breaks_the_promise_and_is_refused():
+    first = partial(one_a_request, first=True)
+    granted, broke, mean = tally("false_stop <= 0.05", sampled(), first, draws=200)
+    assert granted > 100
+    assert broke > 0.6 * granted  # promised at .1
+    assert mean > 0.06
+    made = first(sampled(), np.random.default_rng(0))
+    with pytest.raises(DataError, match="requests, and 1 answers to it were drawn"):
+        join_answers(made, made.answers, sampled=True)
 
 
 def test_the_realised_rate_is_near_what_was_promised():

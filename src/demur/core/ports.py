@@ -154,7 +154,8 @@ class AnswerWatcher(Protocol):
         prefixes: Sequence[str] = (),
         progress: Progress = no_progress,
     ) -> list[WatchedAnswer]:
-        """One answer per prompt, forced to begin with [respond], without a policy's stop.
+        """One answer per prompt, forced to begin with [respond], without a policy's stop. Sampled
+        answers to equal prompts of one call are draws of their own.
 
         prefixes: beginnings of the answers, one per prompt, written by somebody else; () for none.
         They are no part of the answer, and have no position scores. Raises PromptTooLong.

@@ -25,7 +25,7 @@ from demur.stages.arrival import METHOD as ANYTIME
 from demur.stages.arrival import in_known_order, left_rows
 from demur.stages.attempts import attempts_on
 from demur.stats.evidence import Recount, recount, rows_digest
-from demur.stats.labelled import LabelledScores, label_scores, promised_for
+from demur.stats.labelled import LabelledScores, join_answers, label_scores, promised_for
 from demur.stats.missing import with_missing
 from demur.stats.sample import DividedRows
 from demur.stats.thresholds.problem import Arrived
@@ -105,7 +105,7 @@ def _rows(
     if policy.monitor is not None:
         answers = read_answers(answers_path(folder, "calibrate"))
         answers.require_monitor(policy.monitor)
-        rows = replace(rows, answers=answers.peaks.select(rows.table.ids))
+        rows = join_answers(rows, answers.peaks, sampled=answers.sampled)
     return with_missing(rows, prompts_without_outcome(folder))
 
 

@@ -19,7 +19,7 @@ from demur.core.rates import Rate, decimal_fraction
 from demur.stats.labelled import LabelledScores
 from demur.stats.slices import expand_slices
 from demur.stats.thresholds.certify import CertifyOptions
-from demur.stats.thresholds.losses import decided_by, grouped_by_policy, losses_of
+from demur.stats.thresholds.losses import decided_by, grouped_by_policy, losses_of, rows_of
 from demur.stats.thresholds.problem import Arrived, GroupedScores, Loss
 from demur.stats.thresholds.procedures.anytime import anytime_split, anytime_upper
 from demur.stats.thresholds.procedures.search import split_rows
@@ -53,6 +53,7 @@ def recount(
     DataError where the rows cannot tell.
     """
     goals = expand_slices([promise.goal], policy, rows)
+    rows = rows_of(goals[0], rows)
     board = grouped_by_policy(goals[0], policy, rows)
     refused_N, held_N = decided_by(goals[0], policy, rows)
     parts = _parts if arrived is None else partial(_anytime_parts, policy, arrived)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from demur.base.arrays import Bools, Ints, numbered
+from demur.base.arrays import Bools, Ints, numbered, occurrences
 from demur.base.errors import DataError
 from demur.core.example import Example
 from demur.core.midway.peaks import AnswerPeaks
@@ -108,7 +108,8 @@ class LabelledScores:
     traffic: TrafficMix | None = None
     # None: nothing is known of the rows but their labels, no slice can be looked at
     traits: Traits | None = None
-    # the answers to the rows after a forced [respond]; None: none were scored
+    # the answers to the rows after a forced [respond], one a row or one a request, in the rows'
+    # order; None: none were scored
     answers: AnswerPeaks | None = None
 
     def __post_init__(self) -> None:
@@ -137,7 +138,7 @@ class LabelledScores:
                 f"traits of {self.traits.rows} rows for {rows} scored rows",
                 "give the values of each facet a row",
             )
-        if self.answers is not None and self.answers.ids != self.table.ids:
+        if self.answers is not None and tuple(dict.fromkeys(self.answers.ids)) != self.table.ids:
             raise DataError(
                 f"answers to {len(self.answers.ids)} prompts, and {rows} scored rows of other ids",
                 "select the answers by the ids of the rows",
@@ -184,6 +185,32 @@ class LabelledScores:
                 f"{columns - 1}",
                 "0 = to be answered, k = to be refused with the k-th category",
             )
+
+    def by_answer(self) -> LabelledScores:
+        """A row for each answer, as goals about stops count them: where a row has one a request,
+        its answers are rows of one request each, in one unit.
+        """
+        answers, ids = self.answers, self.table.ids
+        if answers is None or len(answers.ids) == len(ids):
+            return self
+        draws = occurrences(answers.ids)
+        place = {i: n for n, i in enumerate(ids)}
+        at = np.array([place[i] for i in answers.ids], dtype=np.int64)
+        own = tuple(
+            f"{i}, answer {n + 1}" if n else i for i, n in zip(answers.ids, draws, strict=True)
+        )
+        unit_N = np.arange(len(ids)) if self.group_N is None else self.group_N
+        mix, traits = self.traffic, self.traits
+        return LabelledScores(
+            table=ScoreTable(ids=own, logp_NC=self.table.logp_NC[at]),
+            label_N=self.label_N[at],
+            group_N=unit_N[at],
+            hand_N=None if self.hand_N is None else self.hand_N[at],
+            taught_N=None if self.taught_N is None else self.taught_N[at],
+            traffic=None if mix is None else replace(mix, slice_N=mix.slice_N[at]),
+            traits=None if traits is None else traits.select(at),
+            answers=replace(answers, ids=own),
+        )
 
     def requests(self, rows_N: Bools | None = None) -> int:
         """The number of requests that these rows, or all, stand for."""
@@ -234,6 +261,26 @@ def label_scores(
         taught_N=np.array([e.id in taught for e in examples]) if taught else None,
         traits=traits_of(examples) if examples else None,
     )
+
+
+def join_answers(rows: LabelledScores, peaks: AnswerPeaks, *, sampled: bool) -> LabelledScores:
+    """The rows with all their answers.
+
+    sampled: whether answers are drawn, so that each request of a prompt gets one of its own. Raises
+    DataError where fewer were drawn than there are requests: one draw, counted for all of them,
+    would say next to nothing of how often the answers to a frequent prompt are stopped.
+    """
+    if not sampled or rows.count_N is None:
+        return replace(rows, answers=peaks.select(rows.table.ids))
+    found, several_N = peaks.first_of(rows.table.ids, rows.count_N)
+    if (several_N < rows.count_N).any():
+        n = int(np.argmax(several_N < rows.count_N))
+        raise DataError(
+            f"row {rows.table.ids[n]!r} stands for {rows.count_N[n]} requests, and {several_N[n]} "
+            "answers to it were drawn",
+            "score the answers again: demur score",
+        )
+    return replace(rows, answers=found)
 
 
 def promised_for(rows: LabelledScores, mix: Mapping[Facet, Mapping[str, float]]) -> LabelledScores:

@@ -10,7 +10,7 @@ from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.core.rows.facets import Facet
 from demur.stats.labelled import LabelledScores
-from demur.stats.thresholds.losses import decided_by, grouped_by_policy, losses_of
+from demur.stats.thresholds.losses import decided_by, grouped_by_policy, losses_of, rows_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +35,7 @@ def slice_bounds(
     does: its rate is at most the mix of the bounds. rows: none of them may have chosen a threshold.
     Raises what losses_of raises.
     """
+    rows = rows_of(promise.goal, rows)
     (loss,) = losses_of([promise.goal], policy, grouped_by_policy(promise.goal, policy, rows), 0)
     if rows.traits is None:
         return ()

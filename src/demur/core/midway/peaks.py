@@ -21,7 +21,8 @@ from demur.base.errors import ScoreError
 class AnswerPeaks:
     """Peaks of N answers. Raises ScoreError where lengths differ."""
 
-    ids: tuple[str, ...]  # of the prompts
+    # of the prompts; one stands several times where as many answers to it were drawn
+    ids: tuple[str, ...]
     tokens_N: Ints
     peak_NK: Doubles  # as the monitor's statistic has it: natural log, or nats
     # the lowest and the highest that another engine may give, within ENGINE_TOLERANCE
@@ -37,12 +38,32 @@ class AnswerPeaks:
             )
 
     def select(self, ids: Sequence[str]) -> AnswerPeaks:
-        """The answers to these prompts, in this order. Raises ScoreError naming the first prompt
-        without one.
+        """The answers to these prompts, in this order, the first of several. Raises ScoreError
+        naming the first prompt without one.
         """
-        place = {i: n for n, i in enumerate(self.ids)}
-        require_answered(ids, place)
-        at = np.array([place[i] for i in ids], dtype=np.int64)
+        answers = self._places(ids)
+        return self._take(ids, [answers[i][0] for i in ids])
+
+    def first_of(self, ids: Sequence[str], most_N: Ints) -> tuple[AnswerPeaks, Ints]:
+        """The first answers to these prompts, in this order, at most so many to each; and how many
+        there are. Raises ScoreError naming the first prompt without one.
+        """
+        answers = self._places(ids)
+        kept = [answers[i][:most] for i, most in zip(ids, most_N.tolist(), strict=True)]
+        at = [n for places in kept for n in places]
+        several_N = np.array([len(answers[i]) for i in ids], dtype=np.int64)
+        return self._take([self.ids[n] for n in at], at), several_N
+
+    def _places(self, ids: Sequence[str]) -> dict[str, list[int]]:
+        """The answers to each prompt, by their places."""
+        places: dict[str, list[int]] = {}
+        for n, i in enumerate(self.ids):
+            places.setdefault(i, []).append(n)
+        require_answered(ids, places)
+        return places
+
+    def _take(self, ids: Sequence[str], places: Sequence[int]) -> AnswerPeaks:
+        at = np.array(places, dtype=np.int64)
         return AnswerPeaks(
             ids=tuple(ids),
             tokens_N=self.tokens_N[at],

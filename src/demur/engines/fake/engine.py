@@ -18,7 +18,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from demur.base.arrays import Floats
+from demur.base.arrays import Floats, occurrences
 from demur.base.errors import EngineError
 from demur.core.fingerprint import Fingerprint
 from demur.core.midway.monitor import AnswerSampling
@@ -132,24 +132,29 @@ class FakeEngine:
     ) -> list[WatchedAnswer]:
         """The fixed answer to each prompt, cut at its limit, with a score at each word.
 
-        A score depends on the seed, the prompt, its prefix and the position alone.
+        A score depends on the seed, the prompt, its prefix and the position alone; where answers
+        are sampled, also on how many like it stand before it.
         """
         made = []
-        for prompt, prefix in zip(prompts, prefixes or [""] * len(prompts), strict=True):
+        begun = list(zip(prompts, prefixes or [""] * len(prompts), strict=True))
+        draws = occurrences(begun) if sampling.temperature > 0.0 else [0] * len(begun)
+        for (prompt, prefix), draw in zip(begun, draws, strict=True):
             answer = self._answer(prompt, 0)
             size = min(answer.tokens, sampling.most_tokens)
             if size < answer.tokens:
                 text = " ".join(answer.text.split()[:size])
                 answer = Answer(text=text, finished=False, tokens=size)
-            logp_TC = self.position_scores(prompt, prefix, size)
+            logp_TC = self.position_scores(prompt, prefix, size, draw)
             made.append(WatchedAnswer(answer=answer, logp_TC=logp_TC))
             progress(len(made), len(prompts))
         return made
 
-    def position_scores(self, prompt: Prompt, prefix: str, size: int) -> Floats:
-        """Scores (T, C) at the first `size` words of an answer to a prompt."""
+    def position_scores(self, prompt: Prompt, prefix: str, size: int, draw: int = 0) -> Floats:
+        """Scores (T, C) at the first `size` words of an answer to a prompt. draw: of several."""
         truth = self.truth(prompt)
-        rng = np.random.default_rng(list(_digest(self._hash(prompt).hex(), prefix)))
+        rng = np.random.default_rng(
+            list(_digest(self._hash(prompt).hex(), prefix, *([str(draw)] if draw else [])))
+        )
         start = int(rng.integers(self._answer(prompt, 0).tokens))
         # Log-odds of each control token against the word that is written.
         odds_TC = CALM + rng.standard_normal((size, len(self.taxonomy.tokens)))

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from demur.base.arrays import Floats
+from demur.base.arrays import Floats, occurrences
 from demur.base.errors import EngineError, PromptTooLong
 from demur.core.conversation.languages import operators_text
 from demur.core.decision import Decision, decide_or_doubt
@@ -235,13 +235,14 @@ class HfEngine:
     ) -> list[WatchedAnswer]:
         """One answer per prompt after [respond] and its prefix, with the score of each position.
 
-        A sampled answer is drawn by a seed of its own prompt and prefix. Raises PromptTooLong as in
-        `branches`.
+        A sampled answer is drawn by a seed of its own prompt and prefix, and of how many like it
+        stand before it. Raises PromptTooLong as in `branches`.
         """
         begun = zip(prompts, prefixes or [""] * len(prompts), strict=True)
         encoded = [tuple(self.encoder.begun_answer(p, 0, text)) for p, text in begun]
         self._require_room(encoded, room=0)
         rules = replace(self.rules, max_new_tokens=sampling.most_tokens)
+        draws = occurrences(encoded)
         made: dict[int, WatchedAnswer] = {}
         for batch in self._batches(
             [len(ids) + sampling.most_tokens for ids in encoded], self.write_tokens
@@ -251,7 +252,7 @@ class HfEngine:
             rows, traces = [], [Trace() for _ in batch]
             for b, n in enumerate(batch):
                 row = AnswerRow(prompt=b, first_id=encoded[n][-1], watch=traces[b].push)
-                rows.append(drawn(row, sampling, encoded[n]))
+                rows.append(drawn(row, sampling, encoded[n], draws[n]))
             for b, answer in enumerate(self._write(prefix, rows, rules)):
                 logp_TC = traces[b].logp_TC(len(self.encoder.tokens))
                 made[batch[b]] = WatchedAnswer(answer=answer, logp_TC=logp_TC)

@@ -44,12 +44,15 @@ class StopWatch:
         return None if self.stop is None else self.stop.column
 
 
-def answer_seed(ids: Sequence[int]) -> int:
-    """Seed of the answer that is drawn after these ids, the same in every batch and run."""
-    return int.from_bytes(sha256(repr(tuple(ids)).encode()).digest()[:8], "big")
+def answer_seed(ids: Sequence[int], draw: int = 0) -> int:
+    """Seed of the answer that is drawn after these ids, the same in every batch and run. draw: of
+    several answers.
+    """
+    text = repr(tuple(ids)) + (f" {draw}" if draw else "")
+    return int.from_bytes(sha256(text.encode()).digest()[:8], "big")
 
 
-def drawn(row: AnswerRow, sampling: AnswerSampling, ids: Sequence[int]) -> AnswerRow:
+def drawn(row: AnswerRow, sampling: AnswerSampling, ids: Sequence[int], draw: int = 0) -> AnswerRow:
     """The same row, its tokens chosen as `sampling` says. ids: all that the answer follows."""
     how = Sampling(temperature=sampling.temperature, top_p=sampling.top_p)
-    return replace(row, sampling=how, random=Random(answer_seed(ids)))
+    return replace(row, sampling=how, random=Random(answer_seed(ids, draw)))

@@ -31,6 +31,7 @@ from demur.stages.calibrate.thresholds import (
 )
 from demur.stats.doubt import measured_rule
 from demur.stats.evidence import with_row_digests
+from demur.stats.labelled import join_answers
 from demur.stats.missing import note_missing, with_missing
 from demur.stats.overrides import override_categories
 from demur.stats.sensitivities import with_sensitivities
@@ -83,7 +84,7 @@ def run(config: Config, taxonomy: Taxonomy, folder: RunFolder) -> Policy:
     if any(goal.midway for goal in inputs.goals):
         answers = calibrate_answers(folder, fitted.fingerprint)
         before = replace(before, monitor=starting_monitor(config, taxonomy, answers.scoring))
-        rows = replace(rows, answers=answers.peaks.select(rows.table.ids))
+        rows = join_answers(rows, answers.peaks, sampled=answers.sampled)
     rows = with_missing(rows, inputs.missing, inputs.goals)
     request = certify_request(config, inputs, before, fitted.left, fallback)
     if arrived is not None:

@@ -25,7 +25,7 @@ from demur.core.threshold import NEVER
 from demur.stages.arrival import left_rows
 from demur.stages.attempts import CertifyRequest, certify_counted, scored_rows_digest
 from demur.stages.evaluate.comparison import ComparedPolicy, Comparison
-from demur.stats.labelled import LabelledScores, label_scores
+from demur.stats.labelled import LabelledScores, join_answers, label_scores
 from demur.stats.sample import DividedRows, evenly_spaced, whole
 from demur.stats.thresholds.certify import CertifyOptions
 from demur.stats.thresholds.losses import STEERABLE
@@ -117,6 +117,8 @@ def with_answers(
     followed = answers_for(folder, split, policy.monitor)
     if followed is None:
         return rows
+    if split == "calibrate":
+        return join_answers(rows, followed.peaks, sampled=followed.sampled)
     return replace(rows, answers=followed.peaks.select(rows.table.ids))
 
 

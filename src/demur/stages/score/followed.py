@@ -1,7 +1,10 @@
-"""Followed answers of a split: written after a forced [respond], one row each, in parts.
+"""Followed answers of a split: written after a forced [respond], in parts.
 
-Answers take far longer than scores, so a part has fewer rows, and a killed run goes on with the
-parts that this model wrote and followed in the same way.
+1. A row has one answer. Where answers are sampled, a calibrate row that stands for several requests
+   has as many: each request of a frequent prompt gets an answer of its own in service, and one
+   draw would say nothing of how often such answers are stopped.
+2. Answers take far longer than scores, so a part has fewer rows, and a killed run goes on with the
+   parts that this model wrote and followed in the same way.
 """
 
 from __future__ import annotations
@@ -39,19 +42,19 @@ def follow_splits(
 
     Raises ScoreError on position scores that are none.
     """
-    total, done, made = sum(map(len, splits.values())), 0, []
-    for split, examples in splits.items():
-        prompts = {e.id: e.prompt for e in examples}
+    wanted = {s: _requests(asked, s, examples) for s, examples in splits.items()}
+    total, done, made = sum(map(len, wanted.values())), 0, []
+    for split, requests in wanted.items():
         path = answers_path(folder, split)
         # a file that another setting of the score stage left as it is
-        if not _is_of(path, prompts, asked, watcher.fingerprint):
+        if not _is_of(path, requests, asked, watcher.fingerprint):
             own = progress_of_part(progress, done, total)
-            answers = _follow(asked, watcher, _parts(folder, split), prompts, own)
+            answers = _follow(asked, watcher, _parts(folder, split), requests, own)
             file = AnswersFile(
                 scoring=asked.scoring, fingerprint=watcher.fingerprint, answers=tuple(answers)
             )
             write_answers(path, file)
-        done += len(prompts)
+        done += len(requests)
         progress(done, total)
         made.append(path)
     return made
@@ -62,31 +65,48 @@ def _parts(folder: RunFolder, split: Split) -> Path:
     return folder.stage("score") / "parts" / f"{split}-{NAME}"
 
 
+def _requests(
+    asked: AnswerSettings, split: Split, examples: Sequence[Example]
+) -> list[tuple[str, Prompt]]:
+    """The prompts to answer, each with its row's id; a row's answers follow one another."""
+    several = split == "calibrate" and asked.scoring.answers.temperature > 0.0
+    return [(e.id, e.prompt) for e in examples for _ in range(e.count if several else 1)]
+
+
 def _follow(
     asked: AnswerSettings,
     watcher: AnswerWatcher,
     parts: Path,
-    prompts: Mapping[str, Prompt],
+    requests: Sequence[tuple[str, Prompt]],
     progress: Progress,
 ) -> list[FollowedAnswer]:
-    """The followed answers to the prompts, by id; parts that are on disk already are read."""
-    ids, found = tuple(prompts), list[FollowedAnswer]()
-    for start in range(0, len(ids), _PART_ROWS):
-        some = {i: prompts[i] for i in ids[start : start + _PART_ROWS]}
+    """The followed answers to the requests; parts that are on disk already are read."""
+    found: list[FollowedAnswer] = []
+    while (start := len(found)) < len(requests):
+        some = _part_from(requests, start)
         path = parts.with_name(f"{parts.name}-{start}.parquet")
         if _is_of(path, some, asked, watcher.fingerprint):
             found += read_answers(path).answers
         else:
-            on = progress_of_part(progress, start, len(ids))
-            written = watcher.watched(list(some.values()), asked.scoring.answers, (), on)
-            part = [_followed(asked, i, w) for i, w in zip(some, written, strict=True)]
+            on = progress_of_part(progress, start, len(requests))
+            prompts = [prompt for _, prompt in some]
+            written = watcher.watched(prompts, asked.scoring.answers, (), on)
+            part = [_followed(asked, i, w) for (i, _), w in zip(some, written, strict=True)]
             file = AnswersFile(
                 scoring=asked.scoring, fingerprint=watcher.fingerprint, answers=tuple(part)
             )
             write_answers(path, file)
             found += part
-        progress(start + len(some), len(ids))
+        progress(start + len(some), len(requests))
     return found
+
+
+def _part_from(requests: Sequence[tuple[str, Prompt]], start: int) -> Sequence[tuple[str, Prompt]]:
+    """The next requests, all of a row among them: the draws of one call differ."""
+    end = min(start + _PART_ROWS, len(requests))
+    while end < len(requests) and requests[end][0] == requests[end - 1][0]:
+        end += 1
+    return requests[start:end]
 
 
 def _followed(asked: AnswerSettings, prompt: str, written: WatchedAnswer) -> FollowedAnswer:
@@ -104,9 +124,12 @@ def _followed(asked: AnswerSettings, prompt: str, written: WatchedAnswer) -> Fol
 
 
 def _is_of(
-    path: Path, prompts: Mapping[str, Prompt], asked: AnswerSettings, model: Fingerprint
+    path: Path,
+    requests: Sequence[tuple[str, Prompt]],
+    asked: AnswerSettings,
+    model: Fingerprint,
 ) -> bool:
-    """Whether a file is whole and holds this model's answers to these prompts, as asked for."""
+    """Whether a file is whole and holds this model's answers to these requests, as asked for."""
     if not path.exists():
         return False
     try:
@@ -118,4 +141,4 @@ def _is_of(
         for a in file.answers
     )
     same = file.fingerprint == model and file.scoring == asked.scoring
-    return kept and same and [a.scored.id for a in file.answers] == list(prompts)
+    return kept and same and [a.scored.id for a in file.answers] == [i for i, _ in requests]

@@ -70,6 +70,11 @@ def grouped_scores(template: Policy, rows: LabelledScores, *, shared: bool) -> G
     return replace(found, low=low, high=high)
 
 
+def rows_of(goal: Goal, rows: LabelledScores) -> LabelledScores:
+    """The rows that a goal counts: one an answer where it speaks of stops."""
+    return rows.by_answer() if goal.midway else rows
+
+
 def counted_by(
     goal: Goal, template: Policy, rows: LabelledScores, *, shared: bool
 ) -> GroupedScores:
@@ -159,6 +164,7 @@ def rate_under(
 
     seed: draws one row of each unit. Raises what losses_of raises.
     """
+    rows = rows_of(goal, rows)
     (loss,) = losses_of([goal], policy, grouped_by_policy(goal, policy, rows), seed)
     refused_N, held_N = decided_by(goal, policy, rows)
     everyone_N = np.ones(len(refused_N), dtype=bool)

@@ -106,7 +106,7 @@ def _with_monitor(case: _SolveInputs) -> Policy:
     try:
         before = replace(case, goals=first, options=half)
         policy = _first_decisions(before) if first else with_curves(case.template, case.rows)
-        policy = _stops(replace(case, options=half), policy)
+        policy = _stops(replace(case, options=half, rows=case.rows.by_answer()), policy)
     except GoalInfeasible as e:
         if options.kept is None:
             divided = "; first decisions and stops have half of delta each" if sides > 1 else ""

@@ -86,6 +86,11 @@ class AnswersFile:
             )
 
     @property
+    def sampled(self) -> bool:
+        """Whether the answers were drawn: others to the same prompts would differ."""
+        return self.scoring.answers.temperature > 0.0
+
+    @property
     def peaks(self) -> AnswerPeaks:
         """The peaks of all answers."""
         scored = [a.scored for a in self.answers]
