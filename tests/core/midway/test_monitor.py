@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 
 from demur.base.errors import PolicyError, ScoreError
 from demur.core.decision import decide
-from demur.core.midway.monitor import AnswerSampling, Monitor, Stop, excess, first_stop, peaks
+from demur.core.midway.followed import AnswerScoring, scored_answer
+from demur.core.midway.monitor import (
+    MOST_CERTAIN,
+    AnswerSampling,
+    Monitor,
+    Stop,
+    excess,
+    first_stop,
+    peaks,
+    statistics,
+)
 from demur.core.threshold import NEVER
 from tests.builders import log_softmax, policy
 
@@ -78,11 +88,25 @@ def test_a_stop_does_not_depend_on_what_comes_after_it(monitor, logp_TC, cut):
 @given(logp_TC=answers(k=1))
 def test_a_cusum_is_the_largest_sum_of_log_odds_that_ends_at_a_position(logp_TC):
     cusum = monitor(1.0, statistic="cusum", reference=0.2)
-    p_T = np.exp(logp_TC[:, 1].astype(float))
+    p_T = np.minimum(np.exp(logp_TC[:, 1].astype(float)), MOST_CERTAIN)
     odds_T = np.log(p_T) - np.log1p(-p_T) - math.log(0.25)
     sums = [odds_T[a:b].sum() for b in range(1, len(p_T) + 1) for a in range(b)]
     peak_K, _ = peaks(cusum, logp_TC)
     assert peak_K[0] == pytest.approx(max([0.0, *sums]), rel=1e-4, abs=1e-4)
+
+
+def test_one_position_alone_adds_a_bounded_sum_however_engines_round_it():
+    certain_TC = np.array([[-20.0, 0.0], [-20.0, -5e-5]], dtype=np.float32)
+    cusum = monitor(1.0, statistic="cusum", reference=0.5)
+    apart = [statistics(cusum, certain_TC[[t]])[0, 0] for t in range(2)]
+    assert apart == pytest.approx([math.log(99.0)] * 2)
+    scored = scored_answer(
+        AnswerScoring(answers=cusum.answers, statistic="cusum", reference=0.5),
+        "a",
+        certain_TC,
+        finished=True,
+    )
+    assert scored.high[0] - scored.low[0] < 0.03
 
 
 def test_a_tie_stops_and_the_category_farthest_above_its_threshold_is_emitted():

@@ -3,7 +3,9 @@
 1. Every position of an answer has a position score: the natural-log probabilities of the control
    tokens there, read off the logits that the next token is sampled from. It costs no forward pass.
 2. A statistic per category follows these scores from position to position: the probability itself
-   ("maximum"), or a sum of log-odds that never falls below zero ("cusum": Page 1954).
+   ("maximum"), or a sum of log-odds that never falls below zero ("cusum": Page 1954). One position
+   adds at most the log-odds of MOST_CERTAIN: beyond it, rounding that engines differ by would move
+   a sum as far as any evidence does, and one word could stop an answer.
 3. The answer is stopped at the first position where a category's statistic reaches its threshold.
    Ties stop. Of several categories the one farthest above its threshold is emitted.
 4. A position counts once the model writes a token there. Where the model ends its answer instead,
@@ -30,6 +32,8 @@ from demur.core.threshold import NEVER, log_odds, margin
 Statistic = Literal["maximum", "cusum"]
 
 STATISTICS: tuple[Statistic, ...] = ("maximum", "cusum")
+
+MOST_CERTAIN = 0.99  # a probability: "cusum" takes no position for more certain than this
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,9 +94,9 @@ class Monitor:
                 f"monitor: unknown statistic {self.statistic!r}",
                 f"known: {', '.join(STATISTICS)}",
             )
-        if not 0.0 < self.reference < 1.0:
+        if not 0.0 < self.reference < MOST_CERTAIN:
             raise PolicyError(
-                f"monitor: reference {self.reference} is not in (0, 1)",
+                f"monitor: reference {self.reference} is not in (0, {MOST_CERTAIN})",
                 "it is a probability of a refusal token that is neither usual nor alarming",
             )
         for threshold in self.thresholds:
@@ -166,9 +170,10 @@ def advance(monitor: Monitor, before_K: Doubles, logp_K: Floats) -> Doubles:
     logq_K = logp_K.astype(np.float64)
     if monitor.statistic == "maximum":
         return logq_K  # the threshold is compared at every position: the maximum reaches it first
-    # Page's recursion; a probability of 1 has infinite odds and ends it at once.
+    # Page's recursion
     reference = math.log(monitor.reference) - math.log1p(-monitor.reference)
-    return np.maximum(0.0, before_K + log_odds(np.minimum(logq_K, 0.0)) - reference)
+    evidence_K = log_odds(np.minimum(logq_K, math.log(MOST_CERTAIN))) - reference
+    return np.maximum(0.0, before_K + evidence_K)
 
 
 def excess(monitor: Monitor, statistic_K: Doubles) -> Doubles:
