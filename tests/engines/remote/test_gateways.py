@@ -78,7 +78,7 @@ def upstream(server):
     return server
 
 
-def gateway(upstream, engine, **fields):
+def gateway(upstream, engine, kind=TwoCallBackend, **fields):
     options = UpstreamOptions(**{"url": upstream.url, **QUICK, **fields.pop("options", {})})
     fields = {
         "model": "tiny",
@@ -86,7 +86,7 @@ def gateway(upstream, engine, **fields):
         "declared": engine.fingerprint,
         **fields,
     }
-    return TwoCallBackend(upstream=options, **fields)
+    return kind(upstream=options, **fields)
 
 
 def strict(upstream, engine, **fields):

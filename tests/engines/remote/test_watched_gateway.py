@@ -17,6 +17,7 @@ from demur.core.taxonomy import coconot
 from demur.core.threshold import NEVER
 from demur.engines.answer_text import AnswerText
 from demur.engines.hf.engine import HfEngine
+from demur.engines.vllm.plugin_backend import PluginBackend
 from demur.engines.vllm.watched_stream import WatchedReader, WatchedStream, WatchRules
 from tests.engines.checkpoints import user
 from tests.engines.remote.test_gateways import ask, forcing, gateway, read, within
@@ -121,6 +122,17 @@ def test_an_answer_stops_where_its_scores_do_and_the_refusal_takes_one_call_more
         (engine.encoder.token_ids.index(r["prompt"][-1]), r["max_tokens"]) for r in behind
     ] == wanted
     assert not any("logprob_token_ids" in r for r in behind)
+
+
+def test_a_sum_is_watched_here_in_front_of_the_plug_in_too(upstream, engine, watched):
+    policy = watching(engine, watched, 0.8, "cusum")
+    backend = gateway(upstream, engine, PluginBackend)
+    replies = within(backend, *(ask(p, policy, GREEDY) for p in PROMPTS))
+    expected = [first_stop(policy.monitor, one.logp_TC) for one in watched]
+    assert [texts(parts)[1] for _, parts in replies] == expected
+    assert any(expected)
+    # the plug-in would refuse the policy: no request names it
+    assert not any(r.get("vllm_xargs") for r in upstream.requests)
 
 
 def test_the_text_ahead_of_a_stop_is_that_of_its_tokens(upstream, engine, watched):
