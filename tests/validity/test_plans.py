@@ -2,7 +2,8 @@
 in at most its stated share.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 import pytest
@@ -10,15 +11,18 @@ from scipy.stats import binom
 
 from demur.core.goals.parse import parse_goals
 from demur.core.score import ScoreTable
+from demur.stages import plan_labels
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
 from demur.stats.thresholds.explain import infeasible
 from demur.stats.thresholds.losses import grouped_scores, losses_of
 from demur.stats.thresholds.plan import GoalTest, MethodPlan
 from demur.stats.thresholds.problem import LearnTestSplit
+from demur.stats.thresholds.procedures.anytime import log_evidence_below
 from demur.stats.thresholds.results import Infeasible, Uncertified
 from tests.builders import policy, simulated_rows
 from tests.validity.population import population
+from tests.validity.test_deferral import deferring, drawn
 
 DRAWS, WHOLE = 2000, 200  # draws of errors, and of rows with whole certifications on them
 SUCCESS = 0.8
@@ -35,6 +39,10 @@ LEARN = 0.4
         ("vectors", "false_refusal <= 0.1; missed_refusal <= 0.15"),
         ("budgets", "false_refusal <= 0.1"),
         ("graphical", "false_refusal <= 0.1; wrong_category <= 0.1"),
+        ("anytime", "false_refusal <= 0.05"),
+        ("anytime", "false_refusal <= 0.1; missed_refusal <= 0.15"),
+        ("ordered", "precision >= 0.9; missed_refusal <= 0.2"),
+        ("band", "false_refusal <= 0.05; missed_refusal <= 0.1; deferral <= 0.2"),
     ],
 )
 @pytest.mark.parametrize("part", [0.3, 0.6])
@@ -54,7 +62,10 @@ def test_thresholds_of_the_stated_rate_pass_as_often_as_the_plan_says(method, te
         for share in shares[0] if test.tests > 1 else [1.0]:
             level, delta = goal.level * share, test.delta * share
             errors = rng.binomial(tested, part * level)
-            passed &= binom.cdf(errors, tested, level) <= delta
+            if method == "anytime":
+                passed &= log_evidence_below(errors, tested, level) >= -np.log(delta)
+            else:
+                passed &= binom.cdf(errors, tested, level) <= delta
     assert passed.sum() >= binom.ppf(0.001, DRAWS, SUCCESS)
     if len(goals) == 1 and test.tests == 1:  # nothing is given away where nothing is added up
         assert passed.mean() <= SUCCESS + 0.06
@@ -68,6 +79,75 @@ def test_rows_without_an_error_are_certified_as_often_as_the_plan_says():
     rows, rng = test.rows_without_errors(SUCCESS), np.random.default_rng(2)
     enough = rng.binomial(rows, 1 - LEARN, size=DRAWS) >= test.needed
     assert enough.sum() >= binom.ppf(0.001, DRAWS, SUCCESS)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Goals at twice the true rates of some thresholds."""
+
+    method: str
+    risks: tuple[str, ...]
+    signal: float = 4.0
+    at: float = 0.5
+    held: float = 0.5  # from where on is deferred
+
+
+BOTH = ("false_refusal", "missed_refusal")
+PLANNED = {
+    "auto, both sides": Planned("auto", BOTH),
+    "anytime, both sides": Planned("anytime", BOTH),
+    "path, both sides": Planned("path", BOTH),
+    "vectors, both sides": Planned("vectors", BOTH),
+    "precision": Planned("auto", ("false_discovery",)),
+    "precision where few are refused": Planned("auto", ("false_discovery",), signal=3.0, at=0.8),
+    "precision beside missed refusals": Planned("auto", ("false_discovery", "missed_refusal")),
+    "deferral": Planned("auto", (*BOTH, "deferral"), signal=3.5, at=0.7, held=0.4),
+}
+
+
+def true_rates(people, at, held):
+    """Rates at one threshold for all, and the part of all requests that each is counted among."""
+    refused, kept = people.emitted((at,) * 3), people.emitted((held,) * 3)
+    everyone, to_answer = len(people.label_N), len(people.of_class[0])
+    of_refused, wrong = sum(refused.values()), sum(n for (_, c), n in refused.items() if c == 0)
+    caught = sum(n for (_, c), n in kept.items() if c)
+    return {
+        "false_refusal": (wrong / to_answer, to_answer / everyone),
+        "missed_refusal": (1 - caught / (everyone - to_answer), 1 - to_answer / everyone),
+        "deferral": ((sum(kept.values()) - of_refused) / everyone, 1.0),
+        "false_discovery": (wrong / of_refused, of_refused / everyone),
+    }
+
+
+def certified_as_planned(case, draws, seed):
+    """How often rows as many as the plan says certify the goals."""
+    people, rng = population(signal=case.signal), np.random.default_rng(seed)
+    true = true_rates(people, case.at, case.held)
+    goals = tuple(f"{risk} <= {2 * true[risk][0]:.6f}" for risk in case.risks)
+    plan = plan_labels.run(plan_labels.Config(goals=goals, confidence=0.9, method=case.method))
+    # of all labels mixed as in the population: enough for each goal
+    count = max(ceil(r.likely / true[risk][1]) for r, risk in zip(plan, case.risks, strict=True))
+    template = deferring(people.template) if "deferral" in case.risks else people.template
+    how = CertifyOptions(method=case.method, confidence=0.9, explained=False)
+    return sum(
+        isinstance(
+            certify(parse_goals(goals), template, drawn(people, rng, count), replace(how, seed=n)),
+            Granted,
+        )
+        for n in range(draws)
+    )
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_planned_rows_are_certified_as_often_as_the_plan_says(name):
+    draws = 60
+    assert certified_as_planned(PLANNED[name], draws, 6) >= binom.ppf(0.001, draws, SUCCESS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLANNED)
+def test_so_are_they_in_many_draws(name):
+    assert certified_as_planned(PLANNED[name], DRAWS, 7) >= binom.ppf(0.001, DRAWS, SUCCESS)
 
 
 @dataclass(frozen=True)
@@ -95,6 +175,7 @@ FOLLOWED = {
     "graphical": Setting("graphical", "false_refusal <= 0.1", (60, 60, 30, 15), 3.0),
     "even": Setting("even", "false_refusal <= 0.05", (40, 60, 30, 15), 3.0),
     "auto": Setting("auto", "false_refusal <= 0.05", (40, 60, 30, 15), 3.0),
+    "precision": Setting("auto", "precision >= 0.9", (60, 20, 10, 6), 3.5),
 }
 
 
@@ -111,12 +192,14 @@ def asked_for(outlook, rows, rng):
     """
     found = np.array(rows)
     for wanted in outlook.wanted:
-        if wanted.goal.whom == "answer":
+        if wanted.goal.whom == "any":
+            found = np.maximum(found, np.ceil(np.array(rows) * wanted.needed / sum(rows)))
+        elif wanted.goal.whom == "answer":
             found[0] = max(found[0], wanted.needed)
         else:
             more = max(0, wanted.needed - int(found[1:].sum()))
             found[1:] += rng.multinomial(more, found[1:] / found[1:].sum())
-    return found
+    return found.astype(int)
 
 
 def followed(case, draws, seed):

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol
 
 from demur.assembly.config import RunConfig, build_sources
 from demur.assembly.judges import JudgeSettings, build_judge, read_judge_settings
@@ -197,15 +197,13 @@ class Steps:
         from demur.stages import plan_labels
 
         settings = self._config.calibrate
-        # methods that cannot be planned for test on all rows, as "shared" does
-        planned: dict[str, plan_labels.Method] = {m: m for m in get_args(plan_labels.Method)}
         rows = read_examples(self._folder.split("calibrate"))
         # a calibrator is fitted on rows of its own, which no goal is tested on
         share = 1.0 if settings.calibrator == NO_CALIBRATOR else 1.0 - settings.calibrator_share
         plan = plan_labels.Config(
             goals=tuple(lines_of(settings.goal)),
             confidence=settings.confidence,
-            method=planned.get(settings.method, "shared"),
+            method=settings.method,
             on_failure="hard_only" if settings.on_failure == "hard_only" else "stop",
             categories=len(self._config.taxonomy.names) - len(settings.inactive),
             shares=dict(settings.shares) or None,

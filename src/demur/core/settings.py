@@ -25,8 +25,6 @@ from demur.core.threshold import OnDefer
 
 # How promises are certified: demur.stats.thresholds.solve.
 Method = Literal["auto", "shared", "even", "path", "vectors", "budgets", "graphical", "anytime"]
-# those whose labels can be planned
-PlanMethod = Literal["shared", "even", "path", "vectors", "budgets", "graphical"]
 PlanFailure = Literal["stop", "hard_only"]
 Parted = Literal["category", "source"]  # what parts the test rows of a study of calibrators
 FRONT_BOUND = 0.01  # how often a model may decide otherwise where its front is sure: demur distil

@@ -6,8 +6,8 @@ depends on a and delta alone. What the procedures take off beforehand (demur.sta
 
 1. hard_only tries several sets of goals, and divides delta by their number (_planned).
 2. Goals that err on either side share delta; budgets and graphical procedures divide level and
-   delta over categories; path and vectors learn an order on part of the rows, and test on the rest:
-   demur.stats.thresholds.plan.goal_tests.
+   delta over categories; path and vectors learn an order on part of the rows, and test on the
+   rest; anytime pays for every look: demur.stats.thresholds.plan.MethodPlan.
 3. First decisions and stops are certified apart, each with half of delta where both are asked.
 4. All goals are to be certified together with the probability of the plan, so that each may fail
    with its share of the rest.
@@ -28,14 +28,17 @@ from demur.core.goals.parse import parse_goals
 from demur.core.goals.promised import PromisedGoal, promised
 from demur.core.policy import CategoryPolicy, Policy
 from demur.core.score import ScoreTable
-from demur.core.settings import PlanFailure, PlanMethod
+from demur.core.settings import Method, PlanFailure
 from demur.core.taxonomy import Taxonomy
 from demur.stats.labelled import label_scores
 from demur.stats.slices import expand_slices
 from demur.stats.thresholds.certify import CertifyOptions, sets_to_try
 from demur.stats.thresholds.losses import goal_rows
 from demur.stats.thresholds.plan import (
+    AUTO,
+    BAND,
     DIVIDING,
+    ORDERED,
     SUCCESS,
     GoalTest,
     MethodPlan,
@@ -47,7 +50,6 @@ from demur.stats.units import count_rows
 
 __all__ = ["Config", "Method", "OnFailure", "PlanRow", "for_rows", "run", "sentence"]
 
-Method = PlanMethod
 OnFailure = PlanFailure
 
 
@@ -59,7 +61,8 @@ class Config:
     # labelled rows: "respond" for those to be answered, or a category
     have: Mapping[str, int] | None = None
     confidence: float = 0.95  # that all promises hold together
-    method: Method = "shared"  # one threshold, or one per category: demur.stats.thresholds.solve
+    # demur.stats.thresholds.solve. auto: the best of several, or what precision and deferrals need
+    method: Method = "auto"
     # hard_only: delta is split over the sets of goals that are tried
     on_failure: OnFailure = "stop"
     # that may be refused with; budgets and graphical divide levels by it
@@ -88,17 +91,11 @@ def run(config: Config) -> tuple[PlanRow, ...]:
     Budgets divide level and delta over the categories, so their rows hold for one category's share
     of the level, the smallest where shares are given; the graphical procedure begins there and may
     need less. The labels at hand count as unknown for a goal about rows to be answered if no number
-    of them is given. Raises GoalError on a goal that is not a promise or contradicts another, a
-    category without a count, a goal that budgets cannot divide, shares that do not sum to 1, or a
-    bad confidence.
+    of them is given, and for a precision if no number of refused requests is. Raises GoalError on a
+    goal that is not a promise or contradicts another, a category without a count, a goal that the
+    method cannot certify, shares that do not sum to 1, or a bad confidence.
     """
     goals = tuple(map(promised, parse_goals(config.goals)))
-    if moving := next((goal for goal in goals if not goal.monotone), None):
-        raise GoalError(
-            f"goal {moving.text!r} counts requests that are refused, and how many that are depends "
-            "on scores",
-            "calibrate on the rows there are: a promise that is not granted says how many would do",
-        )
     counts = dict(config.have) if config.have else None
     have = [None if counts is None else goal.rows_told(counts) for goal in goals]
     rates = [_rates(config, goal, n) for goal, n in zip(goals, have, strict=True)]
@@ -114,8 +111,7 @@ def for_rows(
     share: part of the rows that thresholds are chosen on, the others being a calibrator's. Raises
     GoalError as run does, and on slices that no row is in.
     """
-    # how many rows a goal without a fixed denominator needs depends on scores
-    asked = [goal for goal in parse_goals(config.goals) if goal.promised and goal.monotone]
+    asked = [goal for goal in parse_goals(config.goals) if goal.promised]
     if not asked or not examples:
         return ()
     # Which rows a goal is about is read from labelled scores and a policy. Nothing is scored yet,
@@ -137,9 +133,14 @@ def for_rows(
         count_rows(goal_rows(goal, rows, taxonomy), rows.group_N, rows.count_N, seed=0)
         for goal in goals
     ]
-    # Rows made from one another, or of one session, are one piece of evidence.
-    have = [math.floor(c.units * share) for c in counted]
-    return _planned(config, goals, have, [c.drawn_share for c in counted])
+    # Rows made from one another, or of one session, are one piece of evidence. How many rows a
+    # precision counts depends on scores.
+    have = [
+        math.floor(c.units * share) if goal.monotone else None
+        for goal, c in zip(goals, counted, strict=True)
+    ]
+    found = _planned(config, goals, have, [c.drawn_share for c in counted])
+    return tuple(row for row in found if row.have is not None)
 
 
 def _rates(config: Config, goal: PromisedGoal, have: int | None) -> Doubles | None:
@@ -147,7 +148,8 @@ def _rates(config: Config, goal: PromisedGoal, have: int | None) -> Doubles | No
     errors.
     """
     seen = {kind: n for kind, n in (config.have or {}).items() if kind in (config.errors or {})}
-    known = not goal.categories or bool(goal.where) or set(goal.categories) <= set(seen)
+    by_label = not goal.where and goal.monotone
+    known = not by_label or not goal.categories or set(goal.categories) <= set(seen)
     if have is None or config.errors is None or not known or goal.rows_told(seen) != have:
         return None
     errors = goal.rows_told(config.errors)
@@ -165,11 +167,6 @@ def _planned(
     known. exact: the part of delta that each one's test on drawn rows gets; None: all. rates:
     likely ones of the thresholds; None: not known.
     """
-    first = [goal for goal in goals if not goal.midway]
-    if config.method == "even" and any(goal.errs_when == "answered" for goal in first):
-        raise GoalError(
-            "method 'even' learns on rows to be refused, which a goal here speaks of", "use 'path'"
-        )
     how = CertifyOptions(
         confidence=config.confidence,
         method=config.method,
@@ -193,18 +190,49 @@ def _tests(
     delta where both are asked.
     """
     tests: dict[int, GoalTest] = {}
+    if config.method == "anytime" and any(goal.midway for goal in goals):
+        raise GoalError(
+            "method 'anytime' beside goals about stops: answers are followed in one look",
+            "use 'auto'",
+        )
     for midway in {goal.midway for goal in goals}:
         at = [n for n, goal in enumerate(goals) if goal.midway == midway]
         own = [goals[n] for n in at]
         spent = MethodPlan(
             # all that may stop an answer share one threshold
-            method="shared" if midway else config.method,
+            method="shared" if midway else _method_of(config, own),
             delta=how.delta / len({g.midway for g in goals}) / len(sets_to_try(own, how)),
             learn_share=how.learn_share,
         )
         shares = [[] if midway else _shares(config, goal) for goal in own]
         tests |= dict(zip(at, spent.tests(own, shares, [exact[n] for n in at]), strict=True))
     return [tests[n] for n in range(len(goals))]
+
+
+def _method_of(config: Config, goals: Sequence[PromisedGoal]) -> str:
+    """The procedure that certifies goals about first decisions together. Raises GoalError where it
+    is not the one that was asked for, or that cannot.
+    """
+    follows = ""  # from the goals, whatever is asked for
+    if any(goal.errs_when == "deferred" for goal in goals):
+        follows = BAND
+    elif not all(goal.monotone for goal in goals):
+        follows = ORDERED
+    asked = config.method
+    if follows and asked != AUTO:
+        moving = next(g for g in goals if g.errs_when == "deferred" or not g.monotone)
+        raise GoalError(
+            f"method {asked!r} beside {moving.text!r}, which is certified by vectors of thresholds "
+            "that are tested one by one",
+            "use 'auto'",
+        )
+    if asked == "even" and any(goal.errs_when == "answered" for goal in goals):
+        raise GoalError(
+            "method 'even' learns on rows to be refused, which a goal here speaks of", "use 'path'"
+        )
+    if asked == AUTO and config.categories == 1:  # nothing to choose from
+        return follows or "shared"
+    return follows or asked
 
 
 def _shares(config: Config, goal: PromisedGoal) -> list[float]:

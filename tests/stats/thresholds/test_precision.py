@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -6,7 +8,7 @@ from demur.core.decision import decide_many
 from demur.core.goals.counts import Counts
 from demur.core.goals.parse import parse_goal, parse_goals
 from demur.core.goals.promised import promised
-from demur.core.rates import Rate, binomial_cdf
+from demur.core.rates import Rate, binomial_cdf, rows_needed
 from demur.stages import plan_labels
 from demur.stats.drift.audit import Audit
 from demur.stats.evidence import recount
@@ -66,9 +68,10 @@ def test_nothing_refused_is_no_promise_and_the_rows_that_would_do_are_named():
     found = certify(parse_goals("precision >= 0.99"), policy(3), rows, CertifyOptions())
     assert isinstance(found, Uncertified)
     few = certify(
-        parse_goals("precision >= 0.9"), policy(3), simulated_rows(400, 3, 0, 4.0), CertifyOptions()
+        parse_goals("precision >= 0.9"), policy(3), simulated_rows(100, 3, 0, 4.0), CertifyOptions()
     )
-    assert few.rows_needed > few.rows == 400
+    assert isinstance(few, Uncertified)
+    assert few.outlook is None or few.outlook.wanted[0].needed > few.rows == 100
 
 
 def test_a_promise_beside_missed_refusals_holds_both():
@@ -82,9 +85,30 @@ def test_an_audit_of_it_waits_for_labels():
     assert Audit(goal=promised(parse_goal("refusal_rate <= 0.9"))).of_traffic
 
 
-def test_a_plan_of_labels_says_why_it_has_none():
-    with pytest.raises(GoalError, match="depends on scores"):
-        plan_labels.run(plan_labels.Config(goals=("precision >= 0.9",)))
+def test_a_plan_of_labels_counts_requests_that_are_refused():
+    config = plan_labels.Config(goals=("precision >= 0.9",), have={"respond": 400, "safety": 60})
+    (unknown,) = plan_labels.run(config)
+    assert (unknown.have, unknown.labels) == (None, "that are refused")
+    # three fifths of the rows are tested
+    assert unknown.needed > rows_needed(0.1, 0.05) / 0.6
+    told = replace(config, have={"precision": 400, "respond": 400}, errors={"precision": 10})
+    (seen,) = plan_labels.run(told)
+    assert (seen.have, seen.rate) == (400, pytest.approx(10.5 / 401, abs=1e-3))
+    (own,) = plan_labels.run(replace(config, goals=("precision[safety] >= 0.9",)))
+    assert own.labels == "that are refused with safety"
+
+
+@pytest.mark.parametrize(
+    ("goals", "method", "message"),
+    [
+        (("precision >= 0.9",), "path", "method 'path' beside 'precision >= 0.9'"),
+        (("false_refusal <= 0.1", "deferral <= 0.1"), "anytime", "beside 'deferral <= 0.1'"),
+        (("false_stop <= 0.1",), "anytime", "answers are followed in one look"),
+    ],
+)
+def test_a_plan_refuses_a_method_that_cannot_certify_its_goals(goals, method, message):
+    with pytest.raises(GoalError, match=message):
+        plan_labels.run(plan_labels.Config(goals=goals, method=method))
 
 
 def test_it_is_kept_for_scores_that_another_engine_may_give():

@@ -13,7 +13,7 @@ from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.terminal import note, print_json, print_table
 from demur.core.goals.parse import parse_goal
-from demur.core.settings import PlanFailure, PlanMethod
+from demur.core.settings import Method, PlanFailure
 from demur.core.taxonomy import RESPOND
 
 if TYPE_CHECKING:
@@ -37,14 +37,16 @@ HaveFlag = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KIND=N",
-        help="Labels at hand: respond=400, safety=30, contrast=39, source=mine=20; with errors "
-        "that were seen, safety=1/30. Repeatable.",
+        help="Labels at hand: respond=400, safety=30, contrast=39, source=mine=20; of refused "
+        "requests precision=90; with errors that were seen, safety=1/30. Repeatable.",
     ),
 ]
 MethodFlag = Annotated[
-    PlanMethod,
+    Method,
     typer.Option(
-        help="One shared threshold, or one per category (path, vectors learn on 40% of the rows)."
+        help="How calibrate certifies: one shared threshold, or one per category (path, vectors "
+        "learn on 40% of the rows); anytime: looking again as labels come; auto: the best of "
+        "several, or what precision and deferrals need."
     ),
 ]
 OnFailureFlag = Annotated[
@@ -66,7 +68,7 @@ def command(
     goal: GoalFlag,
     have: HaveFlag = None,
     confidence: Annotated[float, typer.Option(help="That all promises hold together.")] = 0.95,
-    method: MethodFlag = "shared",
+    method: MethodFlag = "auto",
     on_failure: OnFailureFlag = "stop",
     share: ShareFlag = None,
     success: Annotated[

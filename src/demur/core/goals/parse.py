@@ -63,6 +63,7 @@ from demur.core.goals.kinds import (
 )
 from demur.core.goals.promised import (
     ANSWERED_KINDS,
+    PRECISION,
     PROMISED,
     FalseDiscovery,
     MissedRefusal,
@@ -429,7 +430,7 @@ _FORMS = (
     _Form("youden", "youden max", _read_youden),
     _Form("refusal_rate", "refusal_rate[safety] = 10%", _read_refusal_rate),
     _Form("cost", "cost: false=1 missed=5", _read_cost),
-    _Form("precision", "precision >= 0.9", _read_precision),
+    _Form(PRECISION, "precision >= 0.9", _read_precision),
     *(
         _Form(kind.name, kind.example, _read_promise)
         for kind in PROMISED

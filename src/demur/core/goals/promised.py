@@ -26,6 +26,8 @@ from demur.core.taxonomy import RESPOND
 # rows to be answered; as a bare word in brackets they name a slice
 ANSWERED_KINDS = ("contrast", "benign")
 
+PRECISION = "precision"  # 1 less the rate of false discoveries
+
 Whom = Literal["answer", "refuse", "any"]
 # what is done that makes a row which could err an error
 When = Literal["refused", "answered", "deferred"]
@@ -195,7 +197,7 @@ class PromisedGoal(Goal):
             keys = (self.risk, self.part, self.part.removeprefix("kind="))
             return next((have[key] for key in keys if key in have), None)
         # Counts of slices repeat rows that the counts by label hold already: leave them out.
-        whole = {key: n for key, n in have.items() if "=" not in key and key not in ANSWERED_KINDS}
+        whole = {key: n for key, n in have.items() if not _of_slice(key)}
         if self.whom == "answer":
             return whole.get(RESPOND)
         if self.whom == "any":
@@ -344,7 +346,13 @@ class FalseDiscovery(OfRefusals):
     @property
     def labels(self) -> str:
         """Labels of refused requests."""
-        return "any, of requests that are refused"
+        own = f" with {' or '.join(self.categories)}" if self.category else ""
+        return ", ".join([f"that are refused{own}", *self._slice_words])
+
+    def rows_told(self, have: Mapping[str, int]) -> int | None:
+        """Labelled rows that are refused, counted under its own name: "precision[safety]"."""
+        keys = (self.risk, self.risk.replace(self.name, PRECISION, 1))
+        return next((have[key] for key in keys if key in have), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -381,6 +389,15 @@ class DeferralRate(OfRefusals):
     whom: ClassVar[Whom] = "any"
     errs_when: ClassVar[When] = "deferred"
     labelled: ClassVar[bool] = False
+
+
+def _of_slice(key: str) -> bool:
+    """Whether a count is of a slice of the rows, or of those that are refused."""
+    return (
+        "=" in key
+        or key in ANSWERED_KINDS
+        or key.partition("[")[0] in (FalseDiscovery.name, PRECISION)
+    )
 
 
 PROMISED: tuple[type[PromisedGoal], ...] = (

@@ -24,6 +24,7 @@ from demur.stats.slices import (
     together_words,
 )
 from demur.stats.thresholds.explain import failure_of
+from demur.stats.thresholds.plan import BAND, ORDERED
 from demur.stats.thresholds.problem import Arrived
 from demur.stats.thresholds.procedures.band import certify_band
 from demur.stats.thresholds.procedures.band_failure import band_failure
@@ -36,9 +37,7 @@ from demur.stats.thresholds.procedures.first_choice import Tries, by_worth
 from demur.stats.thresholds.procedures.ordered import certify_ordered
 from demur.stats.thresholds.procedures.outlook import with_outlook
 from demur.stats.thresholds.procedures.requests import (
-    BAND,
     CORRECTED,
-    ORDERED,
     CertifyCase,
     counted_by_hand,
     has_first_choice,

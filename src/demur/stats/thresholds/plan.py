@@ -1,7 +1,8 @@
 """How many rows certify a goal with a stated probability, from levels and delta alone.
 
-1. A procedure holds each goal to exact binomial tests: GoalTest says at which level and delta, on
-   which share of the goal's rows, and in how many parts (MethodPlan).
+1. A procedure holds each goal to exact binomial tests, or to evidence that holds at every look:
+   GoalTest says at which level and delta, on which share of the goal's rows, and in how many parts
+   (MethodPlan).
 2. At thresholds of a given true rate, the errors among the tested rows are binomial, and so is how
    many of the rows are tested where others are learnt from. The probability of a pass follows
    (GoalTest.passing).
@@ -20,19 +21,33 @@ import numpy as np
 from scipy.special import bdtr
 from scipy.stats import beta, binom
 
-from demur.base.arrays import Doubles
+from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import GoalError
 from demur.core.goals.goal import Goal
 from demur.core.goals.promised import PromisedGoal, promised
-from demur.core.rates import binomial_cdf, most_errors, rows_needed, upper_bound
+from demur.core.rates import binomial_cdf, rows_needed, upper_bound
+from demur.stats.thresholds.procedures.anytime import (
+    anytime_needed,
+    most_errors_at_any_look,
+    upper_at_any_look,
+)
 
 WRONG = 0.05  # the probability of calling goals infeasible that some thresholds keep
 SUCCESS = 0.8  # the probability of a certificate that plans are made for
 ASSUMED = 0.5  # of the level: the true rate that a plan assumes where no scores are at hand
 _QUANTILES = 40  # of a posterior, averaged over
 _MOST_ERRORS = 10**6  # where the search for a number of rows ends
-LEARNING = ("path", "vectors")  # learn on some of the rows that goals speak of
+# these follow from the goals: single vectors in a learned order, and pairs of them
+ORDERED, BAND = "ordered", "band"
+LEARNING = ("path", "vectors", ORDERED, BAND)  # learn on some of the rows that goals speak of
+# test all goals on the same vectors, each at the whole of delta (intersection-union)
+TOGETHER = ("vectors", ORDERED, BAND)
+# choose these vectors by how few errors the learning rows show, which flatters them
+_CHOOSING = ("vectors", ORDERED)
 DIVIDING = ("budgets", "graphical")  # divide level and delta over the categories
+AUTO = "auto"  # the best of several: demur.stats.thresholds.procedures.requests
+# delta is divided over procedures where each may still err so often, as a share of the whole
+WORTH_DIVIDING = 0.75
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,11 +59,37 @@ class GoalTest:
     tested: float = 1.0  # share of its rows that are tested, each row drawn alone
     tests: int = 1  # over how many categories level and delta are divided
     share: float = 1.0  # the smallest category's part of them
+    # numbers of procedures, the largest first: delta is divided over the first of them that leaves
+    # each nearly as many errors (worth_dividing), else not at all
+    procedures: tuple[int, ...] = ()
+    anytime: bool = False  # whether it may be made at every look
+    # share of the rows on which single vectors are chosen: their true rates are as uncertain as
+    # rates that so many rows show
+    chosen_on: float = 0.0
 
     @property
     def needed(self) -> int:
         """The fewest tested rows that pass without an error."""
-        return rows_needed(self.level * self.share, self.delta * self.share)
+        level, delta = self.level * self.share, self.delta * self.share
+        return anytime_needed(level, delta) if self.anytime else rows_needed(level, delta)
+
+    def most_errors(self, tested_T: Ints) -> Ints:
+        """The most errors among so many tested rows that pass; -1 where none does."""
+        level, delta = self.level * self.share, self.delta * self.share
+        if self.anytime:
+            return most_errors_at_any_look(tested_T, level, delta)
+        whole_T = _most_errors(tested_T, level, delta)
+        most_T = whole_T
+        for parts in reversed(self.procedures):
+            part_T = _most_errors(tested_T, level, delta / parts)
+            most_T = np.where(worth_dividing(whole_T, part_T), part_T, most_T)
+        return most_T
+
+    def lowest(self, tested: int) -> float:
+        """The lowest level that so many tested rows pass without an error."""
+        delta = self.delta * self.share
+        bound = upper_at_any_look if self.anytime else upper_bound
+        return min(1.0, bound(0, tested, delta) / self.share)
 
     def passing(self, rows: int, rate_Q: Doubles) -> Doubles:
         """The probability that so many rows pass at thresholds of each true rate, shape (Q,); a
@@ -62,9 +103,7 @@ class GoalTest:
         # More than 200 numbers are thinned out.
         tested_T = tested_T[:: 1 + len(tested_T) // 200]
         weight_T = binom.pmf(tested_T, rows, self.tested)
-        level, delta = self.level * self.share, self.delta * self.share
-        most_T = binom.ppf(delta, tested_T, level)
-        most_T = np.where(bdtr(most_T, tested_T, level) <= delta, most_T, most_T - 1)
+        most_T = self.most_errors(tested_T)
         pass_QT = np.where(
             most_T < 0, 0.0, bdtr(np.maximum(most_T, 0), tested_T, self.share * rate_Q[:, None])
         )
@@ -83,7 +122,9 @@ class GoalTest:
         Exact for up to 64 errors where all rows are tested, else to within a thousandth above. None
         if the rate is not below the level, or too close.
         """
-        if self.tested < 1.0 or rate >= self.level:
+        if self.chosen_on:
+            return self._rows_for(lambda rows: self._rates_chosen(rate, rows), rate, success)
+        if self.tested < 1.0 or rate >= self.level or self.anytime or self.procedures:
             return self.rows_for(np.array([rate]), success)
         one = 1.0 - (1.0 - success) / self.tests
         level, delta = self.level * self.share, self.delta * self.share
@@ -96,9 +137,22 @@ class GoalTest:
         # However many rows, only rates below the level pass.
         if float((rate_Q < self.level).mean()) <= success and not (rate_Q < self.level).all():
             return None
+        return self._rows_for(lambda _: rate_Q, float(rate_Q.min()), success)
+
+    def _rates_chosen(self, rate: float, rows: int) -> Doubles:
+        """Likely true rates of vectors that err at this rate where they are chosen."""
+        learning = max(rows * self.chosen_on, 1.0)
+        return likely_rates(rate * learning, learning)
+
+    def _rows_for(
+        self, rates: Callable[[int], Doubles], least: float, success: float
+    ) -> int | None:
+        """The same where rates depend on the number of rows. least: of these rates."""
+        if least >= self.level:
+            return None
 
         def enough(rows: int) -> bool:
-            return float(self.passing(rows, rate_Q).mean()) >= success
+            return float(self.passing(rows, rates(rows)).mean()) >= success
 
         low, high = self.needed - 1, math.ceil(self.needed / self.tested)
         while not enough(high):
@@ -146,26 +200,55 @@ class MethodPlan:
         shares: per goal those of its categories, read by budgets and graphical. exact: per goal the
         part of delta that its test by drawn rows gets (demur.stats.units).
         """
-        # shared, even and path: goals on one side share its delta, because fixed-sequence testing
-        # ends at the most careful of their thresholds; the two sides divide it. vectors tests all
-        # goals on one vector, each at the whole delta (intersection-union).
-        sides = 1 if self.method == "vectors" else len({goal.errs_when for goal in goals})
-        divides = self.method in DIVIDING
+        # shared, even, path and anytime: goals on one side share its delta, because fixed-sequence
+        # testing ends at the most careful of their thresholds; the two sides divide it.
+        sides = 1 if self.method in TOGETHER else len({goal.errs_when for goal in goals})
+        divides, anytime = self.method in DIVIDING, self.method == "anytime"
+        answerable = all(goal.of_answerable for goal in goals)
+        # anytime learns where an even path, learnt on rows to be refused, will not do.
+        learns = self.method in LEARNING or (anytime and not answerable)
         found = []
         for goal, own, part in zip(goals, shares, exact, strict=True):
             found.append(
                 GoalTest(
                     level=goal.level,
-                    delta=self.delta / (len(goals) if divides else sides) * part,
-                    tested=1.0 - self.learn_share if self.method in LEARNING else 1.0,
+                    # of linked rows anytime tests those that came first alone
+                    delta=self.delta
+                    / (len(goals) if divides else sides)
+                    * (1.0 if anytime else part),
+                    tested=1.0 - self.learn_share if learns else 1.0,
                     tests=len(own) if divides else 1,
                     share=min(own) / sum(own) if divides else 1.0,
+                    procedures=self._procedures(goals),
+                    anytime=anytime,
+                    chosen_on=self.learn_share if self.method in _CHOOSING else 0.0,
                 )
             )
         return tuple(found)
 
+    def _procedures(self, goals: Sequence[PromisedGoal]) -> tuple[int, ...]:
+        """The numbers of procedures that "auto" may try for these goals together."""
+        if self.method != AUTO:
+            return ()
+        if all(goal.of_answerable for goal in goals):
+            return (3, 2)  # shared, even and path
+        # one goal alone takes one threshold, with its closed form
+        return (2,) if len(goals) > 1 else ()
 
-def likely_rates(errors: int, rows: int) -> Doubles:
+
+def worth_dividing(whole_T: Ints, part_T: Ints) -> Bools:
+    """Whether a part of delta allows nearly as many errors as the whole, and some."""
+    return np.asarray((part_T >= WORTH_DIVIDING * whole_T) & (part_T > 0), dtype=bool)
+
+
+def _most_errors(tested_T: Ints, level: float, delta: float) -> Ints:
+    """The most errors among so many rows that the exact test passes; -1 where none does."""
+    most_T = binom.ppf(delta, tested_T, level)
+    most_T = np.where(bdtr(most_T, tested_T, level) <= delta, most_T, most_T - 1)
+    return most_T.astype(np.int64)
+
+
+def likely_rates(errors: float, rows: float) -> Doubles:
     """Equally likely true rates after so many errors in so many rows: quantiles of the posterior
     under Jeffreys' prior, shape (Q,).
     """
@@ -188,8 +271,7 @@ def plan_row(
     rate_Q = np.array([ASSUMED * test.level]) if rate_Q is None else rate_Q
     # As many of the rows at hand are tested in all but 1 - success of the splits.
     tested = None if have is None else int(binom.ppf(1.0 - success, have, test.tested))
-    level, delta = test.level * test.share, test.delta * test.share
-    lowest = upper_bound(0, tested, delta) if tested else None
+    most = int(test.most_errors(np.array([tested]))[0]) if tested else -1
     likely = (
         test.rows_likely(float(rate_Q[0]), success)
         if len(rate_Q) == 1
@@ -199,8 +281,8 @@ def plan_row(
         goal=goal.text,
         labels=goal.labels,
         have=have,
-        allowed=None if not tested else most_errors(tested, level, delta),
-        lowest=None if lowest is None else min(1.0, lowest / test.share),
+        allowed=most if most >= 0 else None,
+        lowest=test.lowest(tested) if tested else None,
         needed=test.rows_without_errors(success),
         likely=likely,
         rate=float(rate_Q.mean()),

@@ -182,6 +182,11 @@ class Loss:
             weight_N[rows.row_M] *= rows.weight_M
         return weight_N
 
+    @property
+    def units(self) -> int:
+        """The pieces of evidence among the rows that it may count, whatever is decided."""
+        return self._counted_rows(self.among_N).units
+
     def weigh(self, rows_N: Bools) -> int:
         """The number of requests that these rows stand for."""
         return requests_of(rows_N, self.count_N)

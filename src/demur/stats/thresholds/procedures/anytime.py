@@ -27,7 +27,7 @@ from demur.base.arrays import Bools, Doubles, Ints
 from demur.stats.judging.betting import least_refuted
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.problem import Arrived, LearnTestSplit
-from demur.stats.units import CountedRows, last_passing
+from demur.stats.units import CountedRows
 
 _PRIOR = 0.5  # Beta(1/2, 1/2), cut off above the level: how likely which kept rate is
 
@@ -88,13 +88,23 @@ def most_errors_anytime(n: int, level: float, delta: float) -> int | None:
     """The most errors among n labels at which E has reached 1 / delta; None if no error is too
     many.
     """
+    most = int(most_errors_at_any_look(np.array([n]), level, delta)[0])
+    return most if most >= 0 else None
 
-    def passes(hits: int) -> bool:
-        found = log_evidence_below(np.array([hits]), np.array([n]), level)
-        return bool(found[0] >= -math.log(delta))
 
-    # Evidence falls with each error more. None is left where errors reach the level itself.
-    return last_passing(passes, int(n * level)) if n and passes(0) else None
+def most_errors_at_any_look(of_T: Ints, level: float, delta: float) -> Ints:
+    """The same for several numbers of labels at once, shape (T,); -1 where no error is too many."""
+    # Evidence falls with each error more: bisection between errors that pass and such that do not.
+    # None is left where errors reach the level itself.
+    low_T, high_T = np.full(len(of_T), -1), (of_T * level).astype(np.int64) + 1
+    while (high_T - low_T > 1).any():
+        middle_T = (low_T + high_T) // 2
+        evidence_T = log_evidence_below(np.maximum(middle_T, 0), of_T, level)
+        passes_T = (evidence_T >= -math.log(delta)) & (middle_T >= 0)
+        passes_T |= middle_T < 0
+        low_T = np.where(passes_T, middle_T, low_T)
+        high_T = np.where(passes_T, high_T, middle_T)
+    return low_T
 
 
 def log_evidence_below(hits: Ints, of: Ints, level: float) -> Doubles:
@@ -119,12 +129,18 @@ def anytime_upper(rows: CountedRows, error_N: Bools, delta: float) -> float:
     """
     error_M = error_N[rows.row_M]
     came_first_M = _came_first(rows)
-    by_requests = _upper(int(rows.count_M[error_M].sum()), rows.requests, delta)
-    by_units = _upper(int((error_M & came_first_M).sum()), int(came_first_M.sum()), delta)
+    by_requests = upper_at_any_look(int(rows.count_M[error_M].sum()), rows.requests, delta)
+    by_units = upper_at_any_look(
+        int((error_M & came_first_M).sum()), int(came_first_M.sum()), delta
+    )
     return max(by_requests, by_units)
 
 
-def _upper(hits: int, of: int, delta: float) -> float:
+def upper_at_any_look(hits: int, of: int, delta: float) -> float:
+    """One-sided upper confidence bound of a rate that holds at every look, by independent
+    requests.
+    """
+
     def refuted(level: float) -> bool:
         e = log_evidence_below(np.array([hits]), np.array([of]), level)[0] if of else 0.0
         return bool(e >= -math.log(delta))

@@ -17,8 +17,9 @@ from scipy.optimize import linprog
 from scipy.stats import binom
 
 from demur.base.arrays import Doubles
-from demur.stats.thresholds.plan import WRONG, rows_likely
+from demur.stats.thresholds.plan import WRONG
 from demur.stats.thresholds.problem import GroupedScores, LearnTestSplit, Loss
+from demur.stats.thresholds.procedures.outlook import outlook_of_vectors
 from demur.stats.thresholds.procedures.search import cut_grid
 from demur.stats.thresholds.procedures.task import CertifyTask, NotCertified, evidence_of
 from demur.stats.thresholds.results import Failure, Infeasible, Reach, Uncertified
@@ -53,18 +54,15 @@ def _not_yet(task: CertifyTask, found: NotCertified) -> Uncertified:
             f"thresholds that looks surest; at delta {found.delta:.3g} the rate may be "
             f"{one.upper:.4f}, above {loss.level:g}"
         )
-        likely = rows_likely(one.rate.value, loss.level, found.delta) if one.rate.of else None
-        # tested rows -> rows at hand
-        whole, tested = loss.of(task.everyone), max(one.rate.of, 1)
-        if likely is not None and likely > tested:
-            needed = int(np.ceil(likely * whole / tested))
-            reason += f"; about {needed} rows {loss.goal.rows_words} would probably do"
     return Uncertified(
         reason=reason,
         blocking=loss.goal,
-        rows=loss.of(task.everyone),
+        rows=loss.units,
         rows_needed=None,
         evidence=seen,
+        outlook=None
+        if found.vacuous
+        else outlook_of_vectors(task, refused_N, found.split.test_N, held_N),
     )
 
 

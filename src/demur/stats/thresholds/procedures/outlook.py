@@ -14,17 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 from scipy.stats import binom
 
 from demur.base.arrays import Bools, Doubles
-from demur.core.settings import PlanMethod
+from demur.core.goals.promised import PromisedGoal
 from demur.core.threshold import NEVER
 from demur.stats.thresholds.plan import (
+    BAND,
     DIVIDING,
     LEARNING,
+    ORDERED,
     SUCCESS,
     WRONG,
     GoalTest,
@@ -36,6 +37,7 @@ from demur.stats.thresholds.procedures.search import closest_thresholds, split_r
 from demur.stats.thresholds.procedures.task import CertifyTask, Tried, shares_of
 from demur.stats.thresholds.results import Failure, Outlook, RowsWanted, Uncertified
 
+_PLANNED = ("shared", "even", *(m for m in LEARNING if m not in (ORDERED, BAND)), *DIVIDING)
 _CARRIED = 0.97  # of draws in which a goal's test is passed: its rows are enough
 _ASSUMED = (0.5, 0.8, 0.9, 0.95)  # of the levels: rates that plans assume, the first that says more
 
@@ -44,7 +46,7 @@ def with_outlook(tried: Tried, failure: Failure) -> Failure:
     """A failure with the number of rows that would do."""
     # Beside a judge's labels a path may be learnt on any of the rows; bets on labels as they come,
     # and tests under another mix, are not binomial: nothing is planned there.
-    planned = tried.method in get_args(PlanMethod) and not tried.task.by_hand
+    planned = tried.method in _PLANNED and not tried.task.by_hand
     planned &= all(loss.traffic is None for loss in tried.task.losses)
     if not isinstance(failure, Uncertified) or not planned:
         return failure
@@ -86,6 +88,45 @@ def _by_rows(tried: Tried, tests: Sequence[GoalTest], rows: Sequence[int]) -> Ou
             _of_one_category(task, loss, t, closest)
             for loss, t in zip(task.losses, tests, strict=True)
         ]
+    return outlook_at([loss.goal for loss in task.losses], tests, rows, rate_LQ)
+
+
+def outlook_of_vectors(
+    task: CertifyTask, refused_N: Bools, part_N: Bools, held_N: Bools | None = None
+) -> Outlook | None:
+    """The rows with which vectors that were chosen on other rows would pass, by their errors on
+    these, else at assumed rates; None where they leave a goal without a row.
+    """
+    tests, rows, rate_LQ = [], [], []
+    for loss in task.losses:
+        counted = loss.counted_under(refused_N, part_N)
+        whole = loss.units
+        if loss.traffic is not None or not counted.units:
+            return None
+        errors = round(float(counted.shares(loss.errors(refused_N, held_N)).sum()))
+        tests.append(
+            GoalTest(
+                level=loss.level,
+                delta=task.delta * counted.drawn_share,
+                # of all rows, those that are tested, and count under such decisions
+                tested=min(1.0, counted.units / whole),
+            )
+        )
+        rows.append(whole)
+        rate_LQ.append(likely_rates(errors, counted.units))
+    by_rows = outlook_at([loss.goal for loss in task.losses], tests, rows, rate_LQ)
+    return by_rows or _assumed(task.losses, tests, rows)
+
+
+def outlook_at(
+    goals: Sequence[PromisedGoal],
+    tests: Sequence[GoalTest],
+    rows: Sequence[int],
+    rate_LQ: Sequence[Doubles],
+) -> Outlook | None:
+    """The rows with which all goals pass with probability SUCCESS, averaged over likely rates; None
+    if no number does. rows: at hand.
+    """
     passed = [
         float(test.passing(n, rate_Q).mean())
         for test, n, rate_Q in zip(tests, rows, rate_LQ, strict=True)
@@ -98,12 +139,12 @@ def _by_rows(tried: Tried, tests: Sequence[GoalTest], rows: Sequence[int]) -> Ou
         return None
     one = 1.0 - (1.0 - SUCCESS - missed) / len(short)
     wanted = []
-    for at, (loss, n) in enumerate(zip(task.losses, rows, strict=True)):
+    for at, (goal, n) in enumerate(zip(goals, rows, strict=True)):
         needed = tests[at].rows_for(rate_LQ[at], one) if at in short else n
         if needed is None:
             return None
         rate = float(rate_LQ[at].mean())
-        wanted.append(RowsWanted(goal=loss.goal, rows=n, needed=max(n, needed), rate=rate))
+        wanted.append(RowsWanted(goal=goal, rows=n, needed=max(n, needed), rate=rate))
     found = Outlook(success=SUCCESS, bounded=True, wanted=tuple(wanted))
     return found if found.short else None
 
@@ -182,8 +223,10 @@ def _assumed(
             return None
         if all(w.needed <= w.rows for w in wanted):
             continue
-        # Goals of one direction are kept by refusing nothing, or all: never infeasible.
-        if len({loss.when for loss in losses}) == 1:
+        # Goals of one direction are kept by refusing nothing, or all: never infeasible. Nor is
+        # that ever said of a rate among refused requests.
+        monotone = all(loss.goal.monotone for loss in losses)
+        if len({loss.when for loss in losses}) == 1 or not monotone:
             return Outlook(success=SUCCESS, bounded=False, wanted=wanted)
         refuted = tuple(min(1.0, loss.level / part) for loss in losses)
         told = tuple(

@@ -27,6 +27,7 @@ from demur.stats.thresholds.losses import (
     require_steerable,
 )
 from demur.stats.thresholds.objective import objective_of
+from demur.stats.thresholds.plan import BAND, ORDERED, worth_dividing
 from demur.stats.thresholds.problem import Arrived, GroupedScores, Loss
 from demur.stats.thresholds.procedures.hand_labels import (
     asked_by_hand,
@@ -45,12 +46,9 @@ from demur.stats.thresholds.target_rates import rates_of_categories
 # shared threshold, tested on all rows, catches more (bench/certify.py). Counts of labels decide,
 # never scores: that keeps it valid.
 ENOUGH_ERRORS = 20
-# delta is divided over procedures where each may still err so often, as a share of the whole
-WORTH_DIVIDING = 0.75
 _CORRECTED_DELTA = 0.1  # of delta, for a correction beside exact tests
 
-# these follow from the rows and from the goals, not from the caller
-CORRECTED, ORDERED, BAND = "corrected", "ordered", "band"
+CORRECTED = "corrected"  # follows from the rows, not from the caller
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -259,7 +257,7 @@ def _worth_dividing(loss: Loss, delta: float, parts: int) -> bool:
     """Whether a part of delta allows nearly as many errors as the whole."""
     of = loss.counted(loss.among_N).units
     whole, part = (most_errors(of, loss.level, d) or 0 for d in (delta, delta / parts))
-    return part >= WORTH_DIVIDING * whole and part > 0
+    return bool(worth_dividing(np.array(whole), np.array(part)))
 
 
 def _asked(case: CertifyCase, grouped: GroupedScores, losses: Sequence[Loss]) -> CertifyTask:

@@ -7,7 +7,7 @@ Shapes: G groups, S steps of a path, J cuts of a group.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,21 +132,43 @@ def even_path(grouped: GroupedScores, learn_N: Bools, fixed: Mapping[int, float]
     Where labels are few it needs none of those that the test is about: no row to be answered says
     what is cheap.
     """
-    moving = [g for g in range(len(grouped.groups)) if g not in fixed]
-    group, threshold, share = [], [], []
-    # Per group its distinct scores of rows to be refused, each with the share of them at or above
-    # it; merged by share, one step at a time keeps all groups level.
-    for g in moving:
+    # merged by the share of rows at or above each score, one step at a time keeps all groups level
+    to_refuse_N = learn_N & (grouped.rows.label_N != 0)
+    return _merged_path(
+        grouped, to_refuse_N, fixed, lambda logq_M, end_J: (end_J + 1) / len(logq_M)
+    )
+
+
+def one_threshold_path(
+    grouped: GroupedScores, learn_N: Bools, fixed: Mapping[int, float]
+) -> ThresholdPath:
+    """The vectors with one threshold for all groups, at the scores of these rows, strict to
+    lenient. It learns nothing from their labels, so few of them do not mislead it.
+    """
+    return _merged_path(grouped, learn_N, fixed, lambda logq_M, end_J: -logq_M[end_J])
+
+
+def _merged_path(
+    grouped: GroupedScores,
+    own_N: Bools,
+    fixed: Mapping[int, float],
+    place_J: Callable[[Doubles, Ints], Doubles],
+) -> ThresholdPath:
+    """The path whose steps are the distinct scores of these rows in each group, merged by the place
+    of each. place_J: of a group's falling scores, where the last of each distinct one stands.
+    """
+    group, threshold, place = [], [], []
+    for g in (g for g in range(len(grouped.groups)) if g not in fixed):
         logq_N = grouped.compared_with(g)
-        own_N = learn_N & (grouped.rows.label_N != 0) & (logq_N >= _LEAST) & ~grouped.always_N
-        logq_M = -np.sort(-logq_N[own_N])
+        own = own_N & (logq_N >= _LEAST) & ~grouped.always_N
+        logq_M = -np.sort(-logq_N[own])
         if not len(logq_M):
             continue
         ends = np.flatnonzero(np.append(logq_M[1:] < logq_M[:-1], True))
         threshold.append(_cuts_after(logq_M, ends))
-        share.append((ends + 1) / len(logq_M))
+        place.append(place_J(logq_M, ends))
         group.append(np.full(len(ends), g, dtype=np.int64))
-    order = np.argsort(np.concatenate([np.empty(0), *share]), kind="stable")
+    order = np.argsort(np.concatenate([np.empty(0), *place]), kind="stable")
     group_S = np.concatenate([np.empty(0, dtype=np.int64), *group])[order]
     return ThresholdPath(
         group_S=group_S, threshold_S=np.concatenate([np.empty(0), *threshold])[order], fixed=fixed
