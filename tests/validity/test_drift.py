@@ -10,9 +10,11 @@ from scipy.stats import binom, kstest, norm
 
 from demur.core.rates import Rate
 from demur.stats.drift import audit, martingale
-from demur.stats.drift.compare import adjust, compare_rates, compare_scores, stability
+from demur.stats.drift.compare import adjust, compare, compare_rates, compare_scores, stability
 from demur.stats.drift.sessions import LiveRows, gather, shares_of
 from demur.stats.drift.wealth import play
+from demur.stats.units import RowUnits
+from tests.builders import log_softmax, policy
 from tests.validity.population import to_bfloat16
 
 DRAWS, LIVES = 2000, 500  # the latter of 50,000 looks each
@@ -185,6 +187,67 @@ def test_an_audit_of_sessions_keeps_to_alpha_where_one_of_requests_does_not():
             alarms[name] += evidence(share_U[None], 0.05).max() >= BAR
     assert alarms["sessions"] <= MOST
     assert alarms["requests"] > 2 * MOST
+
+
+def logp_of(score_NS):
+    """Log-probabilities of respond and two categories, from log-odds against respond."""
+    logits_NC = np.concatenate([np.zeros((len(score_NS), 1)), score_NS], axis=1)
+    return log_softmax(logits_NC)
+
+
+def grouped_rows(rng, units, most):
+    """Scores of rows in units of `most`; a unit's own mean makes up nine tenths of the variance."""
+    mean_NS = np.repeat(rng.normal(-2, 2 * 0.9**0.5, (units, 2)), most, axis=0)
+    score_NS = mean_NS + rng.normal(0, 2 * 0.1**0.5, mean_NS.shape)
+    return logp_of(score_NS), RowUnits.of(len(score_NS), group_N=np.arange(len(score_NS)) // most)
+
+
+def popular_rows(rng, requests):
+    """Requests among 400 prompts of which three are asked for by 12 %, a row a prompt."""
+    share_P = np.concatenate([np.full(3, 0.04), np.full(397, 0.88 / 397)])
+    count_P = rng.multinomial(requests, share_P)
+    asked_P = count_P > 0
+    units = RowUnits.of(int(asked_P.sum()), count_N=count_P[asked_P])
+    return PROMPTS[asked_P], units
+
+
+PROMPTS = logp_of(np.random.default_rng(3).normal(-2, 2, (400, 2)))
+SIDES = {
+    "sessions of 5": (lambda rng: grouped_rows(rng, 150, 1), lambda rng: grouped_rows(rng, 40, 5)),
+    "sessions of 20": (
+        lambda rng: grouped_rows(rng, 150, 1),
+        lambda rng: grouped_rows(rng, 15, 20),
+    ),
+    "groups on both sides": (
+        lambda rng: grouped_rows(rng, 60, 5),
+        lambda rng: grouped_rows(rng, 40, 5),
+    ),
+    "popular prompts": (lambda rng: popular_rows(rng, 500), lambda rng: popular_rows(rng, 300)),
+}
+
+
+def false_alarms(name, draws, *, told=True):
+    """Looks in which some test finds drift that is not there."""
+    rng, alarms, at = np.random.default_rng(14), 0, policy(2, thresholds=[0.5, 0.5])
+    for _ in range(draws):
+        (reference, own), (live, units) = (side(rng) for side in SIDES[name])
+        shifts = compare(at, reference, live, (own, units) if told else None)
+        alarms += any(significant(shift, ALPHA) for shift in shifts)
+    return alarms
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_one_look_at_rows_that_err_together_keeps_to_alpha(name):
+    draws = 40
+    assert false_alarms(name, draws) <= binom.ppf(0.999, draws, ALPHA)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIDES)
+def test_so_do_2_000_looks_and_rows_counted_one_by_one_do_not(name):
+    assert false_alarms(name, DRAWS) <= MOST
+    if name != "popular prompts":
+        assert false_alarms(name, DRAWS, told=False) > 2 * MOST
 
 
 def test_one_look_finds_drift_that_is_not_there_at_most_alpha_often():

@@ -24,7 +24,13 @@ import numpy as np
 from demur.base.errors import ArtifactError, DataError, GoalError
 from demur.core.goals.promised import promised
 from demur.core.policy import Policy
-from demur.stages.watch.batches import Batch, read_batch, score_files, together
+from demur.stages.watch.batches import (
+    Batch,
+    read_batch,
+    score_files,
+    together,
+    units_of_batches,
+)
 from demur.stages.watch.labels import LabelCount, count_labels
 from demur.stages.watch.live import (
     LiveWatch,
@@ -38,6 +44,7 @@ from demur.stages.watch.live import (
 from demur.stages.watch.state import (
     Traffic,
     after_scores,
+    calibrate_rows,
     monitor_of,
     reference_of,
     row_of,
@@ -46,6 +53,7 @@ from demur.stages.watch.state import (
 from demur.stats.drift.audit import Audit
 from demur.stats.drift.compare import Shift, compare
 from demur.stats.drift.monitor import Alarm, Monitor, PromiseState, check_promises, start_monitor
+from demur.stats.units import RowUnits
 from demur.store.locks import locked
 from demur.store.policies.policy_file import policy_digest, read_policy
 from demur.store.results.monitor_file import (
@@ -176,10 +184,12 @@ def run(config: Config, folder: RunFolder) -> WatchResult:
         for file in score_files(config.scores)
     ]
     table = together(batches)
-    reference_NC = reference_of(folder, policy, config.seed)
+    rows = calibrate_rows(folder, policy)
     # The comparison is one look at all rows given here, counted before or not; it has no state.
-    shifts = compare(policy, reference_NC, table.logp_NC)
-    fresh = start_monitor(policy, reference_NC)
+    own = RowUnits.of(len(rows.label_N), rows.group_N, rows.count_N)
+    units = (own, units_of_batches(batches))
+    shifts = compare(policy, rows.table.logp_NC, table.logp_NC, units, config.seed)
+    fresh = start_monitor(policy, reference_of(rows, config.seed))
     # Read, count and write under one lock: two calls at once must not lose each other's evidence.
     with locked(path):
         file = _opened(path, policy, fresh)
@@ -216,7 +226,7 @@ def reset(folder: RunFolder, reason: str, now: datetime, state: Path | None = No
     if not reason.strip():
         raise DataError("a reset without a reason", "say why: it stays in the record")
     policy, path, live = read_policy(folder.policy), state or state_path(folder), None
-    fresh = start_monitor(policy, reference_of(folder, policy))
+    fresh = start_monitor(policy, reference_of(calibrate_rows(folder, policy)))
     changed = []
     if path.exists():
         with locked(path):

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from demur.base.arrays import numbered
 from demur.base.errors import DataError
 from demur.base.files import digest_file
 from demur.core.policy import Policy
 from demur.core.score import ScoreTable
 from demur.stages.watch.state import session_key
+from demur.stats.drift.sessions import units_of_sessions
+from demur.stats.units import RowUnits
 from demur.store.scores.tables import read_requests, read_scores
 
 MOST_OF_FILE = 100_000_000  # of a score file: each is looked at
@@ -72,6 +75,16 @@ def read_batch(path: Path, policy: Policy, seed: int, *, in_order: bool) -> Batc
         in_time=in_time,
         session_N=tuple(s if s is None else session_key("", s) for s in named),
         row_T=tuple(row_T.tolist()),
+    )
+
+
+def units_of_batches(batches: Sequence[Batch]) -> RowUnits:
+    """The units of all rows, and the requests that each stands for."""
+    sessions = [s for b in batches for s in b.session_N]
+    counts = [np.bincount(b.row_T, minlength=len(b.session_N)) for b in batches]
+    return RowUnits(
+        group_N=numbered(units_of_sessions(sessions)),
+        count_N=np.concatenate(counts).astype(np.int64),
     )
 
 

@@ -26,6 +26,7 @@ from demur.core.score import check_scores
 from demur.stages.watch.state import (
     Traffic,
     after_scores,
+    calibrate_rows,
     monitor_of,
     reference_of,
     row_of,
@@ -145,7 +146,7 @@ def begin_watching(runs: Sequence[RunFolder], policy: Policy) -> LiveWatch | Non
         if not decided_scores(folder, "calibrate", policy.fingerprint).exists():
             continue
         try:
-            reference_NC = reference_of(folder, policy)
+            reference_NC = reference_of(calibrate_rows(folder, policy))
         except PolicyError:  # the scores are another model's: try the next run
             continue
         live = LiveWatch(policy=policy, folder=folder, fresh=start_monitor(policy, reference_NC))

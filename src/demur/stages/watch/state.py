@@ -61,15 +61,17 @@ def session_key(tenant: str, session: str) -> str:
     return hashlib.blake2b(named, digest_size=8).hexdigest()
 
 
-def reference_of(folder: RunFolder, policy: Policy, seed: int = 0) -> Floats:
-    """The scores of the policy's calibrate rows: one row of each unit, so that they are
-    independent, as often as it stands for requests.
-
-    Shape (N, C). Raises PolicyError if the scores are another model's.
-    """
+def calibrate_rows(folder: RunFolder, policy: Policy) -> LabelledScores:
+    """The policy's calibrate rows. Raises PolicyError if their scores are another model's."""
     table, model = read_scores(decided_scores(folder, "calibrate", policy.fingerprint))
     policy.require_model(model)
-    rows = label_scores(read_policy_rows(folder, "calibrate"), policy.taxonomy, table)
+    return label_scores(read_policy_rows(folder, "calibrate"), policy.taxonomy, table)
+
+
+def reference_of(rows: LabelledScores, seed: int = 0) -> Floats:
+    """The scores of calibrate rows: one row of each unit, so that they are independent, as often as
+    it stands for requests. Shape (N, C).
+    """
     alone_N = one_per_group(rows.group_N, np.ones(len(rows.label_N), dtype=bool), seed)
     # Live traffic has a popular prompt as often as it is asked: so has the reference.
     times_N = alone_N * (1 if rows.count_N is None else rows.count_N)

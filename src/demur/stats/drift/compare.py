@@ -1,6 +1,11 @@
 """Tests of a window of live scores against the calibration scores, for one look: looking twice
 breaks their error rates.
 
+Rows of one session or group err together, and a row may stand for several requests. So each test
+is made twice, as everything that counts rows here (demur.stats.units): on one row drawn from each
+unit, and on all requests. Its p-value is the larger of the two: right whether units were drawn
+independently, or requests.
+
 Shapes: N reference rows, M live rows, B cells, S series.
 """
 
@@ -14,16 +19,18 @@ import numpy as np
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import chi2, false_discovery_control, fisher_exact, ks_2samp
 
-from demur.base.arrays import Doubles, Floats
+from demur.base.arrays import Doubles, Floats, Ints
 from demur.base.errors import DataError
 from demur.core.decision import decide_many
 from demur.core.policy import Policy
 from demur.core.rates import Rate
 from demur.stats.drift.scores import series_log_odds, series_names
 from demur.stats.measure import Statistic
+from demur.stats.units import RowUnits, one_per_group
 
 TestName = Literal["ks", "psi", "js", "refusal_rate"]
 
+MOST_COMPARED = 1_000_000  # requests a side: of more, so many are drawn
 CELLS = 10  # of the stability index, by custom: the reference's deciles
 _DESCRIBES = Statistic(number=None, why="a divergence describes, it does not test")
 
@@ -52,15 +59,47 @@ class Stability:
     live_B: tuple[int, ...]
 
 
-def compare(policy: Policy, reference_NC: Floats, live_MC: Floats) -> tuple[Shift, ...]:
+def compare(
+    policy: Policy,
+    reference_NC: Floats,
+    live_MC: Floats,
+    units: tuple[RowUnits, RowUnits] | None = None,
+    seed: int = 0,
+) -> tuple[Shift, ...]:
     """Compare scores and refusals of live rows with reference rows, in total and per category;
     every p-value adjusted.
 
-    Raises ScoreError on bad scores, DataError without rows on either side.
+    units: of the reference and of the live rows; None: each row is one request alone. seed: draws
+    the row of each unit. Raises ScoreError on bad scores, DataError without rows on either side.
     """
     for name, logp in (("reference", reference_NC), ("live", live_MC)):
         if len(logp) == 0:
             raise DataError(f"there is no {name} row", "drift needs rows on both sides")
+    both = units or (RowUnits.of(len(reference_NC)), RowUnits.of(len(live_MC)))
+    each = [_readings(side, seed) for side in both]
+    sides = [(reference_NC, each[0]), (live_MC, each[1])]
+    by_requests, *by_units = (
+        _shifts(policy, *(logp[rows[reading]] for logp, rows in sides))
+        for reading in range(1 if all(side.plain for side in both) else 2)
+    )
+    if by_units:
+        pairs = zip(by_requests, by_units[0], strict=True)
+        return adjust([_the_surer(one, other) for one, other in pairs])
+    return adjust(by_requests)
+
+
+def _readings(units: RowUnits, seed: int) -> tuple[Ints, Ints]:
+    """The rows by requests, each as often as it was asked, and one drawn row of each unit."""
+    rng, count_N = np.random.default_rng([seed, len(units.count_N)]), units.count_N
+    if int(count_N.sum()) > MOST_COMPARED:
+        count_N = rng.multivariate_hypergeometric(count_N, MOST_COMPARED, method="marginals")
+    everyone_N = np.ones(len(count_N), dtype=bool)
+    drawn_N = one_per_group(units.group_N, everyone_N, seed, units.count_N)
+    return np.repeat(np.arange(len(count_N)), count_N), np.flatnonzero(drawn_N)
+
+
+def _shifts(policy: Policy, reference_NC: Floats, live_MC: Floats) -> list[Shift]:
+    """All differences between independent rows, not yet adjusted."""
     reference_NS, live_MS = series_log_odds(reference_NC), series_log_odds(live_MC)
     choices = [decide_many(policy, logp).choice_N for logp in (reference_NC, live_MC)]
     shifts: list[Shift] = []
@@ -71,7 +110,15 @@ def compare(policy: Policy, reference_NC: Floats, live_MC: Floats) -> tuple[Shif
             Rate(hits=int((c == at if at else c > 0).sum()), of=len(c)) for c in choices
         )
         shifts.append(compare_rates(name, reference, live))
-    return adjust(shifts)
+    return shifts
+
+
+def _the_surer(one: Shift, other: Shift) -> Shift:
+    """The first shift with the larger p-value of the two; undefined where either is."""
+    values = [one.p_value.number, other.p_value.number]
+    if values[0] is None or (values[1] is not None and values[0] >= values[1]):
+        return one
+    return replace(one, p_value=other.p_value, adjusted=other.p_value)
 
 
 def compare_scores(series: str, reference_N: Doubles, live_M: Doubles) -> list[Shift]:

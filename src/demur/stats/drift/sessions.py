@@ -88,6 +88,19 @@ def gather(
     return _units(done, rows), tuple(found.values())
 
 
+def units_of_sessions(session_N: Sequence[str | None]) -> list[str | None]:
+    """The unit of each row: its session, of which each MOST_REQUESTS rows are one; None: alone."""
+    seen: dict[str, int] = {}
+    found: list[str | None] = []
+    for session in session_N:
+        if session is None:
+            found.append(None)
+            continue
+        rows = seen[session] = seen.get(session, -1) + 1
+        found.append(f"{rows // MOST_REQUESTS} {session}")
+    return found
+
+
 def shares_of(error_N: Bools, session_N: Sequence[str | None]) -> Doubles:
     """The error share of each unit among labelled requests, in the order of its last request."""
     counts: dict[str, list[int]] = {}
