@@ -245,7 +245,7 @@ def _most_errors(tested_T: Ints, level: float, delta: float) -> Ints:
     """The most errors among so many rows that the exact test passes; -1 where none does."""
     most_T = binom.ppf(delta, tested_T, level)
     most_T = np.where(bdtr(most_T, tested_T, level) <= delta, most_T, most_T - 1)
-    return most_T.astype(np.int64)
+    return np.asarray(most_T, dtype=np.int64)
 
 
 def likely_rates(errors: float, rows: float) -> Doubles:
