@@ -10,8 +10,11 @@ import pytest
 from scipy.stats import binom
 
 from demur.core.goals.parse import parse_goals
+from demur.core.rates import TrafficMix
 from demur.core.threshold import NEVER
 from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
+from demur.stats.units import count_rows
+from demur.stats.weighted import weighted
 from tests.validity.population import DELTA, population
 
 DRAWS = 2000
@@ -63,3 +66,42 @@ def test_precisions_are_broken_in_at_most_delta_of_the_draws(name):
             broken += any(true[g.risk] > g.level for g in found.kept)
     assert broken <= binom.ppf(0.999, DRAWS, DELTA)
     assert granted >= 0.3 * DRAWS
+
+
+# Beside a stated mix: half of the rows are of a tenant that is a twentieth of traffic. Of each
+# tenant's requests so many are refused wrongly, and rightly.
+SHARES, PART = np.array([0.95, 0.05]), 0.5
+WRONG, RIGHT = np.array([0.04, 0.02]), np.array([0.1, 0.6])
+DISCOVERY = float(SHARES @ WRONG / (SHARES @ (WRONG + RIGHT)))  # of traffic, .25; of rows, .08
+
+
+def certified_for_traffic(rows, *, level=DISCOVERY, own=False, unit=1):
+    """The number of draws in which the rate among refused requests of traffic passes. own: it is
+    counted in the rows' own mix. unit: rows of one group, of one tenant, that are all alike.
+    """
+    rng, found = np.random.default_rng(11), 0
+    group_N = np.arange(rows) // unit if unit > 1 else None
+    for _ in range(DRAWS):
+        units = rows // unit
+        slice_N = np.repeat((rng.random(units) < PART).astype(np.int64), unit)
+        chance_N = np.repeat(rng.random(units), unit)
+        error_N = chance_N < WRONG[slice_N]
+        refused_N = chance_N < (WRONG + RIGHT)[slice_N]
+        everyone_N = np.ones(units * unit, dtype=bool)
+        if own:
+            counted = count_rows(refused_N, group_N, None, 0)
+        else:
+            mix = TrafficMix(facet="tenant", names=("a", "b"), slice_N=slice_N, share_S=SHARES)
+            counted = weighted(count_rows(everyone_N, group_N, None, 0), mix, refused_N)
+        found += counted.p_value(error_N, level, DELTA) <= DELTA
+    return found
+
+
+@pytest.mark.parametrize("unit", [1, 5])
+def test_promises_for_a_stated_mix_are_kept_and_the_own_mix_breaks_them(unit):
+    assert certified_for_traffic(1500, unit=unit) <= binom.ppf(0.999, DRAWS, DELTA)
+    assert certified_for_traffic(1500, unit=unit, own=True) > 0.9 * DRAWS
+
+
+def test_promises_for_a_stated_mix_are_granted():
+    assert certified_for_traffic(1500, level=1.7 * DISCOVERY) > 0.8 * DRAWS

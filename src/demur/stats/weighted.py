@@ -18,6 +18,10 @@ both must pass:
   unit weighs a slice's share over the slice's part of the units, in every slice that it has rows
   in. With the weights of requests a slice of large units would weigh too little.
 
+Where decisions put rows into the denominator (precision), the mix is of all requests, and rows that
+stay outside have an excess of 0: the rate among those inside exceeds the level exactly where the
+mean excess exceeds 0.
+
 Shapes: M rows of a denominator, U units, S slices, P pairs of a unit and a slice that it is
 in.
 """
@@ -31,15 +35,40 @@ import numpy as np
 
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import DataError
-from demur.core.rates import TrafficMix
+from demur.core.rates import Rate, TrafficMix
 from demur.stats.judging.betting import constant_bets, least_refuted, log_wealth
-from demur.stats.units import CountedRows, bet_sizes, unit_slices
+from demur.stats.units import TAUGHT, CountedRows, bet_sizes, unit_rate, unit_slices
 
+# parts of the rows that decisions may leave in the denominator, for sizes of bets
+DECIDED = (1.0, 0.2, 0.04)
 SETTLED = ("kind", "category")  # facets whose slices a row's label has in it, or keeps it from
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class WeightedRows(CountedRows):
+class DecidedRows(CountedRows):
+    """The M rows that a goal may speak of, some of which decisions put into the denominator."""
+
+    counted_M: Bools  # whether decisions put the row into the denominator
+    decided: bool  # whether that depends on decisions at all
+
+    def rate(self, error_N: Bools) -> Rate:
+        """Errors out of the requests in the denominator."""
+        hits = int(self.count_M[error_N[self.row_M] & self.counted_M].sum())
+        return Rate(hits=hits, of=int(self.count_M[self.counted_M].sum()))
+
+    def measured(self, error_N: Bools) -> Rate:
+        """Errors out of the requests in the denominator, with their units."""
+        if not self.decided:
+            return CountedRows.measured(self, error_N)
+        own_M = self.counted_M
+        units_M, count_M = self.unit_M[own_M], self.count_M[own_M]
+        alone_M = units_M == TAUGHT
+        units_M = np.where(alone_M, units_M.max(initial=0) + 1 + np.arange(len(units_M)), units_M)
+        return unit_rate(error_N[self.row_M[own_M]], np.ones_like(alone_M), units_M, count_M)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class WeightedRows(DecidedRows):
     """The M rows of a denominator, each with the weight that its slice has in a stated mix."""
 
     weight_M: Doubles  # mean 1 over requests
@@ -71,19 +100,19 @@ class WeightedRows(CountedRows):
 
     def p_value(self, error_N: Bools, level: float, delta: float) -> float:
         """The p-value of "the rate under the mix is above level"; 1 without rows."""
-        if not len(self.row_M) or self.untested:
+        if not self.counted_M.any() or self.untested:
             return 1.0
         return math.exp(-max(self.log_wealth(error_N, level, self._bets(level, delta)), 0.0))
 
     def upper(self, error_N: Bools, delta: float) -> float:
         """One-sided upper confidence bound of the rate under the mix; 1 without rows."""
-        if not len(self.row_M) or self.untested:
+        if not self.counted_M.any() or self.untested:
             return 1.0
         return least_refuted(lambda level: self.p_value(error_N, level, delta) <= delta)
 
     def mean(self, error_N: Bools) -> float:
         """The rate under the mix, as these rows estimate it."""
-        weight_M = self.weight_M * self.count_M
+        weight_M = self.weight_M * self.count_M * self.counted_M
         return float((weight_M * error_N[self.row_M]).sum() / weight_M.sum())
 
     def words(self, error_N: Bools, delta: float) -> str:  # noqa: ARG002
@@ -99,7 +128,7 @@ class WeightedRows(CountedRows):
         by_units = log_wealth(0.0, bets.unit_B, excess_U, np.ones(len(excess_U)))
         if self.plain:
             return by_units
-        excess_M = self.weight_M * (error_N[self.row_M] - level)
+        excess_M = self.weight_M * np.where(self.counted_M, error_N[self.row_M] - level, 0.0)
         return min(by_units, log_wealth(0.0, bets.request_B, excess_M, self.count_M))
 
     @property
@@ -109,10 +138,12 @@ class WeightedRows(CountedRows):
     def _excess_of_units(self, error_N: Bools, level: float) -> Doubles:
         """The weighted excess of each unit, over the slices that it has rows in."""
         own_M = self.in_units_M
-        row_M, count_M = self.row_M[own_M], self.count_M[own_M]
-        errors_P = np.bincount(self.pair_M, weights=count_M * error_N[row_M])
-        share_P = errors_P / np.bincount(self.pair_M, weights=count_M)
-        excess_P = self.weight_P * (share_P - level)
+        count_M = self.count_M[own_M].astype(np.float64)
+        excess_M = np.where(self.counted_M, error_N[self.row_M] - level, 0.0)[own_M]
+        mean_P = np.bincount(self.pair_M, weights=count_M * excess_M) / np.bincount(
+            self.pair_M, weights=count_M
+        )
+        excess_P = self.weight_P * mean_P
         return np.asarray(np.bincount(self.unit_P, weights=excess_P), dtype=np.float64)
 
     def _bets(self, level: float, delta: float) -> UnitBets:
@@ -124,10 +155,15 @@ class WeightedRows(CountedRows):
         most_U, most_M = (
             1.0 / ((1.0 - level) * float(weight.max())) for weight in (weight_U, self.weight_M)
         )
-        return UnitBets(
-            unit_B=bet_sizes(self, alike * of_units, delta, most_U),
-            request_B=constant_bets(alike * of_requests, self.requests, 1.0, aim, most_M),
-        )
+        # Of rows outside the denominator the excess is 0, so that its variance may be far smaller:
+        # how much, must not be told by the tested rows.
+        parts = DECIDED if self.decided else (1.0,)
+        by_units = [bet_sizes(self, alike * of_units * part, delta, most_U) for part in parts]
+        by_requests = [
+            constant_bets(alike * of_requests * part, self.requests, 1.0, aim, most_M)
+            for part in parts
+        ]
+        return UnitBets(unit_B=np.concatenate(by_units), request_B=np.concatenate(by_requests))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -180,8 +216,11 @@ def mix_among(mix: TrafficMix, among_N: Bools, goal: str) -> TrafficMix:
     return replace(mix, share_S=share_S / share_S.sum())
 
 
-def weighted(rows: CountedRows, mix: TrafficMix) -> WeightedRows:
-    """Weigh the rows of a denominator by their slices' shares."""
+def weighted(rows: CountedRows, mix: TrafficMix, counted_N: Bools | None = None) -> WeightedRows:
+    """Weigh the rows of a denominator by their slices' shares. counted_N: the rows that decisions
+    put into it; None: all.
+    """
+    everyone_M = np.ones(len(rows.row_M), dtype=bool)
     slices, slice_M = len(mix.share_S), mix.slice_N[rows.row_M]
     part_S = np.bincount(slice_M, weights=rows.count_M, minlength=slices)
     weight_S = mix.share_S / np.maximum(part_S, 1.0) * part_S.sum()
@@ -192,6 +231,8 @@ def weighted(rows: CountedRows, mix: TrafficMix) -> WeightedRows:
         count_M=rows.count_M,
         unit_M=rows.unit_M,
         drawn_M=rows.drawn_M,
+        counted_M=everyone_M if counted_N is None else counted_N[rows.row_M],
+        decided=counted_N is not None,
         weight_M=weight_S[slice_M],
         pair_M=pair_M,
         unit_P=unit_P,

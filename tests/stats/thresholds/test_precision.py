@@ -8,7 +8,7 @@ from demur.core.decision import decide_many
 from demur.core.goals.counts import Counts
 from demur.core.goals.parse import parse_goal, parse_goals
 from demur.core.goals.promised import promised
-from demur.core.rates import Rate, binomial_cdf, rows_needed
+from demur.core.rates import Rate, TrafficMix, binomial_cdf, rows_needed
 from demur.stages import plan_labels
 from demur.stats.drift.audit import Audit
 from demur.stats.evidence import recount
@@ -126,3 +126,24 @@ def test_it_is_kept_for_scores_that_another_engine_may_give():
     refused_N = decide_many(at, np.minimum(other_NC, 0.0).astype(np.float32)).refuses_N & test_N
     wrong = int((refused_N & (rows.label_N == 0)).sum())
     assert binomial_cdf(wrong, int(refused_N.sum()), 0.1) <= delta
+
+
+def test_beside_a_stated_mix_it_is_of_that_traffic():
+    """Rows to be refused are rarer in traffic than in the rows, so that a refusal is right less
+    often.
+    """
+    rows = simulated_rows(3000, 3, 0, 4.0)
+    slice_N = (rows.label_N != 0).astype(np.int64)
+    mix = TrafficMix(
+        facet="tenant", names=("a", "b"), slice_N=slice_N, share_S=np.array([0.9, 0.1])
+    )
+    promise = solve(
+        parse_goals("precision >= 0.7"),
+        policy(3),
+        replace(rows, traffic=mix),
+        CertifyOptions(),
+        data_digest="d",
+    ).promises[0]
+    assert promise.status == "certified"
+    assert "for traffic of 90% tenant a, 10% tenant b" in promise.method
+    assert promise.rate.value < 0.3

@@ -216,13 +216,6 @@ def _loss(goal: PromisedGoal, template: Policy, grouped: GroupedScores, seed: in
     check_categories(goal, template)
     rows = Rows(label_N=label_N, heaviest_N=grouped.heaviest_N, names=names)
     could_err_N = goal.could_err(rows)
-    stated = grouped.rows.traffic is not None and not isinstance(grouped.rows.traffic, EstimatedMix)
-    if stated and not goal.monotone:
-        raise GoalError(
-            f"goal {goal.text!r} beside a stated mix of traffic: what is refused of it is another "
-            "mix, which nobody has stated",
-            "leave the mix out, or bound false_refusal and missed_refusal",
-        )
     if grouped.locked:
         # A locked category may be emitted for any row. Counting each refusal as its own errs on the
         # careful side.
@@ -234,14 +227,16 @@ def _loss(goal: PromisedGoal, template: Policy, grouped: GroupedScores, seed: in
                 f"goal {goal.text!r} beside a locked category, which refuses over the heaviest one",
                 "unlock it, or promise false and missed refusals",
             )
-    among_N = goal_rows(goal, grouped.rows, template.taxonomy)
-    among_N &= goal.counts(rows, np.ones(len(label_N), dtype=bool))
+    whole_N = goal_rows(goal, grouped.rows, template.taxonomy)
+    among_N = whole_N & goal.counts(rows, np.ones(len(label_N), dtype=bool))
     if not among_N.any():
         raise DataError(
             f"goal {goal.text!r}: none of the {len(label_N)} rows is {goal.rows_words}, nothing "
             "can be said of it",
             "add such rows to the calibrate split, or drop the goal",
         )
+    if grouped.rows.traffic is not None and not isinstance(grouped.rows.traffic, EstimatedMix):
+        among_N = whole_N  # shares are stated of all requests, not of those that may be refused
     traffic, spoken = _traffic_of(goal, grouped.rows, among_N)
     return Loss(
         goal=goal,

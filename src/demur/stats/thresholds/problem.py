@@ -205,16 +205,15 @@ class Loss:
 
     def _counted(self, part_N: Bools, refused_N: Bools | None = None) -> CountedRows:
         """The rows of part_N as evidence; refused_N: decisions that the denominator depends on."""
-        if isinstance(self.traffic, EstimatedMix) and self.spoken is not None:
-            counted_N = None
-            if refused_N is not None and not self.goal.monotone:
-                counted_N = self.denominator(refused_N)
-            rows = self._counted_rows(part_N)
-            return rows_of_traffic(rows, self.traffic, self.spoken, counted_N)
-        if refused_N is not None:
-            part_N = part_N & self.denominator(refused_N)
+        decides = refused_N is not None and not self.goal.monotone
+        counted_N = self.denominator(refused_N) if refused_N is not None and decides else None
+        if self.traffic is None:
+            return self._counted_rows(part_N if counted_N is None else part_N & counted_N)
+        # A mix is of all requests, whatever is decided.
         rows = self._counted_rows(part_N)
-        return rows if self.traffic is None else weighted(rows, self.traffic)
+        if isinstance(self.traffic, EstimatedMix) and self.spoken is not None:
+            return rows_of_traffic(rows, self.traffic, self.spoken, counted_N)
+        return weighted(rows, self.traffic, counted_N)
 
     def _counted_rows(self, part_N: Bools) -> CountedRows:
         among_N = self.among_N & part_N

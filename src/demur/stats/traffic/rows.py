@@ -34,7 +34,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from demur.base.arrays import Bools, Doubles, Ints
-from demur.core.rates import Rate, binomial_cdf
+from demur.core.rates import binomial_cdf
 from demur.stats.judging.betting import least_refuted
 from demur.stats.traffic.bounds import (
     SPENDS,
@@ -44,21 +44,19 @@ from demur.stats.traffic.bounds import (
     spoken_among,
 )
 from demur.stats.traffic.redraw import Redrawn, redrawn
-from demur.stats.units import TAUGHT, CountedRows, bet_sizes, unit_rate, unit_slices
+from demur.stats.units import CountedRows, bet_sizes, unit_slices
+from demur.stats.weighted import DECIDED, DecidedRows
 
 _CLIP = 4.0  # a weight at which bets of their own clip, where some weight exceeds it
-_DECIDED = (1.0, 0.2, 0.04)  # parts of the rows that decisions may leave, for sizes of bets
 _EXACT = 0.8  # of what the bounds leave of delta, for the exact test where there is one
 _TINY = 1e-300  # in place of 0: 0 of 0 is 0, and the logarithm of a factor of 0 stays finite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class TrafficRows(CountedRows):
+class TrafficRows(DecidedRows):
     """The M rows that a goal speaks of, each in a slice of a mix that is promised for."""
 
     slice_M: Ints
-    counted_M: Bools  # whether decisions put the row into the denominator
-    decided: bool  # whether that depends on decisions at all
     # The pairs of a unit and a slice that it has rows in; and the pair of each row that is counted
     # by units.
     unit_P: Ints
@@ -72,21 +70,6 @@ class TrafficRows(CountedRows):
         """The weight of each row under the likeliest mix; mean 1 over requests."""
         part_S = self._in_slices(self.count_M)
         return self._likely_S[self.slice_M] * self.requests / part_S[self.slice_M]
-
-    def rate(self, error_N: Bools) -> Rate:
-        """Errors out of the requests in the denominator."""
-        hits = int(self.count_M[error_N[self.row_M] & self.counted_M].sum())
-        return Rate(hits=hits, of=int(self.count_M[self.counted_M].sum()))
-
-    def measured(self, error_N: Bools) -> Rate:
-        """Errors out of the requests in the denominator, with their units."""
-        if not self.decided:
-            return CountedRows.measured(self, error_N)
-        own_M = self.counted_M
-        units_M, count_M = self.unit_M[own_M], self.count_M[own_M]
-        alone_M = units_M == TAUGHT
-        units_M = np.where(alone_M, units_M.max(initial=0) + 1 + np.arange(len(units_M)), units_M)
-        return unit_rate(error_N[self.row_M[own_M]], np.ones_like(alone_M), units_M, count_M)
 
     def test(self, level: float, delta: float) -> TrafficTest | None:
         """The test of "the rate under the mix is at most level" at delta; None if it fails even
@@ -224,7 +207,7 @@ class TrafficRows(CountedRows):
         most = 1 if self.plain else int(self._in_slices_of_pair.max(initial=1))
         # Of rows that decisions leave out the excess is 0, so that its variance may be far smaller:
         # how much, must not be told by the tested rows.
-        parts = _DECIDED if self.decided else (1.0,)
+        parts = DECIDED if self.decided else (1.0,)
         pairs = [(clip, part) for clip in clips for part in parts]
         sizes = [
             bet_sizes(self, alike * part, means.aim, 1.0 / ((1.0 - level) * clip * most))
