@@ -21,7 +21,7 @@ from demur.stats.measure import errors_of
 from demur.stats.paired import compare_paired, mcnemar_of_groups, mcnemar_p
 from demur.stats.points import Resampling, auroc_interval, f1_interval
 from demur.stats.thresholds.problem import mix_of
-from demur.stats.units import RowUnits, unit_interval
+from demur.stats.units import RowUnits, unit_rate
 
 DRAWS = 2000
 SLACK = 0.999  # of the binomial distribution of the misses
@@ -48,7 +48,7 @@ def missed(units, sizes, rate, alike, draws=DRAWS):
     for _ in range(draws):
         hit_N, unit_N = families(rng, units, sizes, rate, alike)
         everyone_N = np.ones(len(hit_N), dtype=bool)
-        low, high = unit_interval(hit_N, everyone_N, unit_N, None)
+        low, high = unit_rate(hit_N, everyone_N, unit_N, None).interval()
         by_units += not low <= rate <= high
         low, high = Rate(hits=int(hit_N.sum()), of=len(hit_N)).interval()
         by_rows += not low <= rate <= high

@@ -12,13 +12,13 @@ from scipy.stats import binom
 from demur.core.goals.parse import parse_goals
 from demur.core.score import ScoreTable
 from demur.stages import plan_labels
+from demur.stats.judging.any_look import log_evidence_below
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
 from demur.stats.thresholds.explain import infeasible
 from demur.stats.thresholds.losses import grouped_scores, losses_of
 from demur.stats.thresholds.plan import GoalTest, MethodPlan
 from demur.stats.thresholds.problem import LearnTestSplit
-from demur.stats.thresholds.procedures.anytime import log_evidence_below
 from demur.stats.thresholds.results import Infeasible, Uncertified
 from tests.builders import policy, simulated_rows
 from tests.validity.population import population

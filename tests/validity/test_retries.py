@@ -12,10 +12,10 @@ from demur.core.goals.attempts import parse_spend, together
 from demur.core.goals.parse import parse_goals
 from demur.core.rates import most_errors
 from demur.core.score import ScoreTable
+from demur.stats.judging.any_look import most_errors_anytime
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
 from demur.stats.thresholds.problem import Arrived
-from demur.stats.thresholds.procedures.anytime import most_errors_anytime
 from tests.core.goals.test_attempts import attempt
 from tests.validity.population import DENSE, population
 

@@ -35,6 +35,7 @@ from demur.stats.judging.betting import betting_upper, constant_bets, log_wealth
 _SEED = 0  # draws one row of each unit for an interval
 _OF_GROUPS = 0x6209  # a stream of its own, whatever the caller's seed also drew
 TAUGHT = -1  # the unit of a row that is counted by requests alone
+DECIDED = (1.0, 0.2, 0.04)  # parts of rows that decisions may leave to count, for sizes of bets
 _DRAWN = 0.8  # of delta, for the exact test on drawn rows; the bets have the rest
 
 
@@ -235,6 +236,27 @@ class CountedRows:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DecidedRows(CountedRows):
+    """The M rows that a goal may speak of, some of which decisions put into the denominator."""
+
+    counted_M: Bools  # whether decisions put the row into the denominator
+    decided: bool  # whether that depends on decisions at all
+
+    def measured(self, error_N: Bools) -> Rate:
+        """Errors out of the requests in the denominator, with their units."""
+        if not self.decided:
+            return CountedRows.measured(self, error_N)
+        none_M, alone_M = self.unit_M == TAUGHT, len(self.unit_M) + np.arange(len(self.unit_M))
+        units_M = np.where(none_M, alone_M, self.unit_M)
+        return unit_rate(error_N[self.row_M], self.counted_M, units_M, self.count_M)
+
+    def rate(self, error_N: Bools) -> Rate:
+        """Errors out of the requests in the denominator."""
+        count_M = self.counted_M * self.count_M
+        return Rate(hits=int(count_M[error_N[self.row_M]].sum()), of=int(count_M.sum()))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CountTest:
     """The test of counted rows: the exact binomial, by requests and by units, and bets on units'
     shares.
@@ -359,9 +381,7 @@ def _log_wealth(share_U: Doubles, level: float, bet_B: Doubles) -> float:
 def _upper_of_units(
     drawn: int, shares: tuple[tuple[float, int], ...], apart: float, delta: float
 ) -> float:
-    """Upper bound of the mean share, that fails with probability <= delta: on drawn rows, or by
-    bets.
-    """
+    """Upper bound of the mean share at this delta: on drawn rows, or by bets."""
     units = sum(units for _, units in shares)
     if not units:  # every row taught what is tested: nothing is known by units
         return 1.0
@@ -416,10 +436,8 @@ def unit_slices(rows: CountedRows, slice_M: Ints, slices: int) -> tuple[Ints, In
 
 def units_of(examples: Sequence[Example]) -> RowUnits:
     """The units and counts of these rows."""
-    return RowUnits(
-        group_N=numbered([e.unit for e in examples]),
-        count_N=np.array([e.count for e in examples], dtype=np.int64),
-    )
+    count_N = np.array([e.count for e in examples], dtype=np.int64)
+    return RowUnits(group_N=numbered([e.unit for e in examples]), count_N=count_N)
 
 
 def unit_rate(hit_N: Bools, among_N: Bools, group_N: Ints | None, count_N: Ints | None) -> Rate:
@@ -430,16 +448,3 @@ def unit_rate(hit_N: Bools, among_N: Bools, group_N: Ints | None, count_N: Ints 
     for; None: one each. A plain Rate where each row is a unit and one request.
     """
     return count_rows(among_N, group_N, count_N, _SEED).measured(hit_N)
-
-
-def unit_interval(
-    error_N: Bools,
-    among_N: Bools,
-    group_N: Ints | None,
-    count_N: Ints | None,
-    confidence: float = 0.95,
-) -> tuple[float, float]:
-    """Two-sided interval of a rate over these rows; see unit_rate. Raises Undefined without
-    rows.
-    """
-    return unit_rate(error_N, among_N, group_N, count_N).interval(confidence)

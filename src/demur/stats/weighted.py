@@ -35,36 +35,11 @@ import numpy as np
 
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import DataError
-from demur.core.rates import Rate, TrafficMix
+from demur.core.rates import TrafficMix
 from demur.stats.judging.betting import constant_bets, least_refuted, log_wealth
-from demur.stats.units import TAUGHT, CountedRows, bet_sizes, unit_rate, unit_slices
+from demur.stats.units import DECIDED, CountedRows, DecidedRows, bet_sizes, unit_slices
 
-# parts of the rows that decisions may leave in the denominator, for sizes of bets
-DECIDED = (1.0, 0.2, 0.04)
 SETTLED = ("kind", "category")  # facets whose slices a row's label has in it, or keeps it from
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class DecidedRows(CountedRows):
-    """The M rows that a goal may speak of, some of which decisions put into the denominator."""
-
-    counted_M: Bools  # whether decisions put the row into the denominator
-    decided: bool  # whether that depends on decisions at all
-
-    def rate(self, error_N: Bools) -> Rate:
-        """Errors out of the requests in the denominator."""
-        hits = int(self.count_M[error_N[self.row_M] & self.counted_M].sum())
-        return Rate(hits=hits, of=int(self.count_M[self.counted_M].sum()))
-
-    def measured(self, error_N: Bools) -> Rate:
-        """Errors out of the requests in the denominator, with their units."""
-        if not self.decided:
-            return CountedRows.measured(self, error_N)
-        own_M = self.counted_M
-        units_M, count_M = self.unit_M[own_M], self.count_M[own_M]
-        alone_M = units_M == TAUGHT
-        units_M = np.where(alone_M, units_M.max(initial=0) + 1 + np.arange(len(units_M)), units_M)
-        return unit_rate(error_N[self.row_M[own_M]], np.ones_like(alone_M), units_M, count_M)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -26,7 +26,7 @@ from demur.base.errors import GoalError
 from demur.core.goals.goal import Goal
 from demur.core.goals.promised import PromisedGoal, promised
 from demur.core.rates import binomial_cdf, rows_needed, upper_bound
-from demur.stats.thresholds.procedures.anytime import (
+from demur.stats.judging.any_look import (
     anytime_needed,
     most_errors_at_any_look,
     upper_at_any_look,

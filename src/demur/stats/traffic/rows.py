@@ -44,8 +44,7 @@ from demur.stats.traffic.bounds import (
     spoken_among,
 )
 from demur.stats.traffic.redraw import Redrawn, redrawn
-from demur.stats.units import CountedRows, bet_sizes, unit_slices
-from demur.stats.weighted import DECIDED, DecidedRows
+from demur.stats.units import DECIDED, CountedRows, DecidedRows, bet_sizes, unit_slices
 
 _CLIP = 4.0  # a weight at which bets of their own clip, where some weight exceeds it
 _EXACT = 0.8  # of what the bounds leave of delta, for the exact test where there is one

@@ -11,17 +11,12 @@ from demur.base.errors import DataError, GoalError
 from demur.core.goals.parse import parse_goals
 from demur.core.rates import most_errors, rows_needed
 from demur.core.score import ScoreTable
+from demur.stats.judging.any_look import log_evidence_below, most_errors_anytime
 from demur.stats.labelled import LabelledScores
 from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
 from demur.stats.thresholds.explain import what_would_do
 from demur.stats.thresholds.problem import Arrived
-from demur.stats.thresholds.procedures.anytime import (
-    anytime_split,
-    anytime_test,
-    anytime_upper,
-    log_evidence_below,
-    most_errors_anytime,
-)
+from demur.stats.thresholds.procedures.anytime import anytime_split, anytime_test, anytime_upper
 from demur.stats.thresholds.results import Uncertified
 from demur.stats.units import count_rows
 from tests.validity.population import population

@@ -1,4 +1,5 @@
-"""Why goals with a band below each threshold were not certified, and whether any band could do.
+"""Why goals that are tested vector by vector, or with a band below each threshold, were not
+certified, and whether any band could do.
 
 The test of "no thresholds keep all levels" is that of demur.stats.thresholds.explain, with two
 thresholds a group: mixtures of cuts for refusals, mixtures of cuts for what is not answered, and
@@ -19,7 +20,6 @@ from scipy.stats import binom
 from demur.base.arrays import Doubles
 from demur.stats.thresholds.plan import WRONG
 from demur.stats.thresholds.problem import GroupedScores, LearnTestSplit, Loss
-from demur.stats.thresholds.procedures.outlook import outlook_of_vectors
 from demur.stats.thresholds.procedures.search import cut_grid
 from demur.stats.thresholds.procedures.task import CertifyTask, NotCertified, evidence_of
 from demur.stats.thresholds.results import Failure, Infeasible, Reach, Uncertified
@@ -28,14 +28,14 @@ _SLACK = 1e-9  # of a rate, for the rounding of the linear program
 
 
 def band_failure(task: CertifyTask, found: NotCertified) -> Failure:
-    """The reason why no pair of vectors was certified, in words."""
+    """The reason why no vector, or pair of vectors, was certified, in words."""
     if not found.vacuous and (blocked := _infeasible(task)) is not None:
         return blocked
     return _not_yet(task, found)
 
 
 def _not_yet(task: CertifyTask, found: NotCertified) -> Uncertified:
-    """Uncertified, with the errors of the pair that looked surest by other rows."""
+    """Uncertified, with the errors of the vectors that looked surest by other rows."""
     assert found.surest is not None  # this is a band's failure
     task = task.divided(found.split)
     refused_N, held_N = (task.grouped.refused(by_group) for by_group in found.surest)
@@ -43,6 +43,8 @@ def _not_yet(task: CertifyTask, found: NotCertified) -> Uncertified:
     seen = evidence_of(task.losses, refused_N, found.split.test_N, found.delta, held_N)
     at = max(range(len(seen)), key=lambda n: seen[n].p_value)
     loss, one = task.losses[at], seen[at]
+    pairs = bool(task.grouped.deferring)
+    which = f"{'pair of thresholds that looks' if pairs else 'thresholds that look'} surest"
     if found.vacuous:
         reason = (
             f"the thresholds that {loss.goal.text!r} certifies hold back none of the rows to be "
@@ -50,8 +52,8 @@ def _not_yet(task: CertifyTask, found: NotCertified) -> Uncertified:
         )
     else:
         reason = (
-            f"{loss.goal.text!r}: {one.rate.hits} of {one.rate.of} tested rows err at the pair of "
-            f"thresholds that looks surest; at delta {found.delta:.3g} the rate may be "
+            f"{loss.goal.text!r}: {one.rate.hits} of {one.rate.of} tested rows err at the "
+            f"{which}; at delta {found.delta:.3g} the rate may be "
             f"{one.upper:.4f}, above {loss.level:g}"
         )
     return Uncertified(
@@ -60,9 +62,6 @@ def _not_yet(task: CertifyTask, found: NotCertified) -> Uncertified:
         rows=loss.units,
         rows_needed=None,
         evidence=seen,
-        outlook=None
-        if found.vacuous
-        else outlook_of_vectors(task, refused_N, found.split.test_N, held_N),
     )
 
 

@@ -14,13 +14,13 @@ in an order that is learnt on other rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from demur.base.arrays import Bools
 from demur.stats.thresholds.objective import linear_worth
 from demur.stats.thresholds.problem import LearnTestSplit, Loss
-from demur.stats.thresholds.procedures.outlook import outlook_of_vectors
 from demur.stats.thresholds.procedures.search import (
     ThresholdPath,
     beside,
@@ -32,10 +32,9 @@ from demur.stats.thresholds.procedures.search import (
 from demur.stats.thresholds.procedures.task import (
     CertifyTask,
     Finding,
+    NotCertified,
     certified,
-    evidence_of,
 )
-from demur.stats.thresholds.results import Certified, Uncertified
 
 _MOST_TESTED = 60  # vectors of a path
 # With fewer errors to learn from, a path of thresholds per category fits their accidents: vectors
@@ -60,12 +59,11 @@ def certify_ordered(task: CertifyTask) -> Finding:
         value = task.objective.value(refused_N)
         if best is None or value > best[0]:
             best = (value, by_group)
-    if best is not None:
-        method = "learned order, single vectors tested (arXiv 2110.01052)"
-        found = certified(task, best[1], split, method)
-        if isinstance(found, Certified):
-            return found
-    return _uncertified(task, split, in_order[0])
+    if best is None:
+        return NotCertified(split=split, delta=task.delta, surest=(in_order[0], in_order[0]))
+    method = "learned order, single vectors tested (arXiv 2110.01052)"
+    found = certified(task, best[1], split, method)
+    return replace(found, surest=(best[1],) * 2) if isinstance(found, NotCertified) else found
 
 
 def _in_order(task: CertifyTask, split: LearnTestSplit) -> Sequence[tuple[float, ...]]:
@@ -131,25 +129,3 @@ def _at_worst(task: CertifyTask, loss: Loss, by_group: Sequence[float]) -> Bools
         task.grouped.at_worst(when).refused(by_group) for when in ("refused", "answered")
     )
     return np.where(loss.could_err_N, errors_N, right_N)
-
-
-def _uncertified(
-    task: CertifyTask, split: LearnTestSplit, by_group: tuple[float, ...]
-) -> Uncertified:
-    """Why the surest vector fails, and how many rows would probably do."""
-    refused_N = task.grouped.refused(by_group)
-    seen = evidence_of(task.losses, refused_N, split.test_N, task.delta)
-    at = max(range(len(seen)), key=lambda n: seen[n].p_value)
-    loss, one = task.losses[at], seen[at]
-    return Uncertified(
-        reason=(
-            f"{loss.goal.text!r}: {one.rate.hits} of {one.rate.of} tested rows err at the "
-            f"thresholds that look surest; at delta {task.delta:.3g} the rate may be "
-            f"{one.upper:.4f}, above {loss.level:g}"
-        ),
-        blocking=loss.goal,
-        rows=loss.units,
-        rows_needed=None,
-        evidence=seen,
-        outlook=outlook_of_vectors(task, refused_N, split.test_N),
-    )

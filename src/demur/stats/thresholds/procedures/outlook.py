@@ -34,7 +34,12 @@ from demur.stats.thresholds.plan import (
 )
 from demur.stats.thresholds.problem import NO_GROUP, LearnTestSplit, Loss
 from demur.stats.thresholds.procedures.search import closest_thresholds, split_rows
-from demur.stats.thresholds.procedures.task import CertifyTask, Tried, shares_of
+from demur.stats.thresholds.procedures.task import (
+    CertifyTask,
+    NotCertified,
+    Tried,
+    shares_of,
+)
 from demur.stats.thresholds.results import Failure, Outlook, RowsWanted, Uncertified
 
 _PLANNED = ("shared", "even", *(m for m in LEARNING if m not in (ORDERED, BAND)), *DIVIDING)
@@ -46,6 +51,8 @@ def with_outlook(tried: Tried, failure: Failure) -> Failure:
     """A failure with the number of rows that would do."""
     # Beside a judge's labels a path may be learnt on any of the rows; bets on labels as they come,
     # and tests under another mix, are not binomial: nothing is planned there.
+    if isinstance(tried.found, NotCertified) and tried.found.surest is not None:
+        return _with_vectors(tried.task, tried.found, failure)
     planned = tried.method in _PLANNED and not tried.task.by_hand
     planned &= all(loss.traffic is None for loss in tried.task.losses)
     if not isinstance(failure, Uncertified) or not planned:
@@ -55,6 +62,16 @@ def with_outlook(tried: Tried, failure: Failure) -> Failure:
         return replace(failure, outlook=outlook)
     own = [w.needed for w in outlook.short if w.goal == failure.blocking]
     return replace(failure, rows_needed=own[0] if own else None, outlook=outlook)
+
+
+def _with_vectors(task: CertifyTask, found: NotCertified, failure: Failure) -> Failure:
+    """The failure of vectors that were tested one by one, with the rows that would do."""
+    if not isinstance(failure, Uncertified) or found.vacuous or found.surest is None:
+        return failure
+    task = task.divided(found.split)
+    refused_N, held_N = (task.grouped.refused(by_group) for by_group in found.surest)
+    outlook = outlook_of_vectors(task, refused_N, found.split.test_N, refused_N | held_N)
+    return replace(failure, outlook=outlook)
 
 
 def outlook_of(tried: Tried) -> Outlook | None:

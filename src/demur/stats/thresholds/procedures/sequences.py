@@ -9,11 +9,12 @@ import numpy as np
 
 from demur.base.arrays import Bools, Doubles, Ints
 from demur.base.errors import DataError, GoalError
+from demur.stats.judging.any_look import anytime_needed
 from demur.stats.thresholds.closed_form import too_few
 from demur.stats.thresholds.objective import best_within, linear_worth
 from demur.stats.thresholds.plan import SUCCESS, GoalTest
 from demur.stats.thresholds.problem import GroupedScores, LearnTestSplit, Loss
-from demur.stats.thresholds.procedures.anytime import anytime_needed, anytime_split, anytime_test
+from demur.stats.thresholds.procedures.anytime import anytime_split, anytime_test
 from demur.stats.thresholds.procedures.search import (
     ThresholdPath,
     beside,
