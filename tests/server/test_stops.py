@@ -4,7 +4,11 @@ import asyncio
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
+import httpx
+import openai
 import pytest
+from langchain_openai import ChatOpenAI
+from pydantic import BaseModel
 
 from demur.base.errors import PolicyError
 from demur.core.goals.goal import Promise
@@ -105,6 +109,65 @@ def test_an_answer_that_is_not_stopped_is_whole_and_says_nothing_of_stops(folder
         chunks, done = streamed(server, "Please name a river in Europe.")
         assert done
         assert joined(chunks, "content") == choice["message"]["content"]
+
+
+class Record(BaseModel):
+    a: str
+
+
+def asked_by_openai(server, *, final=True, **fields):
+    direct = httpx.Client(trust_env=False)
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", http_client=direct) as client:
+        asked = [{"role": "user", "content": "Hi"}]
+        with client.chat.completions.stream(model="demur", messages=asked, **fields) as stream:
+            for _ in stream:
+                pass
+            # raises where an answer ends with content_filter
+            whole = stream.get_final_completion() if final else stream.current_completion_snapshot
+            return whole.choices[0]
+
+
+def test_openais_client_reads_a_stopped_stream_and_may_send_it_back(folder):
+    with serving(folder, backend=scripted(*WORDS)) as server:
+        with pytest.raises(openai.ContentFilterFinishReasonError):
+            asked_by_openai(server)
+        choice = asked_by_openai(server, final=False)
+        assert choice.message.content == "First one. It ends."
+        assert choice.message.refusal == "I will not."
+        assert choice.finish_reason == "content_filter"
+        turns = [("user", "Hi"), ("user", "And now?")]
+        asked, again = ({"role": role, "content": text} for role, text in turns)
+        back = choice.message.model_dump(exclude={"parsed"})
+        assert server.chat(messages=[asked, back, again]).status_code == 200
+
+
+@pytest.mark.parametrize("stop_finish", ["content_filter", "stop"])
+def test_openais_client_takes_no_half_json_for_a_record(folder, stop_finish):
+    backend = scripted('{"a": "', "Yes.", ' ", ', '"b": 1, ', "2, ", "3, ")
+    with serving(folder, backend=backend, stop_finish=stop_finish) as server:
+        if stop_finish == "content_filter":
+            with pytest.raises(openai.ContentFilterFinishReasonError):
+                asked_by_openai(server, response_format=Record)
+            return
+        choice = asked_by_openai(server, response_format=Record)
+        assert choice.message.parsed is None
+        assert choice.message.refusal == "I will not."
+
+
+def test_langchain_reads_a_stopped_stream(folder):
+    with serving(folder, backend=scripted(*WORDS)) as server:
+        model = ChatOpenAI(
+            base_url=f"{server.url}/v1",
+            api_key="none",
+            model="demur",
+            http_client=httpx.Client(trust_env=False),
+        )
+        whole = None
+        for chunk in model.stream("Hi"):
+            whole = chunk if whole is None else whole + chunk
+        assert whole.content == "First one. It ends."
+        assert whole.response_metadata["finish_reason"] == "content_filter"
+        assert model.invoke("Hi").additional_kwargs["refusal"] == "I will not."
 
 
 WORDS = ("First ", "one. ", "It ", "ends. ", "Then ", "comes ", "harm")
@@ -229,6 +292,26 @@ def test_where_the_latest_turn_decides_the_whole_conversations_answer_is_watched
         (choice,) = server.chat(messages=messages).json()["choices"]
         assert choice["message"]["content"] is None
         assert choice["demur"]["category"] == "safety"
+
+
+def test_a_policy_that_the_server_has_changed_is_no_stored_one(folder):
+    # a backend with a copy of the stored policy would decide otherwise
+    asked = []
+
+    class Asked(FakeBackend):
+        async def open(self, ask):
+            asked.append((ask.policy_digest, [c.override for c in ask.policy.categories]))
+            return await FakeBackend.open(self, ask)
+
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    turns = [("user", "Hi"), ("assistant", "Hello."), ("user", "And now?")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    how = {"decides_on": "latest turn", "declared_categories": ("humanizing",)}
+    with serving(folder, backend=Asked(engine=engine()), **how) as server:
+        assert server.chat(messages=messages, tools=[tool]).status_code == 200
+    assert {bool(digest) for digest, _ in asked} == {True, False}
+    for digest, overrides in asked:
+        assert bool(digest) == ("suppress" not in overrides)
 
 
 def test_declared_text_is_decided_at_the_first_position_alone(folder):

@@ -9,7 +9,7 @@ it can. Implementations are named in demur.assembly.wiring.BACKENDS.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -42,7 +42,8 @@ class ServeRequest:
 
     messages: Prompt  # ends with a user message
     policy: Policy  # with the caller's permitted overrides already applied
-    # of the stored policy that `policy` came from; a backend with its own copy compares it
+    # of the stored policy that `policy` came from; a backend with its own copy compares it. "": the
+    # server has changed categories, so that no copy decides alike
     policy_digest: str
     sampling: Sampling = field(default_factory=Sampling)
     # an answer, not a refusal, must fit it; {}: any JSON object
@@ -52,6 +53,11 @@ class ServeRequest:
     tenant: str = ""  # who asks: places are shared out fairly between tenants
     # False: nothing is written unless it is refused; the decision is what is asked for
     answers: bool = True
+
+    def under(self, policy: Policy) -> ServeRequest:
+        """The same request under the policy as the server has changed it."""
+        same = policy.categories == self.policy.categories
+        return replace(self, policy=policy, policy_digest=self.policy_digest if same else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -175,7 +175,7 @@ async def _open_declared(
     policy = policy_for_declared(serve_requests[0].policy, state.settings.declared_categories)
     # decision only: without schema and tools, and without an answer unless it is a refusal
     bare = [
-        replace(a, policy=policy, json_schema=None, tools=(), tool_choice=None, answers=False)
+        replace(a.under(policy), json_schema=None, tools=(), tool_choice=None, answers=False)
         for a in serve_requests
     ]
     opened = await _open_all(
@@ -221,7 +221,7 @@ async def _open_conversation(
     context.beside_tokens += decided.prompt_tokens
     # Every category is suppressed, so that the answer to the whole conversation cannot be refused
     # for a turn that was decided before.
-    answered = [replace(a, policy=a.policy.passing()) for a in serve_requests]
+    answered = [a.under(a.policy.passing()) for a in serve_requests]
     replies = await _open_all(state.backend, answered, context)
     # Only doubt can refuse the conversation now. Otherwise the latest turn's decision and score are
     # reported, because they are what decided.

@@ -302,6 +302,19 @@ def test_a_version_that_the_plugin_does_not_hold_is_decided_here(url, engine, po
     assert "does not hold policy 'low'" in caplog.text
 
 
+def test_a_request_that_was_decided_already_is_answered_though_the_plugin_would_refuse(
+    url, engine, policies
+):
+    strict = policies["low"].with_thresholds(dict.fromkeys(coconot().names, 0.0))
+
+    async def work(_gateway, plugin, _):
+        return await answered(plugin, ask(PROMPTS[0], strict).under(strict.passing()))
+
+    reply, (_, _, finish) = with_all(url, engine, work)
+    assert reply.decision.outcome == "answer"
+    assert finish
+
+
 def test_a_plugin_that_decides_otherwise_is_not_believed(url, engine, policies):
     async def work(_gateway, plugin, _):
         # The right digest, yet another policy on this side: the server's token is not the one

@@ -6,8 +6,8 @@ and checked here.
 3. The same scores must lead to the same token here, under the caller's policy; else BackendDown.
 4. Under a policy with a monitor the plug-in forces a refusal token where an answer is stopped. The
    scores of every position are checked here too.
-5. JSON answers, tool calls, policies that defer and those that the plug-in lacks take the two calls
-   of the gateway.
+5. JSON answers, tool calls, policies that defer, those that the plug-in lacks and those that the
+   server has changed take the two calls of the gateway.
 """
 
 from __future__ import annotations
@@ -58,8 +58,9 @@ class PluginBackend(TwoCallBackend):
 
     async def open(self, ask: ServeRequest) -> ServeReply:
         """See TwoCallBackend.open. Raises BackendDown also where the server decided otherwise."""
-        # The plug-in forces a control token, which cannot defer, and keeps no sums.
-        two_calls = ask.policy.defers or not is_stateless(ask.policy)
+        # The plug-in forces a control token, which cannot defer, keeps no sums, and knows stored
+        # policies alone.
+        two_calls = ask.policy.defers or not is_stateless(ask.policy) or not ask.policy_digest
         if ask.json_schema is not None or ask.tools or two_calls:
             return await TwoCallBackend.open(self, ask)
         ask.policy.require_model(self.declared)
