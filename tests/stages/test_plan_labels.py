@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 from tests.builders import labelled, log_softmax, policy
-from tests.fake_run import examples
+from tests.fake_run import engine_for, examples, prepare
 
-from demur.base.errors import GoalError
+from demur.base.errors import ConfigError, GoalError
 from demur.core.goals.parse import parse_goals
+from demur.core.settings import CalibrateSettings
 from demur.core.taxonomy import coconot
 from demur.core.threshold import NEVER
-from demur.stages.plan_labels import Config, for_rows, run, sentence
+from demur.stages.plan_labels import Config, for_rows, for_run, run, sentence
 from demur.stats.thresholds.certify import CertifyOptions, Granted, certify
 from demur.stats.thresholds.results import Uncertified
 
@@ -182,3 +183,30 @@ def test_first_decisions_and_stops_have_half_of_delta_each():
     both = run(Config(goals=(*goals, "missed_stop[safety] <= 0.1"), method="path"))
     assert both[2].labels == "to be refused with safety"
     assert both[1].needed > stop.needed  # goals of both sides divide it again
+
+
+def test_a_run_is_planned_by_its_test_rows_and_nothing_is_written(tmp_path):
+    rows = examples(every=3)
+    folder = prepare(tmp_path / "run", rows, engine_for(rows))
+    before = sorted(p.stat().st_mtime_ns for p in folder.root.rglob("*"))
+    goals = ("false_refusal <= 0.3", "missed_refusal <= 0.5", "precision >= 0.4")
+    false, missed, precision = for_run(Config(goals=goals), CalibrateSettings(), coconot(), folder)
+    assert 0 < false.have < precision.have
+    assert false.have + missed.have >= precision.have  # a family may hold both
+    assert precision.labels == "any"
+    assert all(0.0 < row.rate < 1.0 for row in (false, missed, precision))
+    assert sorted(p.stat().st_mtime_ns for p in folder.root.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("goals", "settings", "error"),
+    [
+        (("false_stop <= 0.1",), {}, "speaks of answers that are followed"),
+        (("false_refusal <= 0.1",), {"cascade": True}, "a front decides, too"),
+    ],
+)
+def test_what_a_plan_by_a_run_cannot_read_is_refused(goals, settings, error, tmp_path):
+    rows = examples(every=6)
+    folder = prepare(tmp_path / "run", rows, engine_for(rows))
+    with pytest.raises((ConfigError, GoalError), match=error):
+        for_run(Config(goals=goals), CalibrateSettings(**settings), coconot(), folder)

@@ -150,6 +150,49 @@ def test_so_are_they_in_many_draws(name):
     assert certified_as_planned(PLANNED[name], DRAWS, 7) >= binom.ppf(0.001, DRAWS, SUCCESS)
 
 
+BY_ROWS = {
+    "one threshold": ("auto", "false_refusal <= 0.1; missed_refusal <= 0.15", 400, 4.0),
+    "path": ("path", "false_refusal <= 0.1; missed_refusal <= 0.15", 400, 4.0),
+    "anytime": ("anytime", "false_refusal <= 0.1; missed_refusal <= 0.15", 400, 4.0),
+    "precision": ("auto", "precision >= 0.9", 300, 3.5),
+}
+
+
+def planned_by_rows(name, draws, seed):
+    """(plans that scored rows allow, those after which as many other rows are certified)."""
+    method, goals, count, signal = BY_ROWS[name]
+    people, rng = population(signal=signal), np.random.default_rng(seed)
+    config = plan_labels.Config(goals=tuple(goals.split("; ")), confidence=0.9, method=method)
+    share = np.bincount(people.label_N)[0] / len(people.label_N)
+    among = {"to be answered": share, "to be refused": 1 - share, "any": 1.0}
+    how = CertifyOptions(method=method, confidence=0.9, explained=False)
+    stated = kept = 0
+    for n in range(draws):
+        rows = drawn(people, rng, count)
+        plan = plan_labels.for_scored_rows(config, people.template, rows, (rows, 1.0))
+        if any(row.likely is None for row in plan):
+            continue
+        more = drawn(people, rng, max(ceil(row.likely / among[row.labels]) for row in plan))
+        stated += 1
+        found = certify(parse_goals(goals), people.template, more, replace(how, seed=n))
+        kept += isinstance(found, Granted)
+    return stated, kept
+
+
+@pytest.mark.parametrize("name", BY_ROWS)
+def test_rows_planned_by_other_scored_rows_are_certified(name):
+    stated, kept = planned_by_rows(name, 30, 5)
+    assert stated >= 10
+    assert kept >= binom.ppf(0.001, stated, SUCCESS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BY_ROWS)
+def test_so_are_they_in_2_000_draws(name):
+    stated, kept = planned_by_rows(name, DRAWS, 8)
+    assert kept >= binom.ppf(0.001, stated, SUCCESS)
+
+
 @dataclass(frozen=True)
 class Setting:
     """Goals, the rows at hand per class, and how well scores tell them apart."""

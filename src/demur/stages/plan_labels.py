@@ -1,5 +1,5 @@
-"""plan-labels: goals -> how many labels could certify them, before anything is fitted. Reads and
-writes no file.
+"""plan-labels: goals -> how many labels could certify them, before anything is fitted. Writes no
+file; reads none but the scored test rows of a run that is named (for_run).
 
 A promise that a goal at level a holds with error probability delta needs a number of labels that
 depends on a and delta alone. What the procedures take off beforehand (demur.stats.thresholds):
@@ -22,15 +22,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from demur.base.arrays import Doubles
-from demur.base.errors import GoalError
+from demur.base.errors import ConfigError, GoalError
 from demur.core.example import Example
 from demur.core.goals.parse import parse_goals
 from demur.core.goals.promised import PromisedGoal, promised
 from demur.core.policy import CategoryPolicy, Policy
 from demur.core.score import ScoreTable
-from demur.core.settings import Method, PlanFailure
+from demur.core.settings import NONE, CalibrateSettings, Method, PlanFailure
 from demur.core.taxonomy import Taxonomy
-from demur.stats.labelled import label_scores
+from demur.core.threshold import NEVER
+from demur.stats.labelled import LabelledScores, label_scores
 from demur.stats.slices import expand_slices
 from demur.stats.thresholds.certify import CertifyOptions, sets_to_try
 from demur.stats.thresholds.losses import goal_rows
@@ -46,9 +47,25 @@ from demur.stats.thresholds.plan import (
     likely_rates,
     plan_row,
 )
-from demur.stats.units import count_rows
+from demur.stats.thresholds.procedures.at_hand import rates_at_hand
+from demur.stats.thresholds.procedures.requests import CertifyCase
+from demur.stats.units import CountedRows, count_rows
+from demur.store.models.seen_file import require_unseen_splits
+from demur.store.rows import read_policy_rows
+from demur.store.run import RunFolder
+from demur.store.scores.tables import read_scores
 
-__all__ = ["Config", "Method", "OnFailure", "PlanRow", "for_rows", "run", "sentence"]
+__all__ = [
+    "Config",
+    "Method",
+    "OnFailure",
+    "PlanRow",
+    "for_rows",
+    "for_run",
+    "for_scored_rows",
+    "run",
+    "sentence",
+]
 
 OnFailure = PlanFailure
 
@@ -85,6 +102,16 @@ class Config:
                 )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Known:
+    """What is known of one goal's rows and rates before a plan."""
+
+    have: int | None  # labels of rows that it is about; None: not known
+    exact: float = 1.0  # the part of delta that its test on drawn rows gets
+    rate_Q: Doubles | None = None  # likely true rates of the thresholds; None: not known
+    counted: float = 1.0  # the part of these rows that decisions leave in its denominator
+
+
 def run(config: Config) -> tuple[PlanRow, ...]:
     """Plan the labels of each goal, with the delta and the rows that the method takes off.
 
@@ -98,8 +125,10 @@ def run(config: Config) -> tuple[PlanRow, ...]:
     goals = tuple(map(promised, parse_goals(config.goals)))
     counts = dict(config.have) if config.have else None
     have = [None if counts is None else goal.rows_told(counts) for goal in goals]
-    rates = [_rates(config, goal, n) for goal, n in zip(goals, have, strict=True)]
-    return _planned(config, goals, have, rates=rates)
+    known = [
+        _Known(have=n, rate_Q=_rates(config, goal, n)) for goal, n in zip(goals, have, strict=True)
+    ]
+    return _planned(config, goals, known)
 
 
 def for_rows(
@@ -114,33 +143,119 @@ def for_rows(
     asked = [goal for goal in parse_goals(config.goals) if goal.promised]
     if not asked or not examples:
         return ()
-    # Which rows a goal is about is read from labelled scores and a policy. Nothing is scored yet,
-    # so both are stand-ins: equal scores, and a policy without thresholds.
+    rows, template = _unscored(examples, taxonomy), _template(CalibrateSettings(), taxonomy)
+    goals = tuple(map(promised, expand_slices(asked, template, rows)))
+    # Rows made from one another, or of one session, are one piece of evidence. How many rows a
+    # precision counts depends on scores.
+    known = [
+        _Known(have=math.floor(c.units * share) if goal.monotone else None, exact=c.drawn_share)
+        for goal, c in zip(goals, _counted(goals, rows, taxonomy), strict=True)
+    ]
+    found = _planned(config, goals, known)
+    return tuple(row for row in found if row.have is not None)
+
+
+def for_run(
+    config: Config, settings: CalibrateSettings, taxonomy: Taxonomy, folder: RunFolder
+) -> tuple[PlanRow, ...]:
+    """Plan the promises among a config's goals for a run's calibrate rows, by the scores and labels
+    of its test rows, before a calibrator.
+
+    The test rows say which rates are in reach; of the calibrate rows only numbers are read, so that
+    no promise on them is chosen by what they show. Raises GoalError as run does, DataError on rows
+    that training saw or that cannot tell, ArtifactError on a run without scores.
+    """
+    if settings.cascade:
+        raise ConfigError(
+            "calibrate.cascade: a front decides, too, and a plan reads the model's scores alone",
+            "name no run, and say what is at hand: --have",
+        )
+    require_unseen_splits(folder, ["test"])
+    table, _ = read_scores(folder.scores("test"))
+    rows = label_scores(read_policy_rows(folder, "test", settings.sources), taxonomy, table)
+    own = _unscored(read_policy_rows(folder, "calibrate", settings.sources), taxonomy)
+    share = 1.0 if settings.calibrator == NONE else 1.0 - settings.calibrator_share
+    return for_scored_rows(config, _template(settings, taxonomy), rows, (own, share))
+
+
+def for_scored_rows(
+    config: Config, template: Policy, rows: LabelledScores, own: tuple[LabelledScores, float]
+) -> tuple[PlanRow, ...]:
+    """Plan goals by what scored rows say of the rates in reach, for other rows. own: these others,
+    whose scores are not read, and the part of them that thresholds are chosen on.
+    """
+    asked = [promised(goal) for goal in parse_goals(config.goals)]
+    if stop := next((goal for goal in asked if goal.midway), None):
+        raise GoalError(
+            f"goal {stop.text!r} speaks of answers that are followed, and a plan by a run reads "
+            "first scores alone",
+            "name no run, and say what is at hand: --have",
+        )
+    goals = tuple(map(promised, expand_slices(asked, template, rows)))
+    case = CertifyCase(
+        goals=goals,
+        template=template,
+        rows=rows,
+        method=config.method,
+        confidence=config.confidence,
+        seed=0,
+        learning=CertifyOptions().learn_share,
+        shares=config.shares,
+    )
+    counted = _counted(goals, own[0], template.taxonomy)
+    known = [
+        _Known(
+            have=math.floor(c.units * own[1]),
+            exact=c.drawn_share,
+            rate_Q=one.rate_Q,
+            counted=one.counted,
+        )
+        for one, c in zip(rates_at_hand(case, goals), counted, strict=True)
+    ]
+    active = sum(category.may_emit for category in template.categories)
+    found = _planned(replace(config, categories=active), goals, known)
+    # Of all rows, refused or not: the share that is refused is known here.
+    return tuple(
+        row if goal.monotone else replace(row, labels="any")
+        for row, goal in zip(found, goals, strict=True)
+    )
+
+
+def _template(settings: CalibrateSettings, taxonomy: Taxonomy) -> Policy:
+    """A policy without thresholds, under the rule of these settings."""
+    categories = tuple(
+        CategoryPolicy(
+            active=name not in settings.inactive,
+            locked=name in settings.locked,
+            on_defer=settings.on_defer.get(name),
+            defer_text=settings.defer_text.get(name, ""),
+            threshold=NEVER,
+            defer_threshold=NEVER if name in settings.on_defer else None,
+        )
+        for name in taxonomy.names
+    )
+    return Policy(name="plan", taxonomy=taxonomy, rule=settings.rule, categories=categories)
+
+
+def _unscored(examples: Sequence[Example], taxonomy: Taxonomy) -> LabelledScores:
+    """Labelled rows with equal scores, as stand-ins: which rows a goal is about is read from
+    labelled scores.
+    """
     nothing_NC = np.full(
         (len(examples), len(taxonomy.tokens)), -np.log(len(taxonomy.tokens)), dtype=np.float32
     )
-    rows = label_scores(
-        examples, taxonomy, ScoreTable(ids=tuple(e.id for e in examples), logp_NC=nothing_NC)
-    )
-    template = Policy(
-        name="plan",
-        taxonomy=taxonomy,
-        rule="heaviest",
-        categories=(CategoryPolicy(),) * len(taxonomy.names),
-    )
-    goals = tuple(map(promised, expand_slices(asked, template, rows)))
-    counted = [
+    table = ScoreTable(ids=tuple(e.id for e in examples), logp_NC=nothing_NC)
+    return label_scores(examples, taxonomy, table)
+
+
+def _counted(
+    goals: Sequence[PromisedGoal], rows: LabelledScores, taxonomy: Taxonomy
+) -> list[CountedRows]:
+    """The rows that each goal may speak of, as evidence."""
+    return [
         count_rows(goal_rows(goal, rows, taxonomy), rows.group_N, rows.count_N, seed=0)
         for goal in goals
     ]
-    # Rows made from one another, or of one session, are one piece of evidence. How many rows a
-    # precision counts depends on scores.
-    have = [
-        math.floor(c.units * share) if goal.monotone else None
-        for goal, c in zip(goals, counted, strict=True)
-    ]
-    found = _planned(config, goals, have, [c.drawn_share for c in counted])
-    return tuple(row for row in found if row.have is not None)
 
 
 def _rates(config: Config, goal: PromisedGoal, have: int | None) -> Doubles | None:
@@ -157,30 +272,23 @@ def _rates(config: Config, goal: PromisedGoal, have: int | None) -> Doubles | No
 
 
 def _planned(
-    config: Config,
-    goals: Sequence[PromisedGoal],
-    have: Sequence[int | None],
-    exact: Sequence[float] | None = None,
-    rates: Sequence[Doubles | None] | None = None,
+    config: Config, goals: Sequence[PromisedGoal], known: Sequence[_Known]
 ) -> tuple[PlanRow, ...]:
-    """The plans of goals that are promised together. have: labels of rows that each is about, if
-    known. exact: the part of delta that each one's test on drawn rows gets; None: all. rates:
-    likely ones of the thresholds; None: not known.
-    """
+    """The plans of goals that are promised together."""
     how = CertifyOptions(
         confidence=config.confidence,
         method=config.method,
         shares=config.shares,
         on_failure=config.on_failure,
     )
-    tests = _tests(config, how, goals, exact or [1.0] * len(goals))
-    nothing = [None] * len(goals)
+    tests = _tests(config, how, goals, [one.exact for one in known])
     # Each goal may fail with its share of what the plan may.
-    one = 1.0 - (1.0 - config.success) / len(goals)
-    return tuple(
-        replace(plan_row(goal, n, test, one, rate_Q), success=config.success)
-        for goal, n, test, rate_Q in zip(goals, have, tests, rates or nothing, strict=True)
+    each = 1.0 - (1.0 - config.success) / len(goals)
+    rows = (
+        plan_row(goal, k.have, replace(test, tested=test.tested * k.counted), each, k.rate_Q)
+        for goal, k, test in zip(goals, known, tests, strict=True)
     )
+    return tuple(replace(row, success=config.success) for row in rows)
 
 
 def _tests(

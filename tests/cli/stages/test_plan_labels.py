@@ -48,7 +48,17 @@ def test_shares_are_read_and_one_that_is_none_says_how_to_write_it(demur):
 
 
 def test_a_goal_is_asked_for(demur):
-    assert demur("plan-labels").code == 2
+    result = demur("plan-labels")
+    assert result.code == 2
+    assert "no goal is named" in result.err
+
+
+def test_a_run_is_counted_itself_and_must_be_one(demur, tmp_path):
+    goal = ("plan-labels", "--goal", "false_refusal <= 0.05", tmp_path)
+    assert "is not a run folder" in demur(*goal).err
+    result = demur(*goal, "--have", "respond=400")
+    assert result.code == 2
+    assert "--have 'respond=400' beside" in result.err
 
 
 def test_goals_that_the_rows_cannot_certify_are_said_after_data_before_training(demur, tmp_path):

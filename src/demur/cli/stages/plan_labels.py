@@ -4,7 +4,9 @@ fitted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,10 +15,12 @@ from demur.base.errors import ConfigError
 from demur.cli import options
 from demur.cli.terminal import note, print_json, print_table
 from demur.core.goals.parse import parse_goal
-from demur.core.settings import Method, PlanFailure
+from demur.core.goals.reader import lines_of
+from demur.core.settings import CalibrateSettings, Method, PlanFailure
 from demur.core.taxonomy import RESPOND
 
 if TYPE_CHECKING:
+    from demur.assembly.run import Workspace
     from demur.stages.plan_labels import PlanRow
 
 HEADER = (
@@ -31,7 +35,24 @@ HEADER = (
 
 
 GoalFlag = Annotated[
-    list[str], typer.Option(metavar="GOAL", help="A promise to plan for. Repeatable.")
+    list[str] | None,
+    typer.Option(
+        metavar="GOAL",
+        help="A promise to plan for. Repeatable. Default: those of RUN.",
+        show_default=False,
+    ),
+]
+RunArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="RUN",
+        help="Plan by what the scored test rows of this run show, for its calibrate rows.",
+        show_default=False,
+    ),
+]
+ConfidenceFlag = Annotated[
+    float | None,
+    typer.Option(help="That all promises hold together. Default: 0.95, or that of RUN."),
 ]
 HaveFlag = Annotated[
     list[str] | None,
@@ -42,11 +63,11 @@ HaveFlag = Annotated[
     ),
 ]
 MethodFlag = Annotated[
-    Method,
+    Method | None,
     typer.Option(
         help="How calibrate certifies: one shared threshold, or one per category (path, vectors "
         "learn on 40% of the rows); anytime: looking again as labels come; auto: the best of "
-        "several, or what precision and deferrals need."
+        "several, or what precision and deferrals need. Default: auto, or that of RUN."
     ),
 ]
 OnFailureFlag = Annotated[
@@ -64,11 +85,12 @@ ShareFlag = Annotated[
 
 
 def command(
+    run: RunArgument = None,
     *,
-    goal: GoalFlag,
+    goal: GoalFlag = None,
     have: HaveFlag = None,
-    confidence: Annotated[float, typer.Option(help="That all promises hold together.")] = 0.95,
-    method: MethodFlag = "auto",
+    confidence: ConfidenceFlag = None,
+    method: MethodFlag = None,
     on_failure: OnFailureFlag = "stop",
     share: ShareFlag = None,
     success: Annotated[
@@ -76,26 +98,31 @@ def command(
     ] = 0.8,
     as_json: options.AsJson = False,
 ) -> None:
-    """Say what so many labels can promise, and how many would do. Reads no run, calls no model."""
+    """Say what so many labels can promise, and how many would do. Calls no model."""
     from demur.stages import plan_labels
     from demur.stages.plan_labels import Config, sentence
 
+    workspace = _workspace(run, have)
+    own = CalibrateSettings() if workspace is None else workspace.config.calibrate
+    goals = tuple(goal or _promises(own))
     counts = list(map(_count, have or ()))
     told = {kind: n for kind, _, n in counts} or None
     even = len(share) == 1 and share[0].isdecimal() if share else False
-    plan = plan_labels.run(
-        Config(
-            goals=tuple(goal),
-            have=told,
-            confidence=confidence,
-            method=method,
-            on_failure=on_failure,
-            categories=int(share[0]) if share and even else None,
-            shares=dict(map(_share, share)) if share and not even else None,
-            success=success,
-            errors={kind: k for kind, k, _ in counts if k is not None} or None,
-        )
+    config = Config(
+        goals=goals,
+        have=told,
+        confidence=own.confidence if confidence is None else confidence,
+        method=method or own.method,
+        on_failure=on_failure,
+        categories=int(share[0]) if share and even else None,
+        shares=dict(map(_share, share)) if share and not even else None,
+        success=success,
+        errors={kind: k for kind, k, _ in counts if k is not None} or None,
     )
+    if workspace is None:
+        plan = plan_labels.run(config)
+    else:
+        plan = plan_labels.for_run(config, own, workspace.config.taxonomy, workspace.folder)
     if as_json:
         print_json([asdict(row) for row in plan])
         return
@@ -104,16 +131,50 @@ def command(
     for row in plan:
         note(sentence(row))
     # Categories of goals and of --have; "respond" is in every taxonomy.
-    named = {c for text in goal for c in parse_goal(text).categories} | set(told or ()) - {RESPOND}
-    if named:
+    named = {c for text in goals for c in parse_goal(text).categories} | set(told or ()) - {RESPOND}
+    if named and workspace is None:
         note(f"no taxonomy is read here, so these names are unchecked: {', '.join(sorted(named))}")
-    note(
+    note(_words_of_header(success, by_run=workspace is not None))
+
+
+def _words_of_header(success: float, *, by_run: bool) -> str:
+    """What the words of the table's header mean."""
+    open_rates = (
+        "the run's test rows leave open. at hand: its calibrate rows, whose scores stay unread."
+        if by_run
+        else "errors at hand leave open; without such errors, if the true rate is half the level."
+    )
+    return (
         "errors allowed: so many among the labels that are tested on (budgets, graphical: in one "
         "category) still certify the goal. lowest level: what these could certify if none errs. "
         f"likely: enough in {success:.0%} of draws, for all goals together, averaged over the true "
-        "rates that errors at hand leave open; without such errors, if the true rate is half the "
-        "level."
+        f"rates that {open_rates}"
     )
+
+
+def _workspace(run: Path | None, have: Sequence[str] | None) -> Workspace | None:
+    """Open the run to plan for, if one is named. Raises ConfigError on counts beside it."""
+    if run is None:
+        return None
+    if have:
+        raise ConfigError(
+            f"--have {have[0]!r} beside {str(run)!r}: the rows of the run are counted",
+            "leave one out",
+        )
+    from demur.assembly.run import reopen
+
+    return reopen(run)
+
+
+def _promises(settings: CalibrateSettings) -> list[str]:
+    """The promises among the goals of a run. Raises ConfigError where there is none."""
+    found = [text for text in lines_of(settings.goal) if parse_goal(text).promised]
+    if not found:
+        raise ConfigError(
+            f"no goal is named, and {settings.goal!r} promises nothing",
+            'name one, such as --goal "false_refusal <= 0.05"',
+        )
+    return found
 
 
 def _cells(row: PlanRow) -> tuple[str, ...]:

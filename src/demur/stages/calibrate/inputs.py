@@ -168,6 +168,14 @@ def _check_traffic(config: CalibrateSettings) -> None:
     """Raise ConfigError on settings beside `traffic` that need labels, or other scores than those
     in its file.
     """
+    path = config.traffic
+    if path is not None and (path.is_dir() or path.suffix != ".parquet"):
+        found = "a folder" if path.is_dir() else "not named *.parquet"
+        raise ConfigError(
+            f"calibrate.traffic = {str(path)!r} is {found}, expected one file of scores",
+            "name one file that a server wrote, or score prompts into one: demur score RUN "
+            "--prompts FILE --out traffic.parquet",
+        )
     # Each setting at the only value that needs no labels; beside a mix that is estimated, at the
     # only one that leaves the rows' labels and their mix to it.
     plain: dict[str, object] = {"cost_from": "labels", "human_labels": None, "mix": {}}

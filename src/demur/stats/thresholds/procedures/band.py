@@ -110,6 +110,15 @@ def certify_band(task: CertifyTask) -> Finding:
     )
 
 
+def surest_pair(task: CertifyTask) -> tuple[Bools, Bools, Bools]:
+    """The rows that the pair to be tested first refuses, those that it refuses or defers, and those
+    that would test it; shape (N,) each.
+    """
+    split = split_rows(task.grouped, task.learn_share, task.seed, task.losses)
+    pair = _in_order(task.divided(split), split)[0]
+    return *pair.decided(task.grouped), split.test_N
+
+
 def _p_value(task: CertifyTask, pair: Pair, part_N: Bools) -> float:
     """The p-value of the goal that is least surely kept by this pair."""
     found = []

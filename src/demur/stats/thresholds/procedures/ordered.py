@@ -66,6 +66,15 @@ def certify_ordered(task: CertifyTask) -> Finding:
     return replace(found, surest=(best[1],) * 2) if isinstance(found, NotCertified) else found
 
 
+def surest_vector(task: CertifyTask) -> tuple[Bools, Bools, Bools]:
+    """The rows that the vector to be tested first refuses, twice, and those that would test it;
+    shape (N,) each.
+    """
+    split = split_rows(task.grouped, task.learn_share, task.seed, task.losses)
+    refused_N = task.grouped.refused(_in_order(task.divided(split), split)[0])
+    return refused_N, refused_N, split.test_N
+
+
 def _in_order(task: CertifyTask, split: LearnTestSplit) -> Sequence[tuple[float, ...]]:
     """Vectors of a learned path, the surest by the learning rows first; of these only such as serve
     the objective as well as the surest, or better.

@@ -93,19 +93,24 @@ def _by_rows(tried: Tried, tests: Sequence[GoalTest], rows: Sequence[int]) -> Ou
     these rows leave open of the rates at the thresholds that come closest; None if no number does.
     """
     task = tried.task
-    closest, refused_N = _closest_of(tried)
-    everything = not any(closest) and bool((task.grouped.group_N != NO_GROUP).all())
-    rate_LQ = [
-        # Where all rows are refused, whatever they are, none is missed.
-        np.zeros(1) if everything and loss.when == "answered" else _rates(loss, refused_N)
-        for loss in task.losses
-    ]
+    closest, rate_LQ = rates_in_reach(tried.method, task)
     if tried.method in DIVIDING:
         tests = [
             _of_one_category(task, loss, t, closest)
             for loss, t in zip(task.losses, tests, strict=True)
         ]
     return outlook_at([loss.goal for loss in task.losses], tests, rows, rate_LQ)
+
+
+def rates_in_reach(method: str, task: CertifyTask) -> tuple[tuple[float, ...], list[Doubles]]:
+    """The thresholds that come closest to all levels, and each goal's likely true rates there."""
+    closest, refused_N = _closest_of(method, task)
+    everything = not any(closest) and bool((task.grouped.group_N != NO_GROUP).all())
+    return closest, [
+        # Where all rows are refused, whatever they are, none is missed.
+        np.zeros(1) if everything and loss.when == "answered" else _rates(loss, refused_N)
+        for loss in task.losses
+    ]
 
 
 def outlook_of_vectors(
@@ -166,11 +171,10 @@ def outlook_at(
     return found if found.short else None
 
 
-def _closest_of(tried: Tried) -> tuple[tuple[float, ...], Bools]:
+def _closest_of(method: str, task: CertifyTask) -> tuple[tuple[float, ...], Bools]:
     """The thresholds that come closest, and the rows that are refused at them, shape (N,)."""
-    task = tried.task
     splits = [task.on_all_rows]
-    if tried.method in LEARNING:
+    if method in (*LEARNING, "anytime"):
         # Thresholds learnt on some rows look better there than they are: each part of the rows is
         # decided at the thresholds that the other gives.
         one = split_rows(task.grouped, task.learn_share, task.seed, task.losses)
