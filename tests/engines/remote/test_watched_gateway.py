@@ -18,6 +18,7 @@ from demur.core.threshold import NEVER
 from demur.engines.answer_text import AnswerText
 from demur.engines.hf.engine import HfEngine
 from demur.engines.vllm.plugin_backend import PluginBackend
+from demur.engines.vllm.two_call_backend import TwoCallBackend
 from demur.engines.vllm.watched_stream import WatchedReader, WatchedStream, WatchRules
 from tests.engines.checkpoints import user
 from tests.engines.remote.test_gateways import ask, forcing, gateway, read, within
@@ -124,9 +125,16 @@ def test_an_answer_stops_where_its_scores_do_and_the_refusal_takes_one_call_more
     assert not any("logprob_token_ids" in r for r in behind)
 
 
+class Plugged(PluginBackend):
+    """Takes the small server for one with the plug-in."""
+
+    async def _check_upstream(self, before):
+        return await TwoCallBackend._check_upstream(self, before)
+
+
 def test_a_sum_is_watched_here_in_front_of_the_plug_in_too(upstream, engine, watched):
     policy = watching(engine, watched, 0.8, "cusum")
-    backend = gateway(upstream, engine, PluginBackend)
+    backend = gateway(upstream, engine, Plugged)
     replies = within(backend, *(ask(p, policy, GREEDY) for p in PROMPTS))
     expected = [first_stop(policy.monitor, one.logp_TC) for one in watched]
     assert [texts(parts)[1] for _, parts in replies] == expected
