@@ -1,6 +1,6 @@
 """What training to turn back does to a real base model, position by position.
 
-    python bench/midway.py train ROWS OUT [--rows 1200] [--turn-back] [--answer-share 0]
+    python bench/midway.py train ROWS OUT [--rows 1200] [--turn-back] [--answer-share 0.5]
                                           [--most-tokens 64] [--seed 0]
     python bench/midway.py measure ROWS OUT... [--prompts 80] [--tokens 64]
     python bench/midway.py promise ROWS OUT... [--prompts 1000] [--tokens 64]
@@ -352,7 +352,7 @@ def main() -> None:
     one.add_argument("out", type=Path)
     one.add_argument("--rows", type=int, default=1200)
     one.add_argument("--turn-back", action="store_true")
-    one.add_argument("--answer-share", type=float, default=0.0)
+    one.add_argument("--answer-share", type=float, default=0.5)
     one.add_argument("--most-tokens", type=int, default=64)
     one.add_argument("--seed", type=int, default=0)
     one.set_defaults(run=train)

@@ -45,9 +45,9 @@ class TurnBack:
     # train.answer_tokens is less: a later position is only then known not to be turned back from
     most_tokens: int = 64
     temperature: float = 0.0  # of harvested answers; 0: greedy
-    # of the rows to be answered: these learn their reply, where train.reply_share is less. More
-    # ordinary answers make fewer false stops, and cost as many tokens
-    answer_share: float = 0.0
+    # of the rows to be answered: these learn their reply, where train.reply_share is less. With
+    # fewer, ordinary answers take on refusal mass: fewer false stops cost as many tokens
+    answer_share: float = 0.5
     keep_text: bool = False  # of harvested prefixes, in the run folder; else their digests
 
     def __post_init__(self) -> None:
