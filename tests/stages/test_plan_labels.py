@@ -94,6 +94,8 @@ def test_what_is_not_told_is_not_counted_as_zero():
     ("goals", "more", "message"),
     [
         (("f1 max",), {}, "promises nothing"),
+        (("false_refusal <= 0.1",), {"have": {"respond": -3}}, "-3 labels of 'respond'"),
+        (("false_refusal <= 0.1",), {"method": "budgets", "categories": 0}, "over 0 categories"),
         (("missed_refusal[safety] <= 0.1",), {"have": {"safty": 30}}, "no label count of 'safety'"),
         (("false_refusal <= 0.1", "false_refusal <= 0.2"), {}, "contradict"),
         (("false_refusal <= 0.1",), {"confidence": 1.5}, "is not in"),

@@ -94,6 +94,13 @@ class Config:
     def __post_init__(self) -> None:
         if not 0.0 < self.success < 1.0:
             raise GoalError(f"success {self.success} is not in (0, 1)", "0.8 is usual")
+        if self.categories is not None and self.categories < 1:
+            raise GoalError(f"levels divided over {self.categories} categories", "at least 1")
+        if below := [kind for kind, n in (self.have or {}).items() if n < 0]:
+            raise GoalError(
+                f"{(self.have or {})[below[0]]} labels of {below[0]!r}",
+                "a number of rows, 0 or more",
+            )
         for kind, errors in (self.errors or {}).items():
             if not 0 <= errors <= (self.have or {}).get(kind, -1):
                 raise GoalError(

@@ -96,6 +96,8 @@ def test_a_plan_of_labels_counts_requests_that_are_refused():
     assert (seen.have, seen.rate) == (400, pytest.approx(10.5 / 401, abs=1e-3))
     (own,) = plan_labels.run(replace(config, goals=("precision[safety] >= 0.9",)))
     assert own.labels == "that are refused with safety"
+    every = replace(told, goals=("precision >= 0.9 in every tenant",))
+    assert plan_labels.run(every)[0].have is None
 
 
 @pytest.mark.parametrize(

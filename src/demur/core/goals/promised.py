@@ -351,6 +351,8 @@ class FalseDiscovery(OfRefusals):
 
     def rows_told(self, have: Mapping[str, int]) -> int | None:
         """Labelled rows that are refused, counted under its own name: "precision[safety]"."""
+        if self.every is not None:
+            return None  # how many of each slice are refused is not told
         keys = (self.risk, self.risk.replace(self.name, PRECISION, 1))
         return next((have[key] for key in keys if key in have), None)
 
