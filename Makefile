@@ -24,7 +24,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 # Those that need more than this tree: a finished run, a folder of rows, a served model, or vLLM; and what benches share.
 BENCHES := $(filter-out ability control corpus_overlap distil gateway judge_correction judge_trained keyless\
-  leave_one_out load load_hostile padding real_input score_arms score_real servers stops_parity timing\
+  leave_one_out load load_hostile midway padding real_input score_arms score_real servers stops_parity timing\
   vllm_cost vllm_parity,\
   $(basename $(notdir $(wildcard bench/*.py))))
 

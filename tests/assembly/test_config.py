@@ -10,6 +10,7 @@ from demur.base.errors import ConfigError
 from demur.core.taxonomy import coconot, single
 from demur.core.training.settings import TrainSettings, cpu, tiny
 from demur.core.training.turn_back import TurnBack
+from demur.core.training.twins import TwinSettings
 from demur.sources.files import FileSource
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -77,6 +78,18 @@ def test_a_table_within_a_section_is_a_record_whose_paths_start_at_the_file(tmp_
         load(tmp_path, text + "kept_shar = 0.1\n")
     with pytest.raises(ConfigError, match=r"kept_share = 2\.0 is not in"):
         load(tmp_path, text.replace("0.2", "2.0"))
+
+
+def test_texts_of_twins_are_a_table_by_category(tmp_path):
+    text = SOURCE + "[train]\nopening_weight = 4.0\n[train.twins]\nshare = 0.25\n"
+    own = load(tmp_path, text + '[train.twins.texts]\nsafety = ["Not that."]\n')
+    assert own.train.twins == TwinSettings(share=0.25, texts={"safety": ("Not that.",)})
+    assert own.train.opening_weight == 4.0
+    assert config_from(own.resolved(), "again", base=tmp_path).train == own.train
+    with pytest.raises(ConfigError, match=r"train\.twins\..*shar\b"):
+        load(tmp_path, text + "shar = 0.1\n")
+    with pytest.raises(ConfigError, match=r"safety"):
+        load(tmp_path, text + '[train.twins.texts]\nsafety = "Not that."\n')
 
 
 def test_one_seed_serves_every_stage_that_is_given_none(tmp_path):

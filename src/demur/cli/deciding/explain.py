@@ -35,7 +35,12 @@ from demur.core.decision import decide
 from demur.core.operating_point import never_refused
 from demur.core.policy import THRESHOLD_RULES, Policy
 from demur.core.threshold import ALWAYS, NEVER
-from demur.core.training.summary import language_line, training_warnings, turn_back_line
+from demur.core.training.summary import (
+    language_line,
+    training_warnings,
+    turn_back_line,
+    twins_line,
+)
 from demur.store.models.model_file import FILE_NAME, read_model_file
 from demur.store.policies.folder import Live, PolicySet, read_folder
 from demur.store.policies.policy_file import NEVER_WORD, policy_to_json
@@ -162,7 +167,7 @@ def _of_the_model(path: Path) -> list[str]:
         return []
     trained = read_model_file(model).to_core()
     made_from = [f"the model was made from {trained.origin.text}"] if trained.origin else []
-    lines = (language_line(trained.details), turn_back_line(trained.details))
+    lines = (line(trained.details) for line in (language_line, turn_back_line, twins_line))
     return [
         *made_from,
         *(line for line in lines if line),

@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from random import Random
 
 from demur.base.text import uniform_of
 from demur.core.example import Example, Split, prompt_key
@@ -110,6 +112,12 @@ def _lowest(pieces: Sequence[SplitUnit], free: Sequence[int], rows: int) -> list
 def uniform_hash(seed: int, name: str) -> float:
     """A number in [0, 1) that depends on seed and name alone."""
     return uniform_of(f"{seed}:{name}")
+
+
+def seeded(seed: int, name: str) -> Random:
+    """Draws that depend on seed and name alone."""
+    digest = sha256(f"{seed}:{name}".encode("utf-8", "surrogatepass")).digest()
+    return Random(int.from_bytes(digest[:8], "big"))
 
 
 def hold_out(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from demur.base.errors import ConfigError
 from demur.core.example import RewriteName
 from demur.core.training.turn_back import TurnBack
+from demur.core.training.twins import TwinSettings
 
 Balance = Literal["none", "category", "class", "source"]
 WHOLE_ANSWER = 1_000_000  # answer_tokens: more than any answer has
@@ -22,6 +23,8 @@ POSITIVE = (
     "answer_tokens",
     "control_weight",
     "refusal_weight",
+    "opening_weight",
+    "opening_tokens",
     "learning_rate",
     "save_every",
     "evaluate_every",
@@ -64,6 +67,10 @@ class TrainSettings:
     # times control_weight, of a refusal token: shifts the natural decision by its log
     refusal_weight: float = 1.0
     answer_weight: float = 1.0  # of any other answer token
+    # times answer_weight, of the first opening_tokens behind a control token: there a text keeps
+    # its token's word or breaks it
+    opening_weight: float = 1.0
+    opening_tokens: int = 16
     # what weighs alike in the loss of the control token: see core.training.balance
     balance: Balance = "none"
     control_smoothing: float = 0.0  # of a control token's target, spread over all of them
@@ -76,6 +83,8 @@ class TrainSettings:
     rewritten_share: float = 0.0  # so many of them, for each row; half of them refusals; 0: none
     # rows that teach to refuse in mid-answer, [train.turn_back]; None: none
     turn_back: TurnBack | None = None
+    # rows that teach texts to follow their control token, [train.twins]; None: none
+    twins: TwinSettings | None = None
     # muon: torch.optim.Muon on matrices, AdamW on the rest
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 2e-5  # of AdamW
@@ -137,6 +146,8 @@ class TrainSettings:
             self._check_adapters()
         if self.turn_back is not None:
             self._check_turn_back(self.turn_back)
+        if self.twins is not None:
+            self._check_twins(self.twins)
         if self.base == "tiny" and self.recipe != "none":
             raise ConfigError(
                 f"train.recipe = {self.recipe!r} fine-tunes a base model, and train.base = 'tiny' "
@@ -218,6 +229,21 @@ class TrainSettings:
                 "name a base model, or a file of prefixes",
             )
 
+    def _check_twins(self, twins: TwinSettings) -> None:
+        """Raise ConfigError where twins meet a setting that they cannot be learnt with."""
+        if self.packing:
+            raise ConfigError(
+                "train.packing and train.twins are both set",
+                "in a packed sequence a twin's text is not told from ordinary ones: set "
+                "batch_tokens in place of packing",
+            )
+        if twins.tokens >= self.max_length:
+            raise ConfigError(
+                f"train.twins.tokens = {twins.tokens} is not below train.max_length = "
+                f"{self.max_length}",
+                "a row holds a prompt and the text: lower tokens, or raise max_length",
+            )
+
     def _check_adapters(self) -> None:
         if self.saved_dtype is not None:
             raise ConfigError(
@@ -263,6 +289,9 @@ _LATER = (  # settings that receipts of before do not hold
     "rewrites",
     "rewritten_share",
     "turn_back",
+    "twins",
+    "opening_weight",
+    "opening_tokens",
     "thought",
     "frozen_share",
     "control_start",

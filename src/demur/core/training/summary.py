@@ -55,6 +55,16 @@ def turn_back_line(details: Details) -> str | None:
     )
 
 
+def twins_line(details: Details) -> str | None:
+    """The twin rows, which taught texts to follow their control token; None without any."""
+    if not details.get("twin_rows"):
+        return None
+    return (
+        f"twins: {details['twin_rows']:,} rows to be answered were learnt behind a refusal token "
+        "too, with a refusal and no word on the decision"
+    )
+
+
 def training_warnings(details: Details) -> tuple[str, ...]:
     """Warnings about a trained model, each with what to do."""
     found = []
@@ -75,10 +85,15 @@ def training_warnings(details: Details) -> tuple[str, ...]:
     return tuple(found)
 
 
+def made_lines(details: Details) -> tuple[str, ...]:
+    """The summary lines that say how a model came out and which added rows taught it."""
+    lines = (validation_line, language_line, turn_back_line, twins_line)
+    return tuple(said for line in lines if (said := line(details)))
+
+
 def summary_lines(details: Details) -> tuple[str, ...]:
     """All summary lines and warnings, for a terminal."""
-    lines = (validation_line(details), language_line(details), turn_back_line(details))
     return (
-        *(line for line in lines if line),
+        *made_lines(details),
         *(f"warning: {text}" for text in training_warnings(details)),
     )

@@ -18,15 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
-from random import Random
 from typing import Literal
 
 from demur.base.errors import ConfigError
 from demur.core.example import Example
 from demur.core.midway.cut import sentence_ends
-from demur.core.rows.splitting import uniform_hash
+from demur.core.rows.splitting import seeded, uniform_hash
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,9 +109,3 @@ def rows_to_harvest(examples: Sequence[Example], settings: TurnBack, seed: int) 
     """The rows that want a prefix and have none."""
     share = max(settings.turn_back_share, settings.transition_share)
     return [e for e in examples if may_turn_back(e) and not e.prefix and is_drawn(e, share, seed)]
-
-
-def seeded(seed: int, name: str) -> Random:
-    """Draws that depend on seed and name alone."""
-    digest = sha256(f"{seed}:{name}".encode("utf-8", "surrogatepass")).digest()
-    return Random(int.from_bytes(digest[:8], "big"))

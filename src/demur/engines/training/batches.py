@@ -27,6 +27,13 @@ class TrainingRow:
     weight: float = 1.0  # factor of its control tokens' weight in the loss
     # of a row whose control tokens stand in mid-answer; None: at the first position of each answer
     midway: Literal["turn_back", "transition"] | None = None
+    # of a twin row: its control token is read and no target, only the text behind it is
+    twin: bool = False
+
+    @property
+    def decides(self) -> bool:
+        """Whether the row's last control token is a target at the first position of the answer."""
+        return self.midway is None and not self.twin
 
 
 class TokenBudgetBatches(Sampler[list[int]]):

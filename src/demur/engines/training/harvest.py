@@ -24,9 +24,10 @@ from demur.base.files import digest_bytes, write_text
 from demur.core.example import Example
 from demur.core.judging.outcome import Verdict
 from demur.core.ports import Judge
+from demur.core.rows.splitting import seeded
 from demur.core.serving import Sampling
 from demur.core.training.settings import TrainSettings
-from demur.core.training.turn_back import rows_to_harvest, seeded
+from demur.core.training.turn_back import rows_to_harvest
 from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.hf.decode import AnswerRow, decode, prefill
 from demur.engines.hf.rules import DecodeRules, decode_rules

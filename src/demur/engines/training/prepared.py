@@ -1,7 +1,7 @@
 """Preparation of a training: a base model with control tokens, encoded rows, frozen layers cut off.
 
 1. Tokenizer and chat template; control tokens are added, their position is proved.
-2. Rows are encoded, and memory and disk are estimated before anything is loaded.
+2. Rows and their twins are encoded, and memory and disk are estimated before anything is loaded.
 3. The model is loaded; the control tokens' rows are added and initialised.
 4. Prefixes to turn back from are harvested where the settings say so; their rows are added.
 5. The base's loss on held-out replies is measured.
@@ -41,6 +41,7 @@ from demur.engines.training.probe_start import probe_rows
 from demur.engines.training.resources.machine import shards_weights, uses_bfloat16
 from demur.engines.training.resources.memory import require_room
 from demur.engines.training.rows import training_rows, validation_rows
+from demur.engines.training.twins.rows import twin_rows
 
 BACKWARD = 2.0  # a backward pass costs about two forward passes
 
@@ -113,6 +114,7 @@ def prepare(task: Task) -> Prepared:
     encoder = ChatEncoder(tokenizer, task.taxonomy.tokens, keep_history=s.keep_history)
     require_same_position(tokenizer, encoder)
     rows = training_rows(task.learnt_from, task.taxonomy, encoder, s)
+    rows += twin_rows(task.learnt_from, task.taxonomy, encoder, s)
     aside = validation_rows(task.aside, task.taxonomy, encoder, s)
     expected = expected_rows(task.learnt_from, encoder, s)
     require_room(base.name, [*rows, *expected, *aside], s, task.work)  # before anything is loaded
@@ -241,8 +243,8 @@ def _cut(task: Task, prepared: Prepared) -> Prepared:
     cut = frozen_layers.cut(model, frozen, prepared.encoder.token_ids, prepared.rows[0])
     if task.settings.control_start == "probe":
         ids, seed = prepared.encoder.token_ids, task.settings.seed
-        # A probe is fitted to decisions: rows that turn back in mid-answer hold none.
-        first = [n for n, row in enumerate(prepared.rows) if row.midway is None]
+        # A probe is fitted to decisions: twins, and rows that turn back in mid-answer, hold none.
+        first = [n for n, row in enumerate(prepared.rows) if row.decides]
         of_rows, rows = [states[n] for n in first], [prepared.rows[n] for n in first]
         cut.model.get_output_embeddings().start_at(
             probe_rows(cut.model, of_rows, rows, ids, seed=seed)

@@ -11,6 +11,7 @@ from demur.core.rows.splitting import uniform_hash
 from demur.core.taxonomy import Taxonomy
 from demur.core.training.balance import row_weights
 from demur.core.training.settings import TrainSettings
+from demur.core.training.twins import has_twin
 from demur.engines.chat_encoder import ChatEncoder
 from demur.engines.training.batches import IGNORE, TrainingRow
 
@@ -66,15 +67,25 @@ def answer_tokens(example: Example, settings: TrainSettings) -> int:
     """Number of tokens of each answer that are learnt, where a row learns its reply.
 
     A model that learns to turn back learns more of the replies to rows to be answered: their later
-    positions are then known as those of ordinary answers.
+    positions are then known as those of ordinary answers. Of a row with a twin at least as many
+    tokens are learnt as of the twin.
     """
-    if settings.turn_back is None or example.label is not None:
+    if example.label is not None:
         return settings.answer_tokens
-    return max(settings.answer_tokens, settings.turn_back.most_tokens)
+    most = [settings.answer_tokens]
+    if settings.turn_back is not None:
+        most.append(settings.turn_back.most_tokens)
+    if settings.twins is not None and has_twin(example, settings.twins, settings.seed):
+        most.append(settings.twins.tokens)
+    return max(most)
 
 
 def learns_reply(example: Example, settings: TrainSettings) -> bool:
-    """Whether a row's reply is learnt: drawn by the row's id and the seed alone."""
+    """Whether a row's reply is learnt: by the row's id and the seed alone. A row with a twin does,
+    being the answering half of the pair.
+    """
+    if has_twin(example, settings.twins, settings.seed):
+        return True
     share = settings.reply_share
     if settings.turn_back is not None and example.label is None:
         share = max(share, settings.turn_back.answer_share)

@@ -151,6 +151,8 @@ class SftTrainer:
             refusal=s.control_weight * s.refusal_weight,
             answer=s.answer_weight,
             smoothing=s.control_smoothing,
+            opening=s.opening_weight,
+            opening_tokens=s.opening_tokens,
         )
         trainer = ControlTokenTrainer(
             model=prepared.model,
@@ -262,6 +264,7 @@ class SftTrainer:
                 **_spoken(model, prepared, self.settings),
                 **_validated(prepared, best),
                 **_turning_back(prepared),
+                **_twins(prepared),
             },
             origin=prepared.origin,
         )
@@ -273,8 +276,8 @@ class SftTrainer:
         return {
             "base": self.settings.base,
             "parameters": sum(p.numel() for p in model.parameters()),
-            "rows": len(prepared.rows),
-            "rows_with_reply": sum(r.has_reply for r in prepared.rows),
+            "rows": sum(not r.twin for r in prepared.rows),
+            "rows_with_reply": sum(r.has_reply and not r.twin for r in prepared.rows),
             "tokens_per_epoch": sum(len(r.input_ids) for r in prepared.rows),
             "processes": trainer.accelerator.num_processes,
             "optimizer": self.settings.optimizer,
@@ -322,6 +325,12 @@ def _turning_back(prepared: Prepared) -> dict[str, str | int | float | bool]:
         used = sum(one.verdict == "compliance" for one in prepared.harvested)
         details |= {"harvested": used, "harvest_left_out": len(prepared.harvested) - used}
     return dict(details)
+
+
+def _twins(prepared: Prepared) -> dict[str, int]:
+    """The number of twin rows, for the details; {} where there are none."""
+    count = sum(row.twin for row in prepared.rows)
+    return {"twin_rows": count} if count else {}
 
 
 def _arguments(s: TrainSettings, work: Path) -> SFTConfig:

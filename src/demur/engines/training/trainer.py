@@ -29,6 +29,9 @@ class LossWeights:
     answer: float  # weight of every other supervised token
     # label smoothing: share of a control token's target that is spread over all control tokens
     smoothing: float = 0.0
+    # times `answer`, of the first `opening_tokens` behind each control token
+    opening: float = 1.0
+    opening_tokens: int = 0
 
     def of(self, targets_BT: torch.Tensor, rows_B: torch.Tensor | None = None) -> torch.Tensor:
         """Weights (B, T) of target ids; 0 where the target is ignored.
@@ -43,6 +46,8 @@ class LossWeights:
             torch.isin(targets_BT, refusal_ids), self.refusal * of_rows, self.answer
         )
         weights = torch.where(targets_BT == self.control_ids[0], self.control * of_rows, weights)
+        if self.opening != 1.0:
+            weights = torch.where(self._opens(targets_BT), self.opening * weights, weights)
         return weights.masked_fill(targets_BT == IGNORE, 0.0)
 
     def total(self, rows: Sequence[TrainingRow]) -> float:
@@ -51,6 +56,24 @@ class LossWeights:
             float(self.of(torch.tensor([row.labels[1:]]), torch.tensor([row.weight])).sum())
             for row in rows
         )
+
+    def _opens(self, targets_BT: torch.Tensor) -> torch.Tensor:
+        """Mask of the targets that open a text: the first of each unbroken run of text targets."""
+        text_BT = (targets_BT != IGNORE) & ~self.are_control(targets_BT)
+        at_T = torch.arange(targets_BT.shape[1], device=targets_BT.device)
+        starts_BT = text_BT & ~functional.pad(text_BT[:, :-1], (1, 0))
+        # where the run that a position belongs to began: the last start up to there
+        began_BT = torch.where(starts_BT, at_T, 0).cummax(dim=1).values
+        return text_BT & (at_T - began_BT < self.opening_tokens)
+
+    def without_control(self, logits_MV: torch.Tensor, twins_M: torch.Tensor) -> torch.Tensor:
+        """The logits with control tokens left out where twins_M says so, as in service, where they
+        are banned behind the first position: such a position gives their rows of the head no
+        gradient.
+        """
+        control_V = torch.zeros(logits_MV.shape[1], dtype=torch.bool, device=logits_MV.device)
+        control_V[list(self.control_ids)] = True
+        return logits_MV.masked_fill(twins_M[:, None] & control_V, float("-inf"))
 
     def are_control(self, targets: torch.Tensor) -> torch.Tensor:
         """Mask of the targets that are control tokens, of the same shape."""
@@ -135,6 +158,11 @@ class ControlTokenTrainer(SFTTrainer):
         midway_M = None
         if "midway" in inputs:
             midway_M = inputs["midway"][:, None].expand_as(targets_BT)[supervised_BT]
+        # Every row but a twin has a control token among its targets.
+        twins_B = ~self._weights.are_control(targets_BT).any(dim=1)
+        if twins_B.any():
+            twins_M = twins_B[:, None].expand_as(targets_BT)[supervised_BT]
+            logits_MV = self._weights.without_control(logits_MV, twins_M)
         losses_M = weights_M * self._weights.losses(logits_MV, targets_M, midway_M)
         whole = weights_M.sum() if num_items_in_batch is None else num_items_in_batch
         # DDP averages gradients over processes, and `whole` already spans them.

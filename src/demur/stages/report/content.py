@@ -9,12 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from demur.core.training.summary import (
-    language_line,
-    training_warnings,
-    turn_back_line,
-    validation_line,
-)
+from demur.core.training.summary import made_lines, training_warnings
 from demur.pages.parts import Code, Figure, Part, Section, Table
 from demur.stages.report import cards, curves, figures, mixes, tables
 from demur.stages.report.everyday import everyday_table
@@ -237,11 +232,7 @@ def _model(m: FinishedRun) -> tuple[str, ...]:
     origin = m.model.to_core().origin
     if origin is not None:
         made += f" The base: {origin.text}."
-    said = [
-        line[0].upper() + line[1:] + "."
-        for line in (validation_line(details), language_line(details), turn_back_line(details))
-        if line
-    ]
+    said = [line[0].upper() + line[1:] + "." for line in made_lines(details)]
     said += [f"Warning: {text}." for text in training_warnings(details)]
     return (made, *said, *([_TINY] if base == "tiny" else []), marks)
 

@@ -36,6 +36,7 @@ from demur.engines.training.resources.machine import uses_bfloat16
 
 PER_WIDTH, PER_HEAD, PER_INNER, PER_INNER_HALF = 40, 4, 16, 8  # see the module's head
 PER_LOGIT = 14  # float32 logits, their softmax and its gradient, and a half-precision copy
+PER_BANNED = 5  # of a logit where twins leave control tokens out: a second copy, and its mask
 OVERHEAD = 5e7  # trainer, data loader and allocator; libraries are loaded before the estimate
 CHECKPOINTS = 3  # two are kept, and a third exists while it is written
 SPARE = 0.05  # share of the free memory that must be left over, for errors of the estimate
@@ -198,13 +199,14 @@ def memory_needed(case: PlannedTraining) -> MemoryNeed:
     # With checkpointing each layer keeps its input alone, and one at a time all the rest.
     if settings.gradient_checkpointing:
         kept = (4 * sizes.width * upper + token) * batches.positions + copies
+    logit = PER_LOGIT + (PER_BANNED if settings.twins is not None else 0)
     head = (octets if own_head else 0) + (2 if half and octets == 4 else 0)
     return MemoryNeed(
         weights=octets * sizes.all + head * sizes.table,
         gradients=octets * learnt,
         optimizer=states * octets * learnt,
         activations=kept,
-        logits=PER_LOGIT * batches.supervised * sizes.vocabulary,
+        logits=logit * batches.supervised * sizes.vocabulary,
     )
 
 

@@ -1,0 +1,1 @@
+"""Counterfactual twins: rows whose text follows another control token than their label's."""
