@@ -49,7 +49,16 @@ FLAGS = {
         "--json",
     ],
     "report": ["--policy"],
-    "decide": ["--policy", "--scores", "--prompts", "--lines", "--threshold", "--rate", "--json"],
+    "decide": [
+        "--policy",
+        "--scores",
+        "--prompts",
+        "--lines",
+        "--threshold",
+        "--rate",
+        "--first",
+        "--json",
+    ],
     "chat": ["--threshold", "--rate", "--policy", "--alone"],
     "serve": ["--config", "--policies", "--tenants", "--backend", "--url", "--host", "--port"],
     "explain": [
