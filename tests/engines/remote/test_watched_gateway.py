@@ -17,6 +17,7 @@ from demur.core.taxonomy import coconot
 from demur.core.threshold import NEVER
 from demur.engines.answer_text import AnswerText
 from demur.engines.hf.engine import HfEngine
+from demur.engines.remote.answer_stream import AnswerRules, AnswerStream
 from demur.engines.vllm.plugin_backend import PluginBackend
 from demur.engines.vllm.two_call_backend import TwoCallBackend
 from demur.engines.vllm.watched_stream import WatchedReader, WatchedStream, WatchRules
@@ -357,6 +358,26 @@ def test_the_plug_ins_refusal_is_told_from_the_answer_wherever_events_are_cut():
         assert not asked
         assert texts(parts) == ("ab", stop, "cd", "length")
         assert sum(p.tokens for p in parts) == 4
+
+
+def test_a_stop_beyond_the_limit_of_tokens_is_none():
+    # a server that writes more than it is asked for, all in one event
+    reader = WatchedReader(rules(plugged=False))
+
+    class One:
+        async def __aiter__(self):
+            yield event([0, 1, 2, 3], [CALM, CALM, CALM, HIGH])
+
+        async def aclose(self):
+            pass
+
+    async def run():
+        parts = AnswerStream(One(), reader.read, AnswerRules(most_tokens=2))
+        return [part async for part in WatchedStream(parts, reader, None)]
+
+    parts = asyncio.run(run())
+    assert [part.finish for part in parts] == ["length"]
+    assert not any(part.stop for part in parts)
 
 
 def test_a_stop_with_the_operators_own_text_ends_the_stream():

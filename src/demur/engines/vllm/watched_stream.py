@@ -172,7 +172,9 @@ class WatchedStream:
             await self._parts.aclose()
             self._parts = await self._refuse(part.stop, self._reader.ids)
         elif part.finish is not None:
-            # The upstream's end came with the stop, behind text that it was held for.
+            # The upstream's end came with the stop, behind text that it was held for. Or the answer
+            # was cut at its limit: a stop beyond that is none.
+            self._turn = None
             await self._parts.aclose()
         return part
 
