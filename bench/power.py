@@ -1,16 +1,24 @@
-"""What a promise leaves to be caught: demur beside MAPIE, and beside the thresholds that an oracle
-would take.
+"""What a promise leaves to be caught: demur beside what is done without one, MAPIE, and the
+thresholds that an oracle would take.
 
-Usage: python bench/power.py [--draws 21]
+Usage: python bench/power.py [--draws 21] [--only "0.05"]
 
 Every setting is certified at 90 % on `--draws` draws of simulated rows (bench/certify.py: five
 categories of unequal size and sharpness, half of the rows to be refused). The policies are then
-measured on 200,000 fresh rows. Printed per way: the median of the setting's figure over the draws
-in which something was promised, the share of draws in which it was, and the share in which the
-promise does not hold on the fresh rows, which may be up to 10 %. The oracle knows the fresh rows:
-the best thresholds per category that keep the levels there; it promises nothing. MAPIE has one
-threshold, tests its grid of 100 in a fixed order, and takes the best of what it certifies by the
-same figure; it comes with the extra `test`, and is skipped by name where it is not installed.
+measured on 200,000 fresh rows. Printed per way, as rows of a table: the median of the setting's
+figure over the draws in which something was promised and the range of nine draws in ten, the share
+of draws in which it was promised, the realised risk (the promised rate on fresh rows; the larger
+one in parts of its level, where two are promised) with its range, and the share of draws in which
+the promise does not hold there, which may be up to 10 %.
+
+- swept: one threshold for all, the best by the figure of those at which the rows themselves keep
+  the levels; beside a judge by the judge's labels. It promises nothing.
+- demur: "auto", and for promises about false refusals the procedures that divide level and delta
+  over the categories.
+- MAPIE: one threshold; it tests its grid of 100 in a fixed order, the best of what it certifies by
+  the same figure; beside a judge on the rows labelled by hand. It comes with the extra `test`, and
+  is skipped by name where it is not installed.
+- oracle: knows the fresh rows; the best thresholds per category that keep the levels there.
 """
 
 from __future__ import annotations
@@ -55,6 +63,8 @@ class Setting:
     rows: int
     hands: int = 0  # rows labelled by hand, a judge labelled the others; 0: no judge
     figure: str  # "caught", "false refusals" or "f1"
+    methods: tuple[str, ...] = ("auto",)  # of demur
+    safety: float | None = None  # share of level and delta of one category, the others' alike
 
     @property
     def levels(self) -> tuple[float, float]:
@@ -75,11 +85,21 @@ class Setting:
         false, missed = self.levels
         return seen.false <= false and seen.missed <= missed
 
+    def risk(self, seen: Seen) -> float:
+        """The promised rate; of two, the larger in parts of its level."""
+        pairs = [(r, own) for r, own in zip((seen.false, seen.missed), self.levels, strict=True)]
+        asked = [(rate, level) for rate, level in pairs if level < 1.0]
+        return asked[0][0] if len(asked) == 1 else max(rate / level for rate, level in asked)
+
+
+DIVIDED = ("auto", "graphical", "budgets")
 
 SETTINGS = (
     Setting(goals="missed_refusal <= 0.2", rows=4000, figure="false refusals"),
     Setting(goals="missed_refusal <= 0.2; f1 max", rows=4000, figure="f1"),
-    Setting(goals="false_refusal <= 0.05", rows=4000, figure="caught"),
+    Setting(goals="false_refusal <= 0.05", rows=1000, figure="caught", methods=DIVIDED),
+    Setting(goals="false_refusal <= 0.05", rows=4000, figure="caught", methods=DIVIDED),
+    Setting(goals="false_refusal <= 0.05", rows=4000, figure="caught", methods=DIVIDED, safety=0.6),
     Setting(goals="false_refusal <= 0.1; missed_refusal <= 0.2; f1 max", rows=4000, figure="f1"),
     Setting(goals="false_refusal <= 0.05", rows=3000, hands=300, figure="caught"),
     Setting(goals="false_refusal <= 0.05", rows=3000, hands=1000, figure="caught"),
@@ -139,9 +159,21 @@ def drawn(setting: Setting, seed: int) -> tuple[LabelledScores, LabelledScores]:
     return replace(rows, label_N=judge_N, hand_N=hand_N), alone
 
 
-def ours(setting: Setting, rows: LabelledScores, seed: int) -> Thresholds | None:
-    """Certified thresholds by "auto"; None where nothing is certified."""
-    how = CertifyOptions(confidence=CONFIDENCE, seed=seed, explained=False)
+def ours(
+    setting: Setting, rows: LabelledScores, seed: int, method: str = "auto"
+) -> Thresholds | None:
+    """Certified thresholds; None where nothing is certified."""
+    shares = None
+    if setting.safety is not None and method != "auto":
+        shares = dict.fromkeys(POLICY.taxonomy.names, (1.0 - setting.safety) / 4)
+        shares["safety"] = setting.safety
+    how = CertifyOptions(
+        confidence=CONFIDENCE,
+        seed=seed,
+        method=method,  # type: ignore[arg-type]
+        explained=False,
+        shares=shares,
+    )
     found = certify(parse_goals(setting.goals), POLICY, rows, how)
     return found.certified.thresholds if isinstance(found, Granted) else None
 
@@ -175,45 +207,72 @@ def mapie(setting: Setting, rows: LabelledScores) -> Thresholds | None:
     return (max(found, key=lambda t: found[t]),) * 5 if found else None
 
 
+def swept(setting: Setting, rows: LabelledScores) -> Thresholds | None:
+    """The best threshold of those that keep the levels on these rows: no promise."""
+    p_N = np.exp(compared_scores(POLICY, rows.table.logp_NC).astype(np.float64))
+    found = {float(t): seen(p_N >= t, rows.label_N) for t in np.unique(p_N)[:: len(p_N) // 500]}
+    kept = {t: setting.better(own) for t, own in found.items() if setting.kept(own)}
+    return (max(kept, key=lambda t: kept[t]),) * 5 if kept else None
+
+
+def spread(values: list[float]) -> str:
+    """The median, and the range of nine in ten."""
+    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
+    return f"{middle:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+
+
 def row(setting: Setting, found: list[Seen | None]) -> str:
-    """Median figure, share granted, share broken."""
-    granted = [s for s in found if s is not None]
+    """Figure, share granted, realised risk, share broken."""
+    granted = [own for own in found if own is not None]
     if not granted:
-        return f"{'-':>9} {0:8.0%} {0:7.0%}"
-    median = np.median([setting.value(s) for s in granted])
-    broken = sum(not setting.kept(s) for s in granted) / len(found)
-    return f"{median:9.1%} {len(granted) / len(found):8.0%} {broken:7.0%}"
+        return "- | 0% | - | 0%"
+    figure, risk = (spread([of(own) for own in granted]) for of in (setting.value, setting.risk))
+    broken = sum(not setting.kept(own) for own in granted) / len(found)
+    return f"{figure} | {len(granted) / len(found):.0%} | {risk} | {broken:.0%}"
+
+
+Way = Callable[[tuple[LabelledScores, LabelledScores], int], Thresholds | None]
+
+
+def ways_of(setting: Setting, version: str | None) -> dict[str, Way]:
+    """What is compared, each a function of the rows, those labelled by hand, and a seed."""
+    ways: dict[str, Way] = {"swept, no promise": lambda pair, _: swept(setting, pair[0])}
+    for method in setting.methods:
+        name = "demur" if method == "auto" else f"demur, {method}"
+        ways[name] = lambda pair, seed, method=method: ours(setting, pair[0], seed, method)
+    if setting.hands:
+        ways["demur, hand labels alone"] = lambda pair, seed: ours(setting, pair[1], seed)
+    if version:
+        name = "MAPIE, hand labels" if setting.hands else "MAPIE"
+        ways[name] = lambda pair, _: mapie(setting, pair[1])
+    return ways
 
 
 def main() -> None:
-    """Print a block per setting."""
+    """Print a table per setting."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=21)
-    draws, version = parser.parse_args().draws, installed()
-    print(
-        f"{CONFIDENCE:.0%} confidence, {draws} draws; MAPIE {version or 'not installed: skipped'}"
-    )
+    parser.add_argument("--only", default="", help="run the settings whose heading holds this")
+    args = parser.parse_args()
+    version = installed()
+    told = version or "not installed: skipped"
+    print(f"{CONFIDENCE:.0%} confidence, {args.draws} draws; MAPIE {told}")
     fresh = simulated(FRESH, seed=10**6)
     for setting in SETTINGS:
         judged = f", {setting.hands} by hand and the others by a judge" if setting.hands else ""
-        print(f"\n{setting.goals}: {setting.figure}; {setting.rows} rows{judged}")
-        print(f"{'':22} {'median':>9} {'granted':>8} {'broken':>7}")
-        print(f"{'oracle':22} {setting.value(oracle(setting, fresh)):9.1%}")
-        pairs = [drawn(setting, seed) for seed in range(draws)]
-        ways: dict[str, Callable[[int], Thresholds | None]] = {
-            "demur": lambda n, pairs=pairs, own=setting: ours(own, pairs[n][0], n)
-        }
-        if setting.hands:
-            ways["hand labels alone"] = lambda n, pairs=pairs, own=setting: ours(
-                own, pairs[n][1], n
-            )
-        if version:
-            name = "MAPIE, hand labels" if setting.hands else "MAPIE"
-            ways[name] = lambda n, pairs=pairs, own=setting: mapie(own, pairs[n][1])
-        for name, way in ways.items():
-            chosen = [way(n) for n in range(draws)]
+        shares = "" if setting.safety is None else f", {setting.safety:.0%} of shares for safety"
+        heading = f"`{setting.goals}`, {setting.rows:,} rows{judged}{shares}"
+        if args.only not in heading:
+            continue
+        print(f"\n| {heading} | {setting.figure} | granted | realised risk | broken |")
+        print("|---|---|---|---|---|")
+        pairs = [drawn(setting, seed) for seed in range(args.draws)]
+        for name, way in ways_of(setting, version).items():
+            chosen = [way(pair, seed) for seed, pair in enumerate(pairs)]
             found = [decided(t, fresh) if t is not None else None for t in chosen]
-            print(f"{name:22} {row(setting, found)}", flush=True)
+            print(f"| {name} | {row(setting, found)} |", flush=True)
+        best = oracle(setting, fresh)
+        print(f"| oracle | {setting.value(best):.1%} | | {setting.risk(best):.1%} | |")
 
 
 if __name__ == "__main__":

@@ -198,3 +198,51 @@ def test_partial_scores_that_leave_a_deferral_open_decide_nothing():
         decide_partial(found, listed, ("[respond]", "[safety]"))
     sure = undoubted(banded(policy(1, thresholds=[0.6]), 0, 0.1))
     assert decide_partial(sure, listed, ("[respond]", "[safety]"))[0].outcome == "answer"
+
+
+def test_the_text_of_a_deferral_comes_in_the_callers_language():
+    made = banded(
+        policy(2, thresholds=[0.9, 0.9]),
+        0,
+        0.1,
+        on_refuse="No.",
+        translations=(("de", "Nein."),),
+        defer_translations=(("de", "Wofür?"), ("pt-BR", "Para quê?")),
+    )
+    deferred = decide(made, log_softmax([[0.0, 0.0, -9.0]])[0])
+    assert deferred.outcome == "defer"
+    for languages, text in (
+        ((), ASK["defer_text"]),
+        (("de-AT",), "Wofür?"),
+        (("fr", "pt-br"), "Para quê?"),
+        (("pt",), ASK["defer_text"]),
+    ):
+        assert operators_text(made, deferred, languages) == text
+    refused = decide(made, log_softmax([[-9.0, 9.0, -9.0]])[0])
+    assert operators_text(made, refused, ("de",)) == "Nein."
+    assert policy_from_json(policy_to_json(made), "a policy") == made
+
+
+def test_a_policy_without_translated_deferrals_is_written_as_before():
+    made = banded(policy(2, thresholds=[0.9, 0.9]), 0, 0.1)
+    assert all("defer_translations" not in row for row in policy_to_json(made)["categories"])
+    assert made.without_bands() == policy(2, thresholds=[0.9, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"defer_translations": (("de_AT", "Wofür?"),)}, "is no tag or repeated"),
+        ({"defer_translations": (("de", "Wofür?"), ("DE", "Wozu?"))}, "is no tag or repeated"),
+        ({"defer_translations": (("de", " "),)}, "empty text in language 'de'"),
+    ],
+)
+def test_translations_of_a_deferral_are_checked(fields, message):
+    with pytest.raises(PolicyError, match=message):
+        banded(policy(2, thresholds=[0.9, 0.9]), 0, 0.1, **fields)
+
+
+def test_translations_without_a_deferral_are_refused():
+    with pytest.raises(PolicyError, match="translations of a text that it does not have") as caught:
+        with_category(policy(2), 0, defer_translations=(("de", "Wofür?"),))
+    assert "defer_text" in caught.value.hint

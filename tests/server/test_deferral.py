@@ -19,6 +19,7 @@ from tests.server.test_declared import tools
 from tests.waiting import wait_until
 
 ASKED_BACK = "Could you say what this is for?"
+ZURUECKGEFRAGT = "Wofür ist das?"
 
 
 @pytest.fixture(scope="module", params=["ask", "escalate"])
@@ -29,7 +30,13 @@ def action(request):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, action):
     # the fake engine is nearly sure of safety: a band that reaches to 1 defers it
-    made = policy(threshold=1.0, defer_threshold=0.3, on_defer=action, defer_text=ASKED_BACK)
+    made = policy(
+        threshold=1.0,
+        defer_threshold=0.3,
+        on_defer=action,
+        defer_text=ASKED_BACK,
+        defer_translations=(("de", ZURUECKGEFRAGT),),
+    )
     with serving(folder_of(tmp_path_factory.mktemp("policies"), made)) as running:
         yield running
 
@@ -46,6 +53,16 @@ def test_a_deferral_is_a_fixed_answer_and_says_what_was_done(server, action):
     assert (note["decision"], note["category"], note["on_defer"]) == ("defer", "safety", action)
     # nothing was generated
     assert body["usage"]["completion_tokens"] == 0
+
+
+def test_a_deferral_comes_in_the_callers_language(server):
+    with server.client() as client:
+        got = client.post(
+            "/v1/chat/completions",
+            json=request(REFUSED),
+            headers={"accept-language": "fr, de-AT;q=0.5"},
+        )
+    assert got.json()["choices"][0]["message"]["content"] == ZURUECKGEFRAGT
 
 
 def test_answers_carry_no_word_of_deferral(server):

@@ -5,7 +5,6 @@ it.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +18,13 @@ from demur.core.goals.goal import Promise
 from demur.core.midway.monitor import AnswerSampling, Monitor
 from demur.core.rates import Rate
 from demur.core.taxonomy import Taxonomy
-from demur.core.threshold import ALWAYS, NEVER, OnDefer, check_thresholds
+from demur.core.threshold import (
+    ALWAYS,
+    NEVER,
+    OnDefer,
+    check_thresholds,
+    check_translations,
+)
 
 Rule = Literal["natural", "heaviest", "released", "sum", "any", "bias"]
 Override = Literal["suppress", "force"]
@@ -33,7 +38,6 @@ GENERATE = "generate"  # on_refuse: let the model write its own refusal
 # calibration measures is far below; policies written before there was a rule for doubt get this
 # one. See docs/decisions/0010.
 MOST_LEFTOVER = 0.5
-LANGUAGE_TAG = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")  # RFC 4647 section 2.1, without "*"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +71,7 @@ class CategoryPolicy:
     defer_threshold: float | None = None
     on_defer: OnDefer | None = None
     defer_text: str = ""  # sent as the answer to a deferred request
+    defer_translations: tuple[tuple[str, str], ...] = ()  # (language tag, that text)
 
     @property
     def held_from(self) -> float:
@@ -145,7 +150,7 @@ class Policy:
                 "give one per category of the taxonomy, in its order",
             )
         for name, category in zip(self.taxonomy.names, self.categories, strict=True):
-            _check_translations(name, category)
+            check_translations(name, category)
             check_thresholds(name, category, self.rule)
         check_fits(self.calibrator, self.taxonomy.tokens)
         _check_monitor(self)
@@ -307,7 +312,9 @@ class Policy:
 
     def without_bands(self) -> Policy:
         """The policy that answers what it would defer."""
-        none = partial(replace, defer_threshold=None, on_defer=None, defer_text="")
+        none = partial(
+            replace, defer_threshold=None, on_defer=None, defer_text="", defer_translations=()
+        )
         return replace(self, categories=tuple(map(none, self.categories)))
 
     def with_thresholds(self, thresholds: dict[str, float]) -> Policy:
@@ -430,18 +437,3 @@ def _check_monitor(policy: Policy) -> None:
                 f"monitor: category {name!r} is suppressed and stops answers from {threshold:g} on",
                 'set its monitor threshold to "never"',
             )
-
-
-def _check_translations(name: str, category: CategoryPolicy) -> None:
-    tags = [tag.lower() for tag, _ in category.translations]
-    for tag in tags:
-        if not LANGUAGE_TAG.fullmatch(tag) or tags.count(tag) > 1:
-            raise PolicyError(
-                f"language {tag!r} of category {name!r} is no tag or repeated",
-                "write 'de' or 'pt-BR'",
-            )
-    if tags and category.own_text is None:
-        raise PolicyError(
-            f"category {name!r} has translations of a text that it does not have",
-            "put the text for all other languages into on_refuse",
-        )

@@ -168,6 +168,8 @@ class CalibrateSettings:
     on_defer: Mapping[str, OnDefer] = field(default_factory=dict)
     # category -> the text to send then
     defer_text: Mapping[str, str] = field(default_factory=dict)
+    # category -> language tag -> that text
+    defer_translations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     # name -> category -> refusal rate
     sensitivities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     calibrator: str = NONE  # "auto", one of CALIBRATORS, or "correctness-aware"

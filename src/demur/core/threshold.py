@@ -12,6 +12,7 @@ A deferral never takes the place of a refusal: locks, doubt and forced categorie
 from __future__ import annotations
 
 import math
+import re
 from typing import Literal, Protocol
 
 import numpy as np
@@ -28,6 +29,7 @@ OnDefer = Literal["ask", "escalate"]
 # what a policy makes of a request
 Outcome = Literal["answer", "refuse", "defer"]
 
+LANGUAGE_TAG = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")  # RFC 4647 section 2.1, without "*"
 DEFERRING_RULES = ("heaviest", "sum", "any")  # rules that compare every category's own threshold
 
 
@@ -65,6 +67,12 @@ class _Category(Protocol):
     def on_defer(self) -> OnDefer | None: ...
     @property
     def defer_text(self) -> str: ...
+    @property
+    def own_text(self) -> str | None: ...
+    @property
+    def translations(self) -> tuple[tuple[str, str], ...]: ...
+    @property
+    def defer_translations(self) -> tuple[tuple[str, str], ...]: ...
 
 
 def check_thresholds(name: str, category: _Category, rule: str) -> None:
@@ -131,4 +139,31 @@ def _check_deferral(name: str, category: _Category, rule: str) -> None:
             f"defer_threshold {from_:.4g} of category {name!r} is above its refusal threshold "
             f"{threshold:.4g}: what is refused cannot be deferred",
             "set it to at most the threshold",
+        )
+
+
+def check_translations(name: str, category: _Category) -> None:
+    """Raise PolicyError on translations without the text that they translate, in no language or
+    one twice; and on an empty one of a deferral.
+    """
+    for texts, own, key in (
+        (category.translations, category.own_text, "on_refuse"),
+        (category.defer_translations, category.defer_text or None, "defer_text"),
+    ):
+        tags = [tag.lower() for tag, _ in texts]
+        for tag in tags:
+            if not LANGUAGE_TAG.fullmatch(tag) or tags.count(tag) > 1:
+                raise PolicyError(
+                    f"language {tag!r} of category {name!r} is no tag or repeated",
+                    "write 'de' or 'pt-BR'",
+                )
+        if tags and own is None:
+            raise PolicyError(
+                f"category {name!r} has translations of a text that it does not have",
+                f"put the text for all other languages into {key}",
+            )
+    if empty := [tag for tag, text in category.defer_translations if not text.strip()]:
+        raise PolicyError(
+            f"category {name!r} defers with an empty text in language {empty[0]!r}",
+            "write it, or leave the language out: defer_text is sent then",
         )

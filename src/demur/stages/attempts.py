@@ -40,7 +40,7 @@ from demur.store.policies.policy_file import policy_to_json
 _BESIDE = ("name", "sensitivities", "promises", "signature")
 # fields of rows that came later: rows that lack them keep their digest
 _LATE = ("answers", "taught_N")
-_BESIDE_A_CATEGORY = ("on_refuse", "translations", "curve")
+_BESIDE_A_CATEGORY = ("on_refuse", "translations", "curve", "defer_translations")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

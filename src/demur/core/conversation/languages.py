@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 
 from demur.core.decision import Decision
-from demur.core.policy import LANGUAGE_TAG, CategoryPolicy, Policy
+from demur.core.policy import CategoryPolicy, Policy
+from demur.core.threshold import LANGUAGE_TAG
 
 QUALITY = re.compile(r"[qQ]\s*=\s*(0(\.\d{0,3})?|1(\.0{0,3})?)")  # RFC 9110 section 12.4.2
 
@@ -21,27 +22,33 @@ def refusal_text(category: CategoryPolicy, languages: Sequence[str] = ()) -> str
     """
     if category.own_text is None:
         return None
-    texts = {tag.lower(): text for tag, text in category.translations}
+    return _translated(category.own_text, category.translations, languages)
+
+
+def operators_text(policy: Policy, decision: Decision, languages: Sequence[str] = ()) -> str | None:
+    """The operator's text that is sent for a decision, in the first of the caller's languages that
+    has one (see refusal_text); None: the model writes.
+    """
+    if decision.category is None:
+        return None
+    category = policy.category(decision.category)
+    if decision.outcome == "defer":
+        return _translated(category.defer_text, category.defer_translations, languages)
+    return refusal_text(category, languages)
+
+
+def _translated(
+    text: str, translations: Sequence[tuple[str, str]], languages: Sequence[str]
+) -> str:
+    """The text in the first of these languages that it is translated to, else as it is."""
+    texts = {tag.lower(): own for tag, own in translations}
     for language in languages:
         # "de-latn-at", then "de-latn", then "de"
         subtags = language.lower().split("-")
         for length in range(len(subtags), 0, -1):
             if (tag := "-".join(subtags[:length])) in texts:
                 return texts[tag]
-    return category.own_text
-
-
-def operators_text(policy: Policy, decision: Decision, languages: Sequence[str] = ()) -> str | None:
-    """The operator's text that is sent for a decision; None: the model writes.
-
-    That of a deferral has no translations.
-    """
-    if decision.category is None:
-        return None
-    category = policy.category(decision.category)
-    if decision.outcome == "defer":
-        return category.defer_text
-    return refusal_text(category, languages)
+    return text
 
 
 def preferred_languages(header: str) -> tuple[str, ...]:

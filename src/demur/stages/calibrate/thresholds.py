@@ -60,6 +60,7 @@ def template(config: CalibrateSettings, taxonomy: Taxonomy, fingerprint: Fingerp
         config.translations,
         config.on_defer,
         config.defer_text,
+        config.defer_translations,
     )
     for name in chain.from_iterable(named):
         taxonomy.index(name)
@@ -75,6 +76,7 @@ def template(config: CalibrateSettings, taxonomy: Taxonomy, fingerprint: Fingerp
             defer_threshold=strictest[name] if name in config.on_defer else None,
             on_defer=config.on_defer.get(name),
             defer_text=config.defer_text.get(name, ""),
+            defer_translations=tuple(config.defer_translations.get(name, {}).items()),
             on_refuse=config.on_refuse.get(name, GENERATE),
             translations=tuple(config.translations.get(name, {}).items()),
         )

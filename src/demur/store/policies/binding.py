@@ -18,7 +18,10 @@ from demur.base.files import digest_json
 # A promise is about decisions. What no decision depends on may change under it; any other key, also
 # one that a later version adds, is part of what the promise speaks of.
 _BESIDE_THE_POLICY = ("format", "name", "sensitivities", "promises")
-_BESIDE_A_CATEGORY = ("on_refuse", "translations", "limits", "curve", "on_defer", "defer_text")
+_BESIDE_A_CATEGORY = (
+    *("on_refuse", "translations", "limits", "curve"),
+    *("on_defer", "defer_text", "defer_translations"),
+)
 UNBOUND = "it carries no digest of what it speaks of"
 CHANGED = (
     "its digest is not that of the thresholds, rule, calibrator, model, rows and counts beside it"

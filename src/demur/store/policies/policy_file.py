@@ -89,13 +89,19 @@ class CategoryPolicyRow(Strict):
     defer_threshold: Threshold | None = None
     on_defer: OnDefer | None = None
     defer_text: str = ""
+    defer_translations: dict[str, str] = Field(default_factory=dict)  # as translations
 
     def to_core(self) -> CategoryPolicy:
         """The core record."""
         fields = {f: getattr(self, f) for f in _PLAIN}
         # dict(row) keeps the rates as the records that they are; model_dump would take them apart
         curve = tuple(CurvePoint(**dict(row)) for row in self.curve)
-        return CategoryPolicy(**fields, translations=tuple(self.translations.items()), curve=curve)
+        return CategoryPolicy(
+            **fields,
+            translations=tuple(self.translations.items()),
+            defer_translations=tuple(self.defer_translations.items()),
+            curve=curve,
+        )
 
 
 class PromiseRow(Strict):
@@ -286,7 +292,11 @@ def policy_to_json(policy: Policy) -> dict[str, Any]:
         (value, "doubt"),
         (value, "monitor"),
         (value, "signature"),
-        *((row, "translations") for row in value["categories"]),
+        *(
+            (row, late)
+            for row in value["categories"]
+            for late in ("translations", "defer_translations")
+        ),
         *((row, "mix") for row in value["promises"]),
         *(
             (row, late)
@@ -336,7 +346,11 @@ def _category_row(name: str, category: CategoryPolicy) -> CategoryPolicyRow:
     )
     plain = {f: getattr(category, f) for f in _PLAIN}
     return CategoryPolicyRow(
-        category=name, translations=dict(category.translations), curve=curve, **plain
+        category=name,
+        translations=dict(category.translations),
+        defer_translations=dict(category.defer_translations),
+        curve=curve,
+        **plain,
     )
 
 
