@@ -16,6 +16,7 @@ import pytest
 import torch
 from transformers import LogitsProcessorList
 
+from demur.base.arrays import occurrences
 from demur.core.midway.monitor import AnswerSampling, Monitor, first_stop, peaks
 from demur.core.policy import CategoryPolicy, Policy, natural
 from demur.core.score import ENGINE_TOLERANCE
@@ -185,7 +186,10 @@ def test_traces_say_where_the_server_in_process_stops(engine, temperature, count
                     parts
                     for start in range(0, count, 200)
                     for parts in await asyncio.gather(
-                        *(one(backend, policy, x) for x in asked[start : start + 200])
+                        *(
+                            one(backend, policy, x, draw)
+                            for x, draw in numbered[start : start + 200]
+                        )
                     )
                 ]
                 for policy in policies
@@ -193,14 +197,19 @@ def test_traces_say_where_the_server_in_process_stops(engine, temperature, count
         finally:
             await backend.close()
 
-    async def one(backend, policy, prompt):
+    # a prompt that is asked again gets another draw, as in the traces
+    numbered = list(zip(asked, occurrences(asked), strict=True))
+
+    async def one(backend, policy, prompt, draw):
         ids = engine.encoder.begun_answer(prompt, 0, "")
         reply = await backend.open(
             ServeRequest(
                 messages=prompt,
                 policy=policy,
                 policy_digest="",
-                sampling=Sampling(max_tokens=SIZE, temperature=temperature, seed=answer_seed(ids)),
+                sampling=Sampling(
+                    max_tokens=SIZE, temperature=temperature, seed=answer_seed(ids, draw)
+                ),
             )
         )
         return [part async for part in reply.parts]

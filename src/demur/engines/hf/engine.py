@@ -178,6 +178,7 @@ class HfEngine:
         """
         policy.require_model(self.fingerprint)
         encoded = self._encode(prompts, room=1)
+        draws = occurrences(encoded)
         answered: dict[int, tuple[Floats, Decision, Answer]] = {}
         for batch in self._batches(
             [len(ids) + self.max_new_tokens for ids in encoded], self.write_tokens
@@ -185,7 +186,8 @@ class HfEngine:
             prefix = prefill(self.network, [encoded[n] for n in batch], self.filler)
             logp_BC = control_scores(prefix.logits_BV, self.encoder.token_ids)
             decisions = [decide_or_doubt(policy, logp_C) for logp_C in logp_BC]
-            answers = self._decided(policy, prefix, [encoded[n] for n in batch], decisions)
+            read = [(encoded[n], draws[n]) for n in batch]
+            answers = self._decided(policy, prefix, read, decisions)
             answered |= dict(zip(batch, zip(logp_BC, decisions, answers, strict=True), strict=True))
             progress(len(answered), len(prompts))
         return [answered[n] for n in range(len(prompts))]
@@ -194,12 +196,13 @@ class HfEngine:
         self,
         policy: Policy,
         prefix: Prefix,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[tuple[Sequence[int], int]],
         decisions: Sequence[Decision],
     ) -> list[Answer]:
         """Write the answers of a batch of decided prompts, each until its monitor stops it.
 
-        Nothing is written for a deferral, whose text is the policy's.
+        prompts: the ids of each, and how many like it stand before it. Nothing is written for a
+        deferral, whose text is the policy's.
         """
         rows = {b: self._row(b, d.column) for b, d in enumerate(decisions) if d.outcome != "defer"}
         monitor, rules = policy.monitor, self.rules
@@ -209,7 +212,8 @@ class HfEngine:
             rules = replace(self.rules, max_new_tokens=most)
         for b, watch in watches.items():
             assert monitor is not None  # there are watches
-            rows[b] = drawn(rows[b], monitor.answers, [*prompts[b], rows[b].first_id])
+            ids, draw = prompts[b]
+            rows[b] = drawn(rows[b], monitor.answers, [*ids, rows[b].first_id], draw)
             # A refusal is not watched.
             rows[b].watch = None if decisions[b].refuses else watch.push
             rows[b].ends_with = frozenset(
