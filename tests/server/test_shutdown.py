@@ -80,6 +80,8 @@ def refuses(url):
         httpx.get(f"{url}/healthz", trust_env=False, timeout=60)
     except httpx.ConnectError:
         return True
+    except httpx.ReadError:  # it was in line when the door was closed, and is reset
+        pass
     return False
 
 

@@ -88,7 +88,9 @@ def test_labelled_texts_are_never_overwritten(run, tmp_path):
         draw_labels.Config(out=tmp_path / "b.jsonl", labels=1)
 
 
-@pytest.mark.parametrize(("few", "strata"), [(0.15, False), (1.0, True)])
+@pytest.mark.parametrize(
+    ("few", "strata"), [(0.15, False), pytest.param(1.0, True, marks=pytest.mark.slow)]
+)
 def test_labels_correct_rates_of_policies_and_of_forced_texts_by_their_weights(
     run, tmp_path, monkeypatch, few, strata
 ):

@@ -6,7 +6,12 @@ from tests.validity.population import CATEGORIES, keeps_its_word, tally
 from tests.validity.slow import longest_apart
 
 DRAWS = 2000
-LONG = ("one category, the others open", "the best of three", "missed refusals, as a caller asks")
+LONG = (
+    "path, two levels",
+    "one category, the others open",
+    "the best of three",
+    "missed refusals, as a caller asks",
+)
 
 
 @pytest.mark.parametrize("name", longest_apart(CATEGORIES, LONG))

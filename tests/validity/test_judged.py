@@ -95,7 +95,8 @@ def only(rows, checked_N):
 @pytest.mark.parametrize(
     ("goals", "flips"),
     [
-        ("false_refusal <= 0.05", (0.05, 0.1)),  # all of delta goes to the path
+        # all of delta goes to the path
+        pytest.param("false_refusal <= 0.05", (0.05, 0.1), marks=pytest.mark.slow),
         ("false_refusal <= 0.1", (1.0, 1.0)),  # wrong about every row
         pytest.param("false_refusal <= 0.1", (0.05, 0.1), marks=pytest.mark.slow),
         pytest.param("missed_refusal <= 0.2; f1 max", (0.05, 0.1), marks=pytest.mark.slow),
@@ -165,6 +166,7 @@ def test_a_random_sample_of_rows_does_not_pass_for_one_of_units():
     assert granted > DRAWS / 2
 
 
+@pytest.mark.slow
 def test_corrected_promises_are_broken_in_at_most_delta_of_the_draws():
     """The bounds themselves, without the exact tests that are tried beside them."""
     people, rng, broken = population(signal=4.0), np.random.default_rng(6), 0

@@ -19,6 +19,7 @@ from demur.core.taxonomy import coconot
 from demur.core.training.settings import tiny
 from demur.sources.files import FileSource
 from tests.validity.population import REAL, keeps_its_word, scored, tally
+from tests.validity.slow import longest_apart
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 FILES = (
@@ -60,7 +61,7 @@ def held_out(tmp_path_factory):
     return logp_NC, np.array([TAXONOMY.column(e.label) for e in held])
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", longest_apart(REAL, ["vectors"]))
 def test_promises_are_broken_in_at_most_delta_of_the_draws(name, held_out):
     template = Policy(
         name="real", taxonomy=TAXONOMY, rule="heaviest", categories=(CategoryPolicy(),) * 5

@@ -238,6 +238,7 @@ def test_adapters_and_layers_above_a_frozen_trunk_learn_twins(
     assert min(trained.row_change) > 0.0
 
 
+@pytest.mark.slow
 def test_a_base_that_answers_behind_any_token_follows_it_after_twins(tmp_path: Path) -> None:
     toy.make_prior(tmp_path / "base", seed=0)
     groups = {name: toy.read_rows()[name] for name in ("answered", "refused")}

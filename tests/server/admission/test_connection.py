@@ -205,7 +205,7 @@ def test_a_request_that_was_sent_ahead_is_not_cut_off_as_an_idle_connection_is(
     monkeypatch.setattr(connection, "IDLE_S", 0.3)
     size = b"content-length: %d\r\n" % len(BODY)
     with serving(folder_of(tmp_path, policy())) as slow, line_to(slow) as line:
-        slow.backend.delay_s = 1.0
+        slow.backend.delay_s = 0.4
         line.sendall(
             (POST + JSON + size + b"\r\n" + BODY)
             + (POST + JSON + size + b"connection: close\r\n\r\n" + BODY)
